@@ -1,0 +1,1 @@
+"""Reads policy files strictly, and writes down what may stand in one."""

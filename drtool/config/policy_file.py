@@ -1,0 +1,101 @@
+"""Finds the policy file, and reads it whole or refuses it with every problem it has."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.nodes import Node
+
+from drtool.config.reader import Problem, Reader, Wrong
+from drtool.config.shapes import record_of
+from drtool.errors import PolicyError, UsageError
+from drtool.policy.policy import Policy
+
+MAX_POLICY_BYTES = 1 << 20
+VARIABLE = "DRTOOL_POLICY"
+DIRECTORY = "policies"
+
+
+def find_policy(explicit: Path | None, environ: Mapping[str, str], cwd: Path) -> Path:
+    """`--policy`, else DRTOOL_POLICY, else the single file in ./policies; UsageError if none is meant."""
+    if explicit is not None:
+        return explicit
+    if environ.get(VARIABLE):
+        return Path(environ[VARIABLE])
+    found = sorted(path for end in ("yaml", "yml") for path in (cwd / DIRECTORY).glob(f"*.{end}"))
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        raise UsageError(
+            f"no policy: there is no file in {cwd / DIRECTORY}",
+            hint="Name one with --policy FILE or DRTOOL_POLICY, or write one with `drtool init`.",
+        )
+    raise UsageError(
+        f"{len(found)} policies in {cwd / DIRECTORY}: {', '.join(path.name for path in found)}",
+        hint="Choose one with --policy FILE or DRTOOL_POLICY.",
+    )
+
+
+def read_policy(path: Path) -> Policy:
+    """The policy in `path`; PolicyError names each problem as `file:line:column: what`."""
+    return parse_policy(_read_text(path), str(path))
+
+
+def parse_policy(text: str, origin: str) -> Policy:
+    """The policy in `text`; `origin` names it in errors."""
+    node = _compose(text, origin)
+    reader = Reader()
+    policy: object = None
+    try:
+        policy = reader.read(node, record_of(Policy), "")
+    except Wrong:
+        pass
+    if reader.problems:
+        raise _refusal(origin, sorted(set(reader.problems)))
+    assert isinstance(policy, Policy)
+    return policy
+
+
+def _read_text(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_POLICY_BYTES + 1)
+    except OSError as error:
+        raise PolicyError(
+            f"policy {path} cannot be read: {error.strerror}",
+            hint="Name another one with --policy FILE or DRTOOL_POLICY.",
+        ) from error
+    if len(content) > MAX_POLICY_BYTES:
+        raise PolicyError(f"policy {path} is longer than {MAX_POLICY_BYTES} bytes")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise PolicyError(f"policy {path} is not UTF-8 text (byte {error.start})") from error
+
+
+def _compose(text: str, origin: str) -> Node:
+    loader = YAML(typ="safe", pure=True)
+    try:
+        node = loader.compose(text)
+    except MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
+        raise _refusal(origin, [Problem(line, column, f"not YAML: {error.problem}")]) from error
+    except (YAMLError, ValueError) as error:
+        raise _refusal(origin, [Problem(1, 1, f"not YAML: {error}")]) from error
+    except RecursionError:
+        raise _refusal(origin, [Problem(1, 1, "nested too deep to be a policy")]) from None
+    if not isinstance(node, Node):
+        raise _refusal(origin, [Problem(1, 1, "the policy is empty")])
+    return node
+
+
+def _refusal(origin: str, problems: list[Problem]) -> PolicyError:
+    lines = [f"{origin}:{p.line}:{p.column}: {p.text}" for p in problems]
+    return PolicyError(
+        "\n".join(lines),
+        hint="`drtool policy schema` prints every valid key for your editor.",
+    )

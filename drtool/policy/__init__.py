@@ -1,0 +1,1 @@
+"""What was promised: the typed values of a policy file, and the secrets it refers to."""

@@ -1,0 +1,151 @@
+"""What a policy says of one protected source, by its kind."""
+
+# `described` is dataclasses.field with a sentence; the rule knows only the original.
+# ruff: noqa: RUF009
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from enum import StrEnum
+from pathlib import Path
+from types import MappingProxyType
+from typing import ClassVar
+
+from drtool.model.objective import Objective
+from drtool.policy.described import described
+from drtool.policy.scalars import CronLine, StoreUrl
+from drtool.policy.secrets import SecretReference
+
+
+class WalMode(StrEnum):
+    """`stream`: drtool receives the WAL; `push`: the server's archive_command hands it over."""
+
+    STREAM = "stream"
+    PUSH = "push"
+
+
+class RedisTopology(StrEnum):
+    """How the Redis servers of one source belong together."""
+
+    STANDALONE = "standalone"
+    SENTINEL = "sentinel"
+    CLUSTER = "cluster"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Schedule:
+    """When work is due, as crontab lines in the policy's time zone."""
+
+    backup: CronLine | None = described("When a backup is taken.", default=None)
+    check: CronLine | None = described("When readiness is checked.", default=None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackupFrom:
+    """Another server to take base backups from: a standby of the source."""
+
+    dsn: SecretReference = described("Connection string of the standby, by reference.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WalSettings:
+    """How the WAL reaches the repository."""
+
+    mode: WalMode = described("Who brings the WAL: stream or push.", default=WalMode.STREAM)
+    flush: timedelta = described(
+        "At most this long until a change is durable in the repository.",
+        default=timedelta(seconds=10),
+    )
+    slot: str | None = described("Physical replication slot that keeps the WAL.", default=None)
+    heartbeat: timedelta = described(
+        "How often a mark is made: the resolution of 'recoverable until'.",
+        default=timedelta(seconds=10),
+    )
+
+    def __post_init__(self) -> None:
+        for name, span in (("flush", self.flush), ("heartbeat", self.heartbeat)):
+            if span <= timedelta(0):
+                raise ValueError(f"{name} must be longer than nothing")
+        if self.slot is not None and not _is_slot_name(self.slot):
+            raise ValueError(
+                f"{self.slot!r} is not the name of a slot: use up to 63 small letters, digits and '_'"
+            )
+
+
+def _is_slot_name(text: str) -> bool:
+    # Source: src/backend/replication/slot.c, ReplicationSlotValidateName.
+    allowed = set("abcdefghijklmnopqrstuvwxyz0123456789_")
+    return 0 < len(text) <= 63 and set(text) <= allowed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PostgresRestore:
+    """How a restored cluster is put in place."""
+
+    run_as: str | None = described("User that runs the restored server; never root.", default=None)
+    tablespaces: Mapping[str, Path] = described(
+        "New directories of tablespaces, by the tablespace's name or old path.",
+        factory=lambda: MappingProxyType({}),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PostgresSource:
+    """One PostgreSQL cluster."""
+
+    kind: ClassVar[str] = "postgres"
+
+    dsn: SecretReference = described("Connection string of the primary, by reference.")
+    backup_from: BackupFrom | None = described("Take base backups from a standby.", default=None)
+    wal: WalSettings = described("How the WAL reaches the repository.", factory=WalSettings)
+    schedule: Schedule = described("When work is due.", factory=Schedule)
+    checks: tuple[str, ...] = described(
+        "Questions in SQL that a restored copy must answer with true.", default=()
+    )
+    objective: Objective | None = described("This source's own promise.", default=None)
+    restore: PostgresRestore = described("How it is restored.", factory=PostgresRestore)
+    bin_dir: Path | None = described(
+        "Directory of the matching server's programs (initdb, postgres, pg_ctl).", default=None
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RedisSource:
+    """One Redis: a server, a group under Sentinel, or a cluster."""
+
+    kind: ClassVar[str] = "redis"
+
+    topology: RedisTopology = described(
+        "How the servers belong together.", default=RedisTopology.STANDALONE
+    )
+    nodes: tuple[str, ...] = described("Addresses, HOST:PORT, of some of the servers.")
+    username: str | None = described("ACL user to log in as.", default=None)
+    password: SecretReference | None = described("Its password, by reference.", default=None)
+    stream: bool = described("Archive the replication stream between snapshots.", default=False)
+    schedule: Schedule = described("When work is due.", factory=Schedule)
+    objective: Objective | None = described("This source's own promise.", default=None)
+
+    def __post_init__(self) -> None:
+        if not self.nodes:
+            raise ValueError("nodes names no server")
+        for node in self.nodes:
+            host, _, port = node.rpartition(":")
+            if not host or not port.isdigit() or not 0 < int(port) < 65536:
+                raise ValueError(f"{node!r} is not an address: write HOST:PORT")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FilesSource:
+    """One tree of application files."""
+
+    kind: ClassVar[str] = "files"
+
+    path: Path = described("The directory to protect.")
+    mirror: StoreUrl | None = described("A plain copy, one object a file.", default=None)
+    schedule: Schedule = described("When work is due.", factory=Schedule)
+    objective: Objective | None = described("This source's own promise.", default=None)
+
+
+SourcePolicy = PostgresSource | RedisSource | FilesSource
