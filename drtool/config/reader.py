@@ -199,6 +199,8 @@ class Reader:
 
 
 class Make(Protocol):
+    """Makes a value; ValueError if it cannot be."""
+
     def __call__(self) -> object: ...
 
 

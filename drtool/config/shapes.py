@@ -38,11 +38,15 @@ class OneOf:
 
 @dataclass(frozen=True, slots=True)
 class ListOf:
+    """Any number of values of one shape, in order."""
+
     item: Shape
 
 
 @dataclass(frozen=True, slots=True)
 class NamedValues:
+    """Values of one shape under names that the writer chooses."""
+
     key: Scalar
     value: Shape
 
@@ -75,8 +79,11 @@ class Choice:
 Shape = OneValue | OneOf | ListOf | NamedValues | Record | Choice
 
 
-# Any: a type hint is a class, a union, a generic alias or a NewType; there is no common type.
-def shape_of(hint: Any) -> Shape:
+# A class, a union, a generic alias or a NewType: these have no common type but Any.
+Hint = Any
+
+
+def shape_of(hint: Hint) -> Shape:
     """The shape of a type hint; TypeError for one that no policy file can hold."""
     hint = _without_none(hint)
     if hint in SCALARS:
@@ -95,7 +102,7 @@ def shape_of(hint: Any) -> Shape:
     raise TypeError(f"a policy file cannot hold a {hint}")
 
 
-def _without_none(hint: Any) -> Any:
+def _without_none(hint: Hint) -> Hint:
     """`X | None` is an X that may be left out; nothing in a policy file is written as null."""
     arguments = get_args(hint)
     if get_origin(hint) not in (Union, types.UnionType) or type(None) not in arguments:

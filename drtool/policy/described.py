@@ -9,10 +9,16 @@ from typing import Any
 DESCRIPTION = "description"
 
 
-# Any: like dataclasses.field itself, this stands where a value of the field's own type is declared.
+# Any, as in dataclasses.field itself: this stands where a value of the field's own type is declared.
+Anything = Any
+
+
 def described(
-    text: str, *, default: Any = MISSING, factory: Callable[[], Any] | None = None
-) -> Any:
+    text: str,
+    *,
+    default: Anything = MISSING,
+    factory: Callable[[], Anything] | None = None,
+) -> Anything:
     """A dataclass field with its sentence for readers of the schema; without a default it is required."""
     metadata: Mapping[str, str] = {DESCRIPTION: text}
     if factory is not None:

@@ -1,0 +1,152 @@
+"""What was asked for on the command line, as values that can only be right."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from drtool.model.target import RecoveryTarget
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InitRequest:
+    """Probe servers and write a starter policy to `path`; never over an existing one."""
+
+    path: Path
+    stack: str
+    timezone: str
+    is_dry_run: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackupRequest:
+    """Take a backup now of each source; none named means every source of the policy."""
+
+    sources: tuple[str, ...]
+    is_dry_run: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RestoreRequest:
+    """Bring sources back; `into` None means a new directory under the policy's restore root."""
+
+    sources: tuple[str, ...]
+    target: RecoveryTarget
+    into: Path | None
+    report: Path | None
+    is_plan: bool
+
+
+class VerifyLevel(StrEnum):
+    """How much is read back."""
+
+    QUICK = "quick"
+    SAMPLED = "sampled"
+    WHOLE = "whole"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VerifyRequest:
+    """Read back; `percent` counts only for a sample."""
+
+    sources: tuple[str, ...]
+    level: VerifyLevel
+    percent: float
+    is_dry_run: bool
+
+
+@dataclass(frozen=True, slots=True)
+class StatusRequest:
+    """How things stand, of each source; none named means all."""
+
+    sources: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class WalReceive:
+    """Stream WAL into the repository until told to stop."""
+
+    source: str
+    is_dry_run: bool
+
+
+@dataclass(frozen=True, slots=True)
+class WalPush:
+    """Hand one segment over: what archive_command asks for."""
+
+    source: str
+    path: Path
+
+
+@dataclass(frozen=True, slots=True)
+class WalFetch:
+    """Bring one segment or history file back: what restore_command asks for."""
+
+    source: str
+    name: str
+    path: Path
+
+
+@dataclass(frozen=True, slots=True)
+class WalStatus:
+    """What the log of a source holds, and how its receiver does."""
+
+    sources: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class WalGaps:
+    """What the log of a source lacks."""
+
+    sources: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RepositoryInit:
+    """Create the repository of the policy, after a look at what its store can do."""
+
+    is_dry_run: bool
+
+
+@dataclass(frozen=True, slots=True)
+class RepositoryInspect:
+    """What the repository is, and what its store can do."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeyList:
+    """The slots that open the repository."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeyAdd:
+    """Add a slot; `reference` (env:NAME or file:PATH) is where its passphrase or key is found."""
+
+    reference: str
+    is_dry_run: bool
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRemove:
+    """Take a slot away, once another one has been opened."""
+
+    slot: str
+    is_dry_run: bool
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRotate:
+    """Seal from now on under a new master key; what is stored stays readable."""
+
+    is_dry_run: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DemoRequest:
+    """The whole story on this machine; `keep` leaves its directory behind."""
+
+    directory: Path | None
+    report: Path | None
+    keep: bool
+    seconds: float
