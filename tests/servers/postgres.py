@@ -264,7 +264,8 @@ class PostgresServer:
         return self.dsn(user=user, dbname=dbname, **{"host": str(self.root), **more})
 
     def connect(self, **more: str) -> psycopg.Connection:
-        return psycopg.connect(self.dsn(**more), autocommit=True)
+        """A connection over the socket, whatever pg_hba.conf says of TCP."""
+        return psycopg.connect(self.socket_dsn(**more), autocommit=True)
 
     def query(self, statement: str, *parameters: object, **more: str) -> list[tuple[Any, ...]]:
         """Run one statement in a connection of its own; its rows, if it has any."""

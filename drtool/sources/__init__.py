@@ -1,0 +1,1 @@
+"""What drtool protects: one room for each kind of source."""

@@ -1,0 +1,242 @@
+"""Connections to a server: one for SQL, one for the replication protocol; both with limits.
+
+Sources: PostgreSQL docs, "libpq connection control functions" and "Streaming Replication Protocol".
+"""
+
+from __future__ import annotations
+
+import select
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self
+
+import psycopg
+from psycopg import pq
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from drtool.errors import PolicyError, SourceUnavailable, SourceUnsuitable
+from drtool.sources.postgres.refusals import (
+    OLDEST_VERSION,
+    Failure,
+    command_failed,
+    refused,
+    too_old,
+)
+
+ANSWER_SECONDS = 60.0
+_BUSY = (pq.ExecStatus.COPY_OUT, pq.ExecStatus.COPY_IN, pq.ExecStatus.COPY_BOTH)
+# A peer that vanished is noticed within half a minute, whoever has bytes in flight.
+_TRANSPORT = {
+    "keepalives": "1",
+    "keepalives_idle": "10",
+    "keepalives_interval": "5",
+    "keepalives_count": "3",
+    "tcp_user_timeout": "30000",
+}
+Notice = Callable[[pq.abc.PGresult], None]
+
+
+def place_of(dsn: str) -> str:
+    """`server HOST:PORT`, for messages: no user, no password, nothing of the text itself.
+
+    PolicyError for a text that is no connection string. Its parser's message is dropped because
+    it may quote the password.
+    """
+    try:
+        given = conninfo_to_dict(dsn)
+    except psycopg.Error:
+        raise PolicyError(
+            "the DSN is not a connection string that libpq understands",
+            hint="Write it as postgresql://ROLE@HOST:PORT/DATABASE or 'host=... user=...'; encode"
+            " special characters of the password (%20 for a space).",
+        ) from None
+    host = given.get("host") or given.get("hostaddr") or "localhost"
+    return f"server {host}:{given.get('port') or 5432}"
+
+
+def connect(
+    dsn: str,
+    *,
+    purpose: str,
+    timeout_seconds: float = 10,
+    statement_seconds: float = ANSWER_SECONDS,
+    search_path: str = "pg_catalog",
+) -> psycopg.Connection:
+    """A connection for SQL, in autocommit, named `drtool PURPOSE`; the caller closes it.
+
+    A statement may take `statement_seconds`, a lock as long. The role's own time-outs do not
+    count: a start-up option outranks ALTER ROLE ... SET and postgresql.conf. SourceUnavailable or
+    SourceUnsuitable say why there is none; PolicyError if `dsn` is no connection string.
+    """
+    limit = f"{int(statement_seconds * 1000)}"
+    settings = {
+        "statement_timeout": limit,
+        "lock_timeout": limit,
+        "idle_in_transaction_session_timeout": "0",
+        "idle_session_timeout": "0",
+        "search_path": search_path.replace("\\", "\\\\").replace(" ", "\\ "),
+        "client_encoding": "UTF8",
+        "DateStyle": "ISO",
+    }
+    connection = _open(dsn, purpose=purpose, timeout_seconds=timeout_seconds, settings=settings)
+    if connection.info.server_version >= 170000:
+        connection.execute("SET transaction_timeout = 0")
+    return connection
+
+
+def connect_replication(
+    dsn: str, *, purpose: str, timeout_seconds: float = 10
+) -> ReplicationConnection:
+    """A connection that speaks the replication protocol; the caller closes it. Errors as `connect`."""
+    settings = {"statement_timeout": "0", "idle_session_timeout": "0", "wal_sender_timeout": "60s"}
+    connection = _open(
+        dsn,
+        purpose=purpose,
+        timeout_seconds=timeout_seconds,
+        settings=settings,
+        replication="true",
+    )
+    return ReplicationConnection(connection, place_of(dsn))
+
+
+def _open(
+    dsn: str, *, purpose: str, timeout_seconds: float, settings: dict[str, str], **more: str
+) -> psycopg.Connection:
+    place = place_of(dsn)
+    given = conninfo_to_dict(dsn)
+    options = " ".join(
+        [str(given.get("options") or ""), *(f"-c {k}={v}" for k, v in settings.items())]
+    )
+    conninfo = make_conninfo(
+        dsn,
+        **_TRANSPORT,
+        application_name=f"drtool {purpose}",
+        connect_timeout=max(2, round(timeout_seconds)),
+        options=options.strip(),
+        **more,
+    )
+    try:
+        connection = psycopg.connect(conninfo, autocommit=True)
+    except psycopg.Error as error:
+        # libpq's messages name host, port, role and database, never the password.
+        raise refused(place, str(error)) from None
+    version = connection.info.server_version
+    if version < OLDEST_VERSION:
+        connection.close()
+        raise too_old(place, version)
+    return connection
+
+
+class ReplicationConnection:
+    """One walsender session: simple commands, then at most one stream. Not for two threads.
+
+    It answers within a limit or raises SourceUnavailable; after that it must be closed.
+    """
+
+    def __init__(self, connection: psycopg.Connection, place: str) -> None:
+        # psycopg closes the PGconn when its connection is collected, so hold on to both.
+        self._connection = connection
+        self.pgconn: pq.abc.PGconn = connection.pgconn
+        self.place = place
+        self.server_version: int = connection.info.server_version
+        self.host: str = connection.info.host
+
+    def on_notice(self, handler: Notice | None) -> None:
+        """Give every notice and warning of the server to `handler`, in the thread that reads."""
+        self.pgconn.notice_handler = handler
+
+    def rows(
+        self, command: str, *, timeout_seconds: float = ANSWER_SECONDS
+    ) -> list[tuple[str | None, ...]]:
+        """The rows that `command` answers with, as text."""
+        self.send(command)
+        rows: list[tuple[str | None, ...]] = []
+        try:
+            while (result := self.result(timeout_seconds=timeout_seconds)) is not None:
+                if result.status in _BUSY:
+                    raise SourceUnsuitable(f"{self.place} began a stream for a plain command")
+                rows.extend(rows_of(result))
+        except ServerSaidNo as refusal:
+            # The session goes on after an error; the next command needs this one read to its end.
+            while self.result(timeout_seconds=timeout_seconds) is not None:
+                pass
+            raise command_failed(self.place, refusal.failure) from None
+        return rows
+
+    def send(self, command: str) -> None:
+        """Send one command without waiting for its answer."""
+        try:
+            self.pgconn.send_query(command.encode())
+        except psycopg.Error as error:
+            raise refused(self.place, str(error)) from None
+
+    def result(self, *, timeout_seconds: float = ANSWER_SECONDS) -> pq.abc.PGresult | None:
+        """The next result of the command in flight, None after its last; its error is raised."""
+        try:
+            while self.pgconn.is_busy():
+                self.await_bytes(timeout_seconds)
+            result = self.pgconn.get_result()
+        except psycopg.Error as error:
+            raise refused(self.place, str(error)) from None
+        if result is not None and result.status == pq.ExecStatus.FATAL_ERROR:
+            raise command_failed(self.place, failure_of(result))
+        return result
+
+    def await_bytes(self, timeout_seconds: float) -> None:
+        """Wait until the server has sent something, and take it; SourceUnavailable if it does not."""
+        if not self.wait(timeout_seconds):
+            raise SourceUnavailable(
+                f"{self.place} has sent nothing for {timeout_seconds:g} s",
+                hint="Look at the server's log and at the network between; then try again.",
+            )
+
+    def wait(self, timeout_seconds: float) -> bool:
+        """Wait for bytes and take them; return whether there were any."""
+        poll = select.poll()
+        poll.register(self.pgconn.socket, select.POLLIN)
+        if not poll.poll(max(0, timeout_seconds) * 1000):
+            return False
+        try:
+            self.pgconn.consume_input()
+        except psycopg.Error as error:
+            raise refused(self.place, str(error)) from None
+        return True
+
+    def close(self) -> None:
+        """End the session at once, in mid-stream too: the server notices by itself."""
+        self.on_notice(None)
+        self._connection.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def failure_of(result: pq.abc.PGresult) -> Failure:
+    """What the server says of an error or a notice."""
+    field = pq.DiagnosticField
+    return Failure(
+        sqlstate=_text(result.error_field(field.SQLSTATE)),
+        message=_text(result.error_field(field.MESSAGE_PRIMARY)) or result.get_error_message(),
+        detail=_text(result.error_field(field.MESSAGE_DETAIL)),
+        source_file=_text(result.error_field(field.SOURCE_FILE)),
+    )
+
+
+def rows_of(result: pq.abc.PGresult) -> list[tuple[str | None, ...]]:
+    """The rows of one result, as text."""
+    return [
+        tuple(_text(result.get_value(row, column)) for column in range(result.nfields))
+        for row in range(result.ntuples)
+    ]
+
+
+def _text(value: bytes | None) -> str | None:
+    return None if value is None else value.decode("utf-8", "surrogateescape")

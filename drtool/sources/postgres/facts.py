@@ -1,0 +1,179 @@
+"""What a server is: all that backup, archiving and restore must know of it before they begin.
+
+Everything that matters comes over the replication connection (IDENTIFY_SYSTEM, SHOW), so a role
+with nothing but REPLICATION is enough; an SQL connection adds what only catalogs know.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+import psycopg
+
+from drtool.errors import SourceUnavailable, SourceUnsuitable
+from drtool.model.wal import Lsn
+from drtool.sources.postgres.connection import (
+    ReplicationConnection,
+    connect,
+    connect_replication,
+    place_of,
+)
+
+BLOCK_BYTES = 8192
+_UNITS = {"B": 1, "kB": 1 << 10, "MB": 1 << 20, "GB": 1 << 30}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tablespace:
+    """One tablespace; `size_bytes` is None where nobody counted."""
+
+    oid: int
+    location: str
+    size_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Capacities:
+    """Settings that a replay needs at least as large as the primary had them (PITFALLS 60)."""
+
+    max_connections: int
+    max_worker_processes: int
+    max_wal_senders: int
+    max_prepared_transactions: int
+    max_locks_per_transaction: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerFacts:
+    """A server at one moment. None: our role may not know it."""
+
+    place: str
+    system_id: int
+    timeline: int
+    flushed: Lsn
+    server_version_num: int
+    segment_bytes: int
+    block_bytes: int
+    wal_level: str
+    has_checksums: bool
+    is_standby: bool
+    capacities: Capacities
+    synchronous_standby_names: str
+    data_directory: str | None
+    bootstrap_role: str | None
+    tablespaces: tuple[Tablespace, ...] | None
+
+    @property
+    def major(self) -> int:
+        return self.server_version_num // 10000
+
+    @property
+    def max_wal_senders(self) -> int:
+        return self.capacities.max_wal_senders
+
+
+def read_facts(dsn: str, *, timeout_seconds: float = 10) -> ServerFacts:
+    """Ask the server at `dsn`. SourceUnavailable or SourceUnsuitable if it does not let us."""
+    with connect_replication(dsn, purpose="facts", timeout_seconds=timeout_seconds) as connection:
+        role, tablespaces = _catalog_facts(dsn, timeout_seconds)
+        return replication_facts(connection, bootstrap_role=role, tablespaces=tablespaces)
+
+
+def require_ready(facts: ServerFacts) -> None:
+    """SourceUnsuitable if a cluster with these facts cannot be backed up or its WAL not streamed."""
+    if facts.block_bytes != BLOCK_BYTES:
+        raise SourceUnsuitable(
+            f"{facts.place} was built with blocks of {facts.block_bytes} bytes, and drtool knows"
+            f" {BLOCK_BYTES} only",
+            hint="Use a server with PostgreSQL's default block size.",
+        )
+    if facts.wal_level == "minimal":
+        raise SourceUnsuitable(
+            f"{facts.place} has wal_level = minimal, which nothing can be recovered from",
+            hint="Run ALTER SYSTEM SET wal_level = 'replica' there and restart the server.",
+        )
+    if facts.max_wal_senders < 2:
+        raise SourceUnsuitable(
+            f"{facts.place} has max_wal_senders = {facts.max_wal_senders}, and a backup needs one"
+            " beside the WAL receiver's",
+            hint="Run ALTER SYSTEM SET max_wal_senders = 10 there and restart the server.",
+        )
+
+
+def replication_facts(
+    connection: ReplicationConnection,
+    *,
+    bootstrap_role: str | None = None,
+    tablespaces: tuple[Tablespace, ...] | None = None,
+) -> ServerFacts:
+    """The facts as a replication connection tells them."""
+    system_id, timeline, flushed, _ = connection.rows("IDENTIFY_SYSTEM")[0]
+    assert system_id is not None
+    assert timeline is not None
+    assert flushed is not None
+
+    return ServerFacts(
+        place=connection.place,
+        system_id=int(system_id),
+        timeline=int(timeline),
+        flushed=Lsn.parse(flushed),
+        server_version_num=connection.server_version,
+        segment_bytes=size_of_setting(_show(connection, "wal_segment_size")),
+        block_bytes=int(_show(connection, "block_size")),
+        wal_level=_show(connection, "wal_level"),
+        has_checksums=_show(connection, "data_checksums") == "on",
+        is_standby=_show(connection, "in_hot_standby") == "on",
+        capacities=Capacities(
+            max_connections=int(_show(connection, "max_connections")),
+            max_worker_processes=int(_show(connection, "max_worker_processes")),
+            max_wal_senders=int(_show(connection, "max_wal_senders")),
+            max_prepared_transactions=int(_show(connection, "max_prepared_transactions")),
+            max_locks_per_transaction=int(_show(connection, "max_locks_per_transaction")),
+        ),
+        synchronous_standby_names=_show(connection, "synchronous_standby_names"),
+        data_directory=_show_if_permitted(connection, "data_directory"),
+        bootstrap_role=bootstrap_role,
+        tablespaces=tablespaces,
+    )
+
+
+def size_of_setting(text: str) -> int:
+    """`16MB` -> 16777216, as SHOW prints sizes."""
+    match = re.fullmatch(r"(\d+)(B|kB|MB|GB)", text)
+    if match is None:
+        raise SourceUnsuitable(f"{text!r} is not a size as PostgreSQL prints it")
+    return int(match[1]) * _UNITS[match[2]]
+
+
+def _show(connection: ReplicationConnection, name: str) -> str:
+    value = connection.rows(f"SHOW {name}")[0][0]
+    assert value is not None
+    return value
+
+
+def _show_if_permitted(connection: ReplicationConnection, name: str) -> str | None:
+    try:
+        return _show(connection, name)
+    except SourceUnsuitable:
+        return None
+
+
+def _catalog_facts(
+    dsn: str, timeout_seconds: float
+) -> tuple[str | None, tuple[Tablespace, ...] | None]:
+    """The bootstrap superuser's name and the tablespaces; None where no SQL connection is to be had."""
+    try:
+        with connect(dsn, purpose="facts", timeout_seconds=timeout_seconds) as connection:
+            role = connection.execute("SELECT rolname FROM pg_roles WHERE oid = 10").fetchone()
+            rows = connection.execute(
+                "SELECT oid::bigint, pg_tablespace_location(oid) FROM pg_tablespace"
+                " WHERE spcname NOT IN ('pg_default', 'pg_global') ORDER BY oid"
+            ).fetchall()
+    except SourceUnavailable:
+        return None, None
+    except psycopg.Error as error:
+        place = place_of(dsn)
+        raise SourceUnavailable(f"{place} broke off: {error.sqlstate}: {error}") from error
+    spaces = tuple(Tablespace(oid=oid, location=location) for oid, location in rows)
+    return (role[0] if role else None), spaces

@@ -1,0 +1,207 @@
+"""Why a server did not let us in, or did not do what we asked: each case with what to do about it.
+
+libpq tells no SQLSTATE for a connection that failed, and servers speak the language of their
+`lc_messages`. So the patterns below look for what no translation changes (`max_wal_senders`,
+`pg_hba.conf`) before English words, and an unknown text is passed on as it is, without a guess.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from drtool.errors import SourceUnavailable, SourceUnsuitable
+
+OLDEST_VERSION = 150000
+_IN_DSN = "Put the right one into the DSN that the policy refers to."
+
+
+class WalRemoved(SourceUnavailable):
+    """The WAL asked for is gone from the server: what was not archived yet is a gap for ever."""
+
+    retryable = False
+
+
+class WalNotYetWritten(SourceUnavailable):
+    """The position asked for lies beyond the server's WAL: it lost a tail, or is another cluster."""
+
+    retryable = False
+
+
+class NotInHistory(SourceUnsuitable):
+    """The server never was at that position of that timeline: its history forked before."""
+
+
+class DataCorrupted(SourceUnavailable):
+    """The server found damage in its own data (SQLSTATE XX001)."""
+
+    retryable = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """What the server says of an error: `detail` and `source_file` None when it says nothing."""
+
+    sqlstate: str | None
+    message: str
+    detail: str | None = None
+    source_file: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refusal:
+    """One way to be refused: the text that betrays it, the error it becomes, the next step."""
+
+    pattern: re.Pattern[str]
+    error: Callable[..., SourceUnavailable]
+    fact: str
+    hint: str
+
+
+def _refusal(pattern: str, error: type[SourceUnavailable], fact: str, hint: str) -> Refusal:
+    return Refusal(pattern=re.compile(pattern, re.I | re.S), error=error, fact=fact, hint=hint)
+
+
+_REFUSALS = (
+    _refusal(
+        r"max_wal_senders \(\D*0\)",
+        SourceUnsuitable,
+        "allows no replication connections: max_wal_senders is 0",
+        "Run ALTER SYSTEM SET wal_level = 'replica', ALTER SYSTEM SET max_wal_senders = 10 there and"
+        " restart the server (max_wal_senders is 0 wherever wal_level is minimal).",
+    ),
+    _refusal(
+        r"max_wal_senders",
+        SourceUnavailable,
+        "has no replication connection to spare: max_wal_senders are all in use",
+        "Look at pg_stat_replication for receivers that nobody needs, or raise it with"
+        " ALTER SYSTEM SET max_wal_senders and a restart.",
+    ),
+    _refusal(
+        r"pg_hba\.conf.*(replication|replikation|réplication|replicación|replica|repli|репликац)",
+        SourceUnsuitable,
+        "has no pg_hba.conf entry that lets this role open replication connections from here",
+        "Add a line such as 'hostssl replication ROLE ADDRESS scram-sha-256' to its pg_hba.conf"
+        " (the database 'all' does not cover replication) and run SELECT pg_reload_conf().",
+    ),
+    _refusal(
+        r"pg_hba\.conf",
+        SourceUnsuitable,
+        "has no pg_hba.conf entry that lets this role in from here",
+        "Add a line such as 'hostssl all ROLE ADDRESS scram-sha-256' to its pg_hba.conf and run"
+        " SELECT pg_reload_conf().",
+    ),
+    _refusal(
+        r"replication role|REPLICATION|start WAL sender",
+        SourceUnsuitable,
+        "does not let this role open replication connections",
+        "Run ALTER ROLE the_role WITH REPLICATION there as a superuser.",
+    ),
+    _refusal(
+        r"password authentication failed|no password supplied|Passw?ort",
+        SourceUnsuitable,
+        "refused the password",
+        _IN_DSN,
+    ),
+    _refusal(
+        r"role \"[^\"]*\" (does not exist|is not permitted)",
+        SourceUnsuitable,
+        "has no such role that may log in",
+        "Create it there with CREATE ROLE the_role LOGIN REPLICATION PASSWORD '...'.",
+    ),
+    _refusal(
+        r"database \"[^\"]*\" does not exist", SourceUnsuitable, "has no such database", _IN_DSN
+    ),
+    _refusal(
+        r"unsupported startup parameter|pgbouncer|no such database: |bouncer config",
+        SourceUnsuitable,
+        "answers as a connection pooler does, not as PostgreSQL",
+        "Give the DSN of the server itself: replication and backups do not go through a pooler.",
+    ),
+    _refusal(
+        r"too many clients|connection slots|too many connections",
+        SourceUnavailable,
+        "has no connection to spare",
+        "Free some, or raise max_connections.",
+    ),
+    _refusal(
+        r"starting up|shutting down|recovery mode|not yet accepting|not accepting connections",
+        SourceUnavailable,
+        "is starting or stopping",
+        "Wait until it accepts connections.",
+    ),
+    _refusal(
+        r"expected authentication request|invalid response to (SSL|GSSAPI) negotiation|unsupported"
+        r" frontend protocol|unexpected (response|message)|invalid message length",
+        SourceUnsuitable,
+        "does not speak PostgreSQL's protocol",
+        "Check host and port of the DSN: something else listens there.",
+    ),
+    _refusal(
+        r"certificate|SSL|TLS",
+        SourceUnsuitable,
+        "cannot be reached over an encrypted connection as the DSN asks",
+        "Check sslmode and sslrootcert of the DSN, and ssl on the server.",
+    ),
+)
+_LSN = "[0-9A-F]{1,8}/[0-9A-F]{1,8}"
+_NEW_BACKUP = "Take a new base backup; use a replication slot so that WAL waits for the receiver."
+_OTHER_PAST = "Check that the DSN leads to the cluster that this repository holds, then start anew."
+# SQLSTATE, what its message holds in any language, the error, the fact, the next step.
+_ANSWERS: tuple[tuple[str, str, type[SourceUnavailable], str, str], ...] = (
+    ("58P01", "[0-9A-F]{24}", WalRemoved, "has removed WAL that was asked for", _NEW_BACKUP),
+    # ERROR without a code of their own, told apart by what they quote (walsender.c, StartReplication).
+    ("XX000", f"{_LSN}.*{_LSN}", WalNotYetWritten, "is not as far as was asked for", _OTHER_PAST),
+    ("XX000", _LSN, NotInHistory, "has another history than was asked for", _OTHER_PAST),
+    ("XX001", "", DataCorrupted, "found damage in its data", "Read the findings of this backup."),
+    (
+        "42501",
+        "",
+        SourceUnsuitable,
+        "does not permit it",
+        "Run ALTER ROLE the_role WITH REPLICATION.",
+    ),
+)
+# Classes of SQLSTATE that pass: connection, resources, operator intervention, system, not in state.
+_PASSING = ("08", "53", "55", "57", "58")
+_UNREACHABLE = "Check that the server runs and that host and port of the DSN are right."
+
+
+def refused(place: str, text: str) -> SourceUnavailable:
+    """The error for a connection to `place` that failed with libpq's or the server's `text`."""
+    told = one_line(text)
+    for refusal in _REFUSALS:
+        if refusal.pattern.search(text):
+            return refusal.error(f"{place} {refusal.fact} ({told})", hint=refusal.hint)
+    return SourceUnavailable(f"{place} cannot be reached: {told}", hint=_UNREACHABLE)
+
+
+def too_old(place: str, version_num: int) -> SourceUnsuitable:
+    """The error for a server of a version that drtool does not protect."""
+    return SourceUnsuitable(
+        f"{place} is PostgreSQL {version_num // 10000}, and drtool needs 15 or newer",
+        hint="Upgrade the server with pg_upgrade, or back this cluster up with another tool.",
+    )
+
+
+def command_failed(place: str, failure: Failure) -> SourceUnavailable:
+    """The error for a replication command that the server answered with `failure`."""
+    told = f"{one_line(failure.message)} (SQLSTATE {failure.sqlstate or 'unknown'})"
+    if failure.detail:
+        told = f"{told}: {one_line(failure.detail)}"
+    for sqlstate, pattern, error, fact, hint in _ANSWERS:
+        if failure.sqlstate == sqlstate and re.search(pattern, failure.message):
+            return error(f"{place} {fact}: {told}", hint=hint)
+    if failure.sqlstate is None or failure.sqlstate[:2] in _PASSING:
+        return SourceUnavailable(
+            f"{place} broke off: {told}", hint="Try again; see the server's log."
+        )
+    return SourceUnsuitable(f"{place} refused: {told}", hint="See the server's log.")
+
+
+def one_line(text: str) -> str:
+    """A server's message without line breaks and libpq's preambles."""
+    flat = " ".join(text.split())
+    flat = re.sub(r"^(connection failed: |connection is bad: )+", "", flat)
+    return re.sub(r"^connection to server [^:]* failed: ", "", flat)
