@@ -188,8 +188,8 @@ SNIPPETS = [
     (
         "nouns are frozen",
         "model.wal",
-        "@dataclass(frozen=True, slots=True)\nclass A:\n    a: int\n    b: int\n    c: int\n    d: int",
-        "@dataclass(frozen=True, slots=True, kw_only=True)\nclass A:\n    a: int\n    b: int\n    c: int\n    d: int",
+        "@dataclass(frozen=True, slots=True)\nclass A:\n a: int\n b: int\n c: int\n d: int",
+        "@dataclass(frozen=True, slots=True, kw_only=True)\nclass A:\n a: int\n b: int\n c: int\n d: int",
     ),
     (
         "errors are not swallowed",

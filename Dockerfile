@@ -1,0 +1,27 @@
+# The container that runs drtool unattended. Two stages: the wheel is built in the first and installed in the second.
+FROM python:3.11-slim-bookworm AS build
+WORKDIR /src
+COPY pyproject.toml README.md LICENSE ./
+COPY drtool ./drtool
+RUN pip wheel --no-cache-dir --no-deps --wheel-dir /wheels .
+
+FROM python:3.11-slim-bookworm
+# The server's programs are for restores and their checks. Debian must not start a cluster of its own.
+RUN mkdir -p /etc/postgresql-common/createcluster.d \
+    && echo 'create_main_cluster = false' > /etc/postgresql-common/createcluster.d/drtool.conf \
+    && apt-get update \
+    && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends \
+        ca-certificates postgresql-15 tzdata \
+    && rm -rf /var/lib/apt/lists/*
+RUN --mount=type=bind,from=build,source=/wheels,target=/wheels \
+    pip install --no-cache-dir /wheels/drtool-*.whl
+RUN useradd --system --uid 10001 --user-group --create-home --home-dir /var/lib/drtool drtool \
+    && install -d -o drtool -g drtool -m 0700 /var/lib/drtool/restore
+USER drtool
+WORKDIR /var/lib/drtool
+# Policies are mounted here; secrets come by reference, from the environment or mounted files.
+VOLUME ["/var/lib/drtool/restore"]
+STOPSIGNAL SIGTERM
+ENTRYPOINT ["drtool"]
+# Until there is a scheduler to run. As process 1 it gets SIGTERM itself.
+CMD ["--help"]

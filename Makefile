@@ -1,0 +1,52 @@
+# Two commands from nothing: `make demo` and `make test`. What they need, .ci/setup installs once.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+
+BIN := .venv/bin
+SOURCES := drtool tests
+# Two workers; the tests of one file stay together, because they share their servers.
+PYTEST_ARGS ?= -n 2 --dist loadfile
+
+.PHONY: help demo test lint fmt soak bench clean setup setup-demo
+
+help: ## this text
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-6s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: setup-demo ## the whole story on this machine, in about a minute: write, destroy, restore, measure
+	@$(BIN)/drtool demo
+
+test: setup ## everything that must pass before a commit: ruff, mypy, pytest
+	@begin=$$SECONDS; \
+	stage() { name=$$1; shift; echo "== $$name"; "$$@" || { echo "== FAILED: $$name ($$*)" >&2; exit 1; }; }; \
+	stage "ruff check" $(BIN)/ruff check $(SOURCES); \
+	stage "ruff format" $(BIN)/ruff format --check $(SOURCES); \
+	stage "mypy" $(BIN)/mypy --strict $(SOURCES); \
+	stage "pytest" $(BIN)/python -m pytest $(PYTEST_ARGS); \
+	echo "== PASSED: ruff, mypy and pytest in $$((SECONDS - begin)) s"
+
+lint: setup ## ruff and mypy only
+	@$(BIN)/ruff check $(SOURCES)
+	@$(BIN)/ruff format --check $(SOURCES)
+	@$(BIN)/mypy --strict $(SOURCES)
+
+fmt: setup ## let ruff mend what it can
+	@$(BIN)/ruff check --fix $(SOURCES)
+	@$(BIN)/ruff format $(SOURCES)
+
+soak: setup ## random faults for as long as DRTOOL_SOAK_MINUTES says (default 10)
+	@$(BIN)/python -m pytest -m soak $(SOAK_ARGS)
+
+bench: setup ## measure against pg_basebackup and pg_receivewal; prints ratios
+	@$(BIN)/python -m tests.bench $(BENCH_ARGS)
+
+clean: ## remove .venv, caches and build products; nothing else
+	@rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	@find drtool tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+setup:
+	@.ci/setup test
+
+setup-demo:
+	@.ci/setup demo
