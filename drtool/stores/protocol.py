@@ -1,0 +1,87 @@
+"""The socket for stores: objects by key, written once, read whole or by range."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+
+Buffer = bytes | bytearray | memoryview
+# `Store.list` hides the type of the same name inside the classes.
+Names = list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class StoredObject:
+    """What a listing tells of an object; `modified` is the store's clock."""
+
+    key: str
+    size_bytes: int
+    modified: datetime
+
+
+class Store(Protocol):
+    """Immutable objects by key.
+
+    Keys are `/`-separated, relative, of any printable characters (space, `+`, `%`, non-ASCII);
+    `.` and `..` as a part, an empty part, a control character, a backslash and a leading `/` are
+    refused with ValueError, and so is a part `.drtool-*.tmp`, the name of an unfinished file.
+    All methods may be called from any thread. Each call bounds its own retries and time. Errors:
+    ObjectMissing (it answered: not there), RepositoryUnavailable and its kinds (it could not be
+    asked), AlreadyExists. Nothing else escapes.
+    """
+
+    @property
+    def url(self) -> str:
+        """Where it is, without credentials, for messages."""
+
+    @property
+    def creates_atomically(self) -> bool:
+        """Whether `create` refuses an existing key even when several writers race.
+
+        What the code believes of the store, until `stores.probe` has looked.
+        """
+
+    def create(self, key: str, parts: Sequence[Buffer]) -> None:
+        """Put a new object, the concatenation of `parts`; return once it is durable.
+
+        AlreadyExists if the key is taken by other bytes. If a retried put finds its own bytes in
+        place (the first answer was lost on the way), that counts as success.
+        """
+
+    def read(self, key: str) -> bytes:
+        """The whole object."""
+
+    def read_range(self, key: str, start: int, length: int) -> memoryview:
+        """`length` bytes from `start`; ObjectMissing, or IntegrityError if the object is shorter."""
+
+    def read_tail(self, key: str, length: int) -> memoryview:
+        """The last `length` bytes, or the whole object if it is shorter."""
+
+    def stat(self, key: str) -> StoredObject | None:
+        """What a listing would tell; None if it is surely not there."""
+
+    def list(self, prefix: str, *, after: str | None = None) -> Iterator[StoredObject]:
+        """Every object whose key begins with the text `prefix`, in order of the key's UTF-8 bytes.
+
+        `after`: only keys greater than this one. A failure in mid-listing is raised, never an end.
+        """
+
+    def list_directories(self, prefix: str) -> Names:
+        """The next part of all keys below `prefix` (which ends in `/` or is empty), sorted, without `/`."""
+
+    def delete(self, key: str) -> None:
+        """Remove an object; no error if it is not there. Only `expire/` and probes call it."""
+
+    def replace_if(self, key: str, content: bytes, expected: bytes | None) -> bool:
+        """Compare and swap for leases: put `content` if the object now holds `expected` (None: is absent).
+
+        Return whether it did. Only for `leases/`, which are not backups.
+        """
+
+    def now(self) -> datetime:
+        """The store's own clock, read from an answer of its server (a directory: the machine's clock)."""
+
+    def close(self) -> None:
+        """Let connections go. The store is not used afterwards."""
