@@ -1,0 +1,1 @@
+"""The nouns: values that every room uses and that know nothing of any room."""

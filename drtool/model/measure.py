@@ -1,0 +1,94 @@
+"""Sizes, spans and moments as people write them: `64MiB`, `15m`, `2024-05-01T10:00`."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta
+from zoneinfo import ZoneInfo
+
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(B|KiB|MiB|GiB|TiB|kB|MB|GB|TB)")
+_SPAN = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d|w)")
+_SIZE_UNITS = {
+    "B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12,
+    "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40,
+}  # fmt: skip
+_SPAN_SECONDS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+
+
+def parse_size(text: str) -> int:
+    """`64MiB` -> 67108864. A number without a unit is refused with ValueError."""
+    match = _SIZE.fullmatch(text.strip())
+    if match is None:
+        raise ValueError(f"{text!r} is not a size: write a number with a unit, such as 64MiB")
+    return int(float(match[1]) * _SIZE_UNITS[match[2]])
+
+
+def parse_span(text: str) -> timedelta:
+    """`15m`, `1h30m` -> timedelta. A number without a unit is refused with ValueError."""
+    parts = list(_SPAN.finditer(text.strip()))
+    if not parts or "".join(part[0] for part in parts) != text.strip():
+        raise ValueError(f"{text!r} is not a span of time: write a number with a unit, such as 15m")
+    return timedelta(seconds=sum(float(part[1]) * _SPAN_SECONDS[part[2]] for part in parts))
+
+
+def parse_moment(text: str, zone: ZoneInfo) -> datetime:
+    """ISO 8601, to a moment with a zone; a time without an offset is read in `zone`.
+
+    A time that a clock change skipped or showed twice is refused with ValueError: it names no
+    single moment. Source: Python's datetime and PEP 495 (fold).
+    """
+    try:
+        moment = datetime.fromisoformat(text.strip())
+    except ValueError:
+        raise ValueError(
+            f"{text!r} is not a moment: write it as 2024-05-01T10:00 or 2024-05-01T10:00:00+02:00"
+        ) from None
+    if len(text.strip()) <= 10:
+        raise ValueError(
+            f"{text!r} names a day, not a moment: add the time, as in {text.strip()}T10:00"
+        )
+    if moment.tzinfo is not None:
+        return moment
+    early = moment.replace(tzinfo=zone, fold=0)
+    late = moment.replace(tzinfo=zone, fold=1)
+    if early.utcoffset() != late.utcoffset():
+        raise ValueError(
+            f"{text!r} does not name one moment in {zone.key} (the clocks change then): add an offset,"
+            f" {early.astimezone(UTC).isoformat()} or {late.astimezone(UTC).isoformat()}"
+        )
+    return early
+
+
+def format_size(size_bytes: int) -> str:
+    """`1.4 GB`: three significant figures in powers of a thousand."""
+    size = float(size_bytes)
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 999.5:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:.3g} TB" if size < 999.5 else f"{size:.0f} TB"
+
+
+def format_span(span: timedelta) -> str:
+    """`8.5 s`, `2 min 10 s`, `1 h 05 min`, `3 d 04 h`: what a person would say."""
+    seconds = span.total_seconds()
+    if seconds < 0:
+        return f"-{format_span(-span)}"
+    if seconds < 10:
+        return f"{seconds:.2f} s" if seconds < 1 else f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02} s"
+    if whole < 86400:
+        return f"{whole // 3600} h {whole % 3600 // 60:02} min"
+    return f"{whole // 86400} d {whole % 86400 // 3600:02} h"
+
+
+def format_moment(moment: datetime, zone: ZoneInfo) -> str:
+    """Local time with offset and zone, then UTC: `2024-05-01 10:00:00+02:00 Europe/Warsaw (08:00:00Z)`."""
+    local, universal = moment.astimezone(zone), moment.astimezone(UTC)
+    same_day = local.date() == universal.date()
+    shown = universal.strftime("%H:%M:%SZ" if same_day else "%Y-%m-%d %H:%M:%SZ")
+    return f"{local.isoformat(sep=' ', timespec='seconds')} {zone.key} ({shown})"

@@ -1,0 +1,243 @@
+"""Backups: a backup exists if and only if its manifest does, and the manifest is put last."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from drtool.errors import DrtoolError, IntegrityError, NotRecoverable, ObjectMissing
+from drtool.model.finding import Finding, Severity
+from drtool.model.wal import Lsn
+from drtool.repository import layout
+from drtool.repository.chunks import ChunkPlace, ChunkReader
+from drtool.repository.repository import Repository
+from drtool.repository.sealing import ObjectType, damaged
+from drtool.repository.table import PackList, Table
+
+MANIFEST_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PostgresExtent:
+    """What a base backup covers: consistent from `stop_lsn` on, if WAL from `start_lsn` is replayed.
+
+    `stopped_at` is the server's clock at the end of the backup: a recovery to this moment or a
+    later one may begin here. `tablespaces` are (oid, location on the source).
+    """
+
+    system_id: int
+    server_version: int
+    timeline: int
+    start_lsn: Lsn
+    stop_lsn: Lsn
+    segment_bytes: int
+    stopped_at: datetime
+    bootstrap_role: str
+    has_checksums: bool
+    tablespaces: tuple[tuple[int, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackupSizes:
+    """Counts of a backup: `read` from the source, `new` plain and `stored` sealed bytes put for it."""
+
+    files: int
+    read_bytes: int
+    new_bytes: int
+    stored_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """All that is to be known of a backup before its bytes are read."""
+
+    source: str
+    backup_id: str
+    began: datetime
+    ended: datetime
+    tool: str
+    fencing: int
+    postgres: PostgresExtent
+    sizes: BackupSizes
+    table: tuple[ChunkPlace, ...]
+    packs: tuple[bytes, ...]
+    findings: tuple[Finding, ...] = field(default_factory=tuple)
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """A backup that was begun. Its packs bear ids that follow from `seed`, so they can be found again."""
+
+    source: str
+    backup_id: str
+    seed: bytes
+
+    def pack_id(self, number: int) -> bytes:
+        """The id of the attempt's pack `number`."""
+        from blake3 import blake3
+
+        return blake3(number.to_bytes(8, "big"), key=self.seed).digest(16)
+
+
+def new_backup_id(now: datetime) -> str:
+    """Sorts by time; the random end keeps two of one second apart."""
+    return f"{now.astimezone(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
+
+
+def begin_attempt(repository: Repository, source: str, backup_id: str) -> Attempt:
+    """Leave word that a backup has begun, before its first pack."""
+    attempt = Attempt(source, backup_id, secrets.token_bytes(32))
+    key = layout.attempt_key(source, backup_id)
+    repository.put(ObjectType.ATTEMPT, key, attempt.seed)
+    return attempt
+
+
+def unfinished_attempts(repository: Repository, source: str, *, most: int) -> Iterator[Attempt]:
+    """The newest attempts, at most `most`, that left no manifest: their packs can be used again."""
+    begun = [found.key for found in repository.store.list(layout.attempts(source))]
+    done = set(backup_ids(repository, source))
+    for key in reversed(begun[-most:]):
+        backup_id = key.removeprefix(layout.attempts(source))
+        if backup_id not in done:
+            yield Attempt(source, backup_id, repository.get(ObjectType.ATTEMPT, key))
+
+
+def backup_ids(repository: Repository, source: str) -> list[str]:
+    """The ids of all backups of a source, oldest first."""
+    prefix = layout.manifests(source)
+    return [found.key.removeprefix(prefix) for found in repository.store.list(prefix)]
+
+
+def backed_up_sources(repository: Repository) -> list[str]:
+    """The names of all sources that have a backup here."""
+    return repository.store.list_directories("backups/")
+
+
+def commit_backup(repository: Repository, manifest: Manifest) -> None:
+    """Put the manifest: from now on the backup exists."""
+    key = layout.manifest_key(manifest.source, manifest.backup_id)
+    repository.put(ObjectType.MANIFEST, key, encode_manifest(manifest))
+
+
+def read_manifest(repository: Repository, source: str, backup_id: str) -> Manifest:
+    """NotRecoverable if there is no such backup; IntegrityError if the manifest is damaged."""
+    key = layout.manifest_key(source, backup_id)
+    try:
+        plain = repository.get(ObjectType.MANIFEST, key)
+    except ObjectMissing:
+        raise NotRecoverable(
+            f"source {source} has no backup {backup_id}",
+            hint="Run `drtool status` to see the backups there are.",
+        ) from None
+    manifest = decode_manifest(plain, key=key)
+    if (manifest.source, manifest.backup_id) != (source, backup_id):
+        raise damaged(key, "it is the manifest of another backup")
+    return manifest
+
+
+def read_manifests(
+    repository: Repository, source: str
+) -> tuple[list[Manifest], list[IntegrityError]]:
+    """All manifests of a source, oldest first, and an error for each that is damaged."""
+    manifests: list[Manifest] = []
+    errors: list[IntegrityError] = []
+    for backup_id in backup_ids(repository, source):
+        try:
+            manifests.append(read_manifest(repository, source, backup_id))
+        except IntegrityError as error:
+            errors.append(error)
+    return manifests, errors
+
+
+def open_table(manifest: Manifest, reader: ChunkReader) -> Table:
+    """The file table of a backup."""
+    packs = PackList()
+    for pack_id in manifest.packs:
+        packs.index_of(pack_id)
+    name = layout.manifest_key(manifest.source, manifest.backup_id)
+    return Table(reader, manifest.table, packs, name=name)
+
+
+def encode_manifest(manifest: Manifest) -> bytes:
+    """The manifest as JSON: FORMAT.md, section 7."""
+    extent, sizes = manifest.postgres, manifest.sizes
+    packs = {pack_id: index for index, pack_id in enumerate(manifest.packs)}
+    document = {
+        "manifest": MANIFEST_VERSION,
+        "source": manifest.source,
+        "backup": manifest.backup_id,
+        "kind": "postgres",
+        "began": manifest.began.isoformat(),
+        "ended": manifest.ended.isoformat(),
+        "tool": manifest.tool,
+        "fencing": manifest.fencing,
+        "postgres": {
+            "system_id": str(extent.system_id),
+            "server_version": extent.server_version,
+            "timeline": extent.timeline,
+            "start_lsn": str(extent.start_lsn),
+            "stop_lsn": str(extent.stop_lsn),
+            "segment_bytes": extent.segment_bytes,
+            "stopped_at": extent.stopped_at.isoformat(),
+            "bootstrap_role": extent.bootstrap_role,
+            "has_checksums": extent.has_checksums,
+            "tablespaces": [[oid, location] for oid, location in extent.tablespaces],
+        },
+        "sizes": {
+            "files": sizes.files,
+            "read_bytes": sizes.read_bytes,
+            "new_bytes": sizes.new_bytes,
+            "stored_bytes": sizes.stored_bytes,
+        },
+        "findings": [[str(f.severity), f.subject, f.fact, f.fix] for f in manifest.findings],
+        "packs": [pack_id.hex() for pack_id in manifest.packs],
+        "table": [[packs[place.pack_id], place.number] for place in manifest.table],
+    }
+    return json.dumps(document, indent=1).encode()
+
+
+def decode_manifest(plain: bytes, *, key: str) -> Manifest:
+    """Read such JSON; IntegrityError names `key` when it is none, or of a later version."""
+    try:
+        document = json.loads(plain)
+        if document["manifest"] != MANIFEST_VERSION:
+            raise IntegrityError(
+                f"object {key} is a manifest of version {document['manifest']}",
+                hint=f"Use a drtool as new as the one that made it ({document.get('tool')}).",
+            )
+        extent, sizes = document["postgres"], document["sizes"]
+        packs = tuple(bytes.fromhex(pack_id) for pack_id in document["packs"])
+        return Manifest(
+            source=document["source"],
+            backup_id=document["backup"],
+            began=datetime.fromisoformat(document["began"]),
+            ended=datetime.fromisoformat(document["ended"]),
+            tool=document["tool"],
+            fencing=document["fencing"],
+            postgres=PostgresExtent(
+                system_id=int(extent["system_id"]),
+                server_version=extent["server_version"],
+                timeline=extent["timeline"],
+                start_lsn=Lsn.parse(extent["start_lsn"]),
+                stop_lsn=Lsn.parse(extent["stop_lsn"]),
+                segment_bytes=extent["segment_bytes"],
+                stopped_at=datetime.fromisoformat(extent["stopped_at"]),
+                bootstrap_role=extent["bootstrap_role"],
+                has_checksums=extent["has_checksums"],
+                tablespaces=tuple((oid, location) for oid, location in extent["tablespaces"]),
+            ),
+            sizes=BackupSizes(**sizes),
+            findings=tuple(
+                Finding(severity=Severity(severity), subject=subject, fact=fact, fix=fix)
+                for severity, subject, fact, fix in document["findings"]
+            ),
+            packs=packs,
+            table=tuple(ChunkPlace(packs[pack], number) for pack, number in document["table"]),
+        )
+    except DrtoolError:
+        raise
+    except (ValueError, KeyError, TypeError, IndexError) as error:
+        raise damaged(key, f"its content is no manifest ({error!r})") from error

@@ -1,0 +1,220 @@
+"""The key hierarchy: a secret opens a slot, the slot the master key, the master key everything else.
+
+    secret (passphrase or key file) --scrypt/HKDF--> slot key --opens--> master key (256 bits, random)
+    master key --HKDF--> chunk id key, page digest seed, wrapping key of the key versions
+    key version n (random, wrapped by the master key) --wraps--> the random key of each object
+
+Changing a secret adds a slot and, once that one was opened, drops the old. Rotating the key adds
+a version: new objects use it, old ones stay readable, and no data is rewritten. Somebody who has
+held the master key can read all of it for ever: then only a new repository helps.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import secrets
+from dataclasses import dataclass
+from enum import StrEnum
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
+
+from drtool.errors import IntegrityError, UsageError, WrongKey
+
+KEY_BYTES = 32
+WRAPPED_BYTES = 12 + KEY_BYTES + 16
+SCRYPT_N, SCRYPT_R, SCRYPT_P = 2**16, 8, 2  # 64 MiB, about 0.4 s
+SHORTEST_PASSPHRASE = 8
+SHORTEST_KEY_FILE = 32
+
+
+class SlotKind(StrEnum):
+    """How a slot is opened; `none` holds the master key in clear: integrity without secrecy."""
+
+    PASSPHRASE = "passphrase"  # noqa: S105 - the name of a kind
+    KEY_FILE = "key-file"
+    NONE = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class KeySecret:
+    """What the operator holds: a passphrase, the content of a key file, or nothing at all."""
+
+    kind: SlotKind
+    content: bytes
+
+    def __post_init__(self) -> None:
+        if self.kind is SlotKind.PASSPHRASE and len(self.content) < SHORTEST_PASSPHRASE:
+            raise UsageError(
+                f"the repository passphrase is shorter than {SHORTEST_PASSPHRASE} characters",
+                hint="Use a long random one: `openssl rand -base64 32`.",
+            )
+        if self.kind is SlotKind.KEY_FILE and len(self.content) < SHORTEST_KEY_FILE:
+            raise UsageError(
+                f"the repository key file holds fewer than {SHORTEST_KEY_FILE} bytes",
+                hint="Make one with `openssl rand -out drtool.key 64`, and keep a copy elsewhere.",
+            )
+
+    def __repr__(self) -> str:
+        return f"KeySecret({self.kind})"
+
+
+NO_SECRET = KeySecret(SlotKind.NONE, b"")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Slot:
+    """One way in: the master key, wrapped by what a secret and `salt` give."""
+
+    slot_id: str
+    kind: SlotKind
+    created: str
+    salt: bytes
+    scrypt: tuple[int, int, int]
+    wrapped: bytes
+
+    def to_json(self) -> bytes:
+        """The slot as the object `keys/slot-<id>.json` holds it."""
+        document = {
+            "slot": self.slot_id,
+            "kind": str(self.kind),
+            "created": self.created,
+            "salt": base64.b64encode(self.salt).decode(),
+            "scrypt": list(self.scrypt),
+            "wrapped": base64.b64encode(self.wrapped).decode(),
+        }
+        return json.dumps(document, indent=1).encode()
+
+    @classmethod
+    def from_json(cls, content: bytes, *, key: str) -> Slot:
+        """Read such an object; IntegrityError names it when it is none."""
+        try:
+            document = json.loads(content)
+            n, r, p = (int(number) for number in document["scrypt"])
+            if n > 2**20 or r > 32 or p > 16:
+                raise ValueError("scrypt parameters ask for too much memory")
+            return cls(
+                slot_id=str(document["slot"]),
+                kind=SlotKind(document["kind"]),
+                created=str(document["created"]),
+                salt=base64.b64decode(document["salt"], validate=True),
+                scrypt=(n, r, p),
+                wrapped=base64.b64decode(document["wrapped"], validate=True),
+            )
+        except (ValueError, KeyError, TypeError) as error:
+            raise IntegrityError(
+                f"object {key} is not a key slot: {error}",
+                hint="Restore it from a copy of the repository, or open another slot.",
+            ) from error
+
+
+def derive(key: bytes, purpose: str, length: int = KEY_BYTES) -> bytes:
+    """HKDF-SHA256 of a uniformly random key, for one purpose."""
+    return HKDF(SHA256(), length, salt=None, info=f"drtool 1 {purpose}".encode()).derive(key)
+
+
+def wrap_key(wrapping_key: bytes, key: bytes, context: bytes) -> bytes:
+    """Nonce and AES-256-GCM of `key`: 60 bytes."""
+    nonce = os.urandom(12)
+    return nonce + AESGCM(wrapping_key).encrypt(nonce, key, context)
+
+
+def unwrap_key(wrapping_key: bytes, wrapped: bytes, context: bytes) -> bytes:
+    """The reverse; InvalidTag when key, context or bytes are not those it was made with."""
+    if len(wrapped) != WRAPPED_BYTES:
+        raise InvalidTag
+    return AESGCM(wrapping_key).decrypt(wrapped[:12], wrapped[12:], context)
+
+
+def make_slot(master: bytes, secret: KeySecret, *, repository_id: bytes, created: str) -> Slot:
+    """Wrap the master key for `secret`. The caller opens the slot once before relying on it."""
+    slot_id = secrets.token_hex(8)
+    salt = os.urandom(32)
+    scrypt = (SCRYPT_N, SCRYPT_R, SCRYPT_P)
+    if secret.kind is SlotKind.NONE:
+        wrapped = master
+    else:
+        slot_key = _slot_key(secret, salt, scrypt)
+        wrapped = wrap_key(slot_key, master, _slot_context(repository_id, slot_id, secret.kind))
+    return Slot(
+        slot_id=slot_id, kind=secret.kind, created=created, salt=salt, scrypt=scrypt, wrapped=wrapped
+    )  # fmt: skip
+
+
+def open_slot(slot: Slot, secret: KeySecret, *, repository_id: bytes) -> bytes:
+    """The master key; WrongKey if `secret` is not this slot's."""
+    if slot.kind is not secret.kind:
+        raise WrongKey(f"slot {slot.slot_id} is opened by a {slot.kind}, not by a {secret.kind}")
+    if slot.kind is SlotKind.NONE:
+        return slot.wrapped
+    context = _slot_context(repository_id, slot.slot_id, slot.kind)
+    try:
+        return unwrap_key(_slot_key(secret, slot.salt, slot.scrypt), slot.wrapped, context)
+    except InvalidTag:
+        raise WrongKey(f"the repository key given does not open slot {slot.slot_id}") from None
+
+
+def _slot_key(secret: KeySecret, salt: bytes, scrypt: tuple[int, int, int]) -> bytes:
+    if secret.kind is SlotKind.KEY_FILE:
+        return HKDF(SHA256(), KEY_BYTES, salt=salt, info=b"drtool 1 key file").derive(
+            secret.content
+        )
+    n, r, p = scrypt
+    return Scrypt(salt=salt, length=KEY_BYTES, n=n, r=r, p=p).derive(secret.content)
+
+
+def _slot_context(repository_id: bytes, slot_id: str, kind: SlotKind) -> bytes:
+    return repository_id + f"slot {slot_id} {kind}".encode()
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRing:
+    """An opened repository's keys. `versions` wrap object keys; the newest one seals."""
+
+    repository_id: bytes
+    master: bytes
+    versions: dict[int, bytes]
+
+    @property
+    def newest(self) -> int:
+        return max(self.versions)
+
+    def chunk_id_key(self) -> bytes:
+        """Key of the BLAKE3 that names chunks: equal content is not visible from outside."""
+        return derive(self.master, "chunk id")
+
+    def page_seed(self) -> int:
+        """Seed of the page digests: nobody outside can prepare two pages with equal digests."""
+        return int.from_bytes(derive(self.master, "page digest", 8), "big")
+
+    def __repr__(self) -> str:
+        return f"KeyRing({self.repository_id.hex()}, versions {sorted(self.versions)})"
+
+
+def version_context(repository_id: bytes, version: int) -> bytes:
+    """What a wrapped key version is bound to."""
+    return repository_id + f"version {version}".encode()
+
+
+def new_version(ring_master: bytes, repository_id: bytes, version: int) -> tuple[bytes, bytes]:
+    """A fresh key version: the key, and the object `keys/version-<n>` that holds it wrapped."""
+    key = os.urandom(KEY_BYTES)
+    wrapping = derive(ring_master, "key versions")
+    return key, wrap_key(wrapping, key, version_context(repository_id, version))
+
+
+def open_version(master: bytes, wrapped: bytes, *, repository_id: bytes, version: int) -> bytes:
+    """The key in `keys/version-<n>`; IntegrityError if the object is not what was written."""
+    context = version_context(repository_id, version)
+    try:
+        return unwrap_key(derive(master, "key versions"), wrapped, context)
+    except InvalidTag:
+        raise IntegrityError(
+            f"object keys/version-{version} is damaged: it does not open",
+            hint="Bring it back from a copy of the repository: everything sealed under it depends on it.",
+        ) from None

@@ -1,0 +1,157 @@
+"""Where everything lies in a repository: the keys of its objects, made and read in one place."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from drtool.errors import UsageError
+from drtool.model.wal import Lsn
+
+ROOT = "drtool.json"
+SLOTS = "keys/slot-"
+VERSIONS = "keys/version-"
+RESCUE_PROGRAM = "RESCUE/rescue.py"
+RESCUE_TEXT = "RESCUE/README.txt"
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
+_PART = re.compile(r"(?P<segment>[0-9A-F]{24})\.part-(?P<begin>[0-9A-F]{8})-(?P<end>[0-9A-F]{8})")
+_SEGMENT = re.compile(r"[0-9A-F]{24}")
+_HISTORY = re.compile(r"([0-9A-F]{8})\.history")
+_GAP = re.compile(r"(?P<begin>[0-9A-F]{16})-(?P<end>[0-9A-F]{16})")
+
+
+def checked_source(source: str) -> str:
+    """`source` if it can stand in a key; UsageError otherwise."""
+    if _NAME.fullmatch(source) is None:
+        raise UsageError(
+            f"{source!r} cannot be the name of a source",
+            hint="Use lower-case letters, digits, dots, hyphens and underscores, at most 63.",
+        )
+    return source
+
+
+def slot_key(slot_id: str) -> str:
+    return f"{SLOTS}{slot_id}.json"
+
+
+def version_key(version: int) -> str:
+    return f"{VERSIONS}{version:04d}"
+
+
+def pack_key(pack_id: bytes) -> str:
+    """Packs are spread over 256 directories by the first byte of their id."""
+    name = pack_id.hex()
+    return f"packs/{name[:2]}/{name}"
+
+
+def manifests(source: str) -> str:
+    return f"backups/{source}/"
+
+
+def manifest_key(source: str, backup_id: str) -> str:
+    return f"{manifests(source)}{backup_id}"
+
+
+def attempts(source: str) -> str:
+    return f"attempts/{source}/"
+
+
+def attempt_key(source: str, backup_id: str) -> str:
+    return f"{attempts(source)}{backup_id}"
+
+
+def system_log(source: str, system_id: int) -> str:
+    """Everything logged by one cluster, named by its system identifier."""
+    return f"log/{source}/{system_id}/"
+
+
+@dataclass(frozen=True, slots=True)
+class Lineage:
+    """One timeline of one cluster: what a change log is a log of."""
+
+    source: str
+    system_id: int
+    timeline: int
+
+    @property
+    def prefix(self) -> str:
+        return f"{system_log(self.source, self.system_id)}{self.timeline:08X}/"
+
+    def segment_key(self, segment: str) -> str:
+        return f"{self.prefix}{segment}"
+
+    def part_key(self, segment: str, begin: int, end: int) -> str:
+        """The piece of a growing segment from byte `begin` up to, not including, byte `end`."""
+        return f"{self.prefix}{segment}.part-{begin:08X}-{end:08X}"
+
+    def gap_key(self, begin: Lsn, end: Lsn) -> str:
+        """The record of WAL that is lost for good, from `begin` up to `end`."""
+        return f"{self.prefix}gaps/{begin:016X}-{end:016X}"
+
+    @property
+    def marks(self) -> str:
+        return f"marks/{self.source}/{self.system_id}/{self.timeline:08X}/"
+
+    def mark_key(self, moment: datetime, lsn: int) -> str:
+        utc = moment.astimezone(UTC)
+        stamp = utc.strftime("%H%M%S.") + f"{utc.microsecond:06d}"
+        return f"{self.marks}{utc:%Y%m%d}/{stamp}-{lsn:016X}"
+
+
+def history_key(source: str, system_id: int, timeline: int) -> str:
+    return f"{system_log(source, system_id)}{timeline:08X}.history"
+
+
+@dataclass(frozen=True, slots=True)
+class WholeSegment:
+    segment: str
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentPart:
+    segment: str
+    begin: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedGap:
+    begin: Lsn
+    end: Lsn
+
+
+def parse_log_name(name: str) -> WholeSegment | SegmentPart | RecordedGap | None:
+    """What a key below a lineage's prefix names; None for anything else."""
+    if _SEGMENT.fullmatch(name):
+        return WholeSegment(name)
+    if part := _PART.fullmatch(name):
+        return SegmentPart(part["segment"], int(part["begin"], 16), int(part["end"], 16))
+    if gap := _GAP.fullmatch(name.removeprefix("gaps/")):
+        return RecordedGap(Lsn(int(gap["begin"], 16)), Lsn(int(gap["end"], 16)))
+    return None
+
+
+def parse_history_name(name: str) -> int | None:
+    """The timeline whose history `name` is, or None."""
+    match = _HISTORY.fullmatch(name)
+    return int(match[1], 16) if match else None
+
+
+def parse_mark_name(name: str) -> tuple[datetime, Lsn] | None:
+    """`YYYYMMDD/HHMMSS.ffffff-LSN` to its moment and position; None for anything else."""
+    try:
+        stamp, lsn = name.rsplit("-", 1)
+        moment = datetime.strptime(stamp, "%Y%m%d/%H%M%S.%f").replace(tzinfo=UTC)
+        return moment, Lsn(int(lsn, 16))
+    except ValueError:
+        return None
+
+
+def lease_key(name: str) -> str:
+    return f"leases/{name}"
+
+
+def evidence_key(kind: str, name: str) -> str:
+    return f"evidence/{kind}/{name}"

@@ -1,0 +1,259 @@
+"""The change log: WAL segments, the growing tail in parts, timeline histories, and recorded gaps.
+
+What is durable here may be acknowledged to the server; nothing else may.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from drtool.errors import IntegrityError, ObjectMissing
+from drtool.model.wal import Lsn, TimelineHistory, WalSegment
+from drtool.repository import layout
+from drtool.repository.layout import Lineage, RecordedGap, SegmentPart, WholeSegment
+from drtool.repository.repository import Repository
+from drtool.repository.sealing import (
+    Compressor,
+    ObjectType,
+    SealedWriter,
+    damaged,
+    new_seal,
+    unseal_whole,
+)
+
+Buffer = bytes | bytearray | memoryview
+
+ORIGIN = Lsn(0)
+
+
+class SegmentWriter:
+    """Seals one WAL segment while it grows. One thread at a time.
+
+    Holds the sealed frames of the segment (compressed, at most the segment's size) and 1 MiB plain.
+    """
+
+    def __init__(
+        self, repository: Repository, lineage: Lineage, segment: str, *, level: int = 1
+    ) -> None:
+        self._repository = repository
+        self._key = lineage.segment_key(segment)
+        seal = new_seal(repository.ring, ObjectType.LOG, self._key)
+        self._writer = SealedWriter(seal, ObjectType.LOG, Compressor(level))
+        self._parts: list[bytes] = []
+
+    def write(self, plain: Buffer) -> None:
+        """Add the segment's next bytes."""
+        self._writer.write(plain)
+        self._parts += self._writer.take()
+
+    def finish(self) -> None:
+        """Put the whole segment; return once it is durable.
+
+        If the object exists, its content is compared: equal bytes are a success (a receiver that
+        died after the put comes here again), other bytes raise IntegrityError (PITFALLS 3).
+        """
+        put_log_object(self._repository, self._key, [*self._parts, *self._writer.finish()])
+
+
+def put_log_object(repository: Repository, key: str, parts: list[bytes]) -> None:
+    """Create a sealed log object, or accept an existing one that holds the same plain bytes."""
+    store = repository.store
+    if store.stat(key) is None:
+        store.create(key, parts)
+        return
+    mine = unseal_whole(repository.ring, ObjectType.LOG, key, b"".join(parts))
+    if read_log_object(repository, key) != mine:
+        raise IntegrityError(
+            f"object {key} holds other WAL than the server now sends under that name",
+            hint="Two servers write one timeline (split brain, or a clone). Stop one,"
+            " then run `drtool wal gaps`.",
+        )
+
+
+def put_part(repository: Repository, lineage: Lineage, part: SegmentPart, plain: Buffer) -> None:
+    """Put the piece of a growing segment; return once it is durable."""
+    key = lineage.part_key(part.segment, part.begin, part.end)
+    if len(plain) != part.end - part.begin:
+        raise ValueError(f"{key} is to hold {part.end - part.begin} bytes, not {len(plain)}")
+    seal = new_seal(repository.ring, ObjectType.LOG, key)
+    writer = SealedWriter(seal, ObjectType.LOG, Compressor(1))
+    writer.write(plain)
+    put_log_object(repository, key, writer.finish())
+
+
+def put_history(
+    repository: Repository, source: str, system_id: int, timeline: int, content: bytes
+) -> None:
+    """Put a timeline's history file; equal content already there is a success."""
+    key = layout.history_key(source, system_id, timeline)
+    seal = new_seal(repository.ring, ObjectType.LOG, key)
+    writer = SealedWriter(seal, ObjectType.LOG, Compressor(1))
+    writer.write(content)
+    put_log_object(repository, key, writer.finish())
+
+
+def read_history(
+    repository: Repository, source: str, system_id: int, timeline: int
+) -> TimelineHistory:
+    """A timeline's history; timeline 1 has none and needs none. ObjectMissing if it is not there."""
+    if timeline == 1:
+        return TimelineHistory(1)
+    key = layout.history_key(source, system_id, timeline)
+    plain = read_log_object(repository, key)
+    try:
+        return TimelineHistory.parse(timeline, plain.decode())
+    except ValueError as error:
+        raise damaged(key, str(error)) from error
+
+
+def read_log_object(repository: Repository, key: str) -> bytes:
+    """The plain bytes of a segment, a part or a history, authenticated to the end."""
+    return unseal_whole(repository.ring, ObjectType.LOG, key, repository.store.read(key))
+
+
+def read_segment(
+    repository: Repository, lineage: Lineage, segment: WalSegment, segment_bytes: int
+) -> bytes:
+    """A whole segment; where only parts are there, they are joined and filled up with zeros.
+
+    The whole segment is preferred to its parts (PITFALLS 49). ObjectMissing if there is neither,
+    IntegrityError if parts leave a hole or the object has another length.
+    """
+    name = segment.name(segment_bytes)
+    key = lineage.segment_key(name)
+    try:
+        plain = read_log_object(repository, key)
+    except ObjectMissing:
+        return _join_parts(repository, lineage, name, segment_bytes)
+    if len(plain) != segment_bytes:
+        raise damaged(key, f"it holds {len(plain)} bytes, not {segment_bytes}")
+    return plain
+
+
+def _join_parts(
+    repository: Repository, lineage: Lineage, segment: str, segment_bytes: int
+) -> bytes:
+    joined = bytearray()
+    for part in _contiguous(list_parts(repository, lineage, segment)):
+        plain = read_log_object(repository, lineage.part_key(segment, part.begin, part.end))
+        if len(plain) != part.end - part.begin:
+            raise damaged(lineage.part_key(segment, part.begin, part.end), "it has another length")
+        joined += memoryview(plain)[len(joined) - part.begin :]
+    if not joined:
+        raise ObjectMissing(lineage.segment_key(segment))
+    return bytes(joined) + bytes(segment_bytes - len(joined))
+
+
+def list_parts(repository: Repository, lineage: Lineage, segment: str) -> list[SegmentPart]:
+    """All parts of one segment, by where they begin."""
+    found = repository.store.list(lineage.segment_key(segment) + ".part-")
+    names = (layout.parse_log_name(item.key.removeprefix(lineage.prefix)) for item in found)
+    return sorted(
+        (name for name in names if isinstance(name, SegmentPart)),
+        key=lambda part: (part.begin, part.end),
+    )
+
+
+def _contiguous(parts: list[SegmentPart]) -> list[SegmentPart]:
+    """Those of `parts` that carry a segment from byte 0 on without a hole, none superfluous."""
+    chosen: list[SegmentPart] = []
+    reached = 0
+    for part in parts:
+        if part.begin > reached:
+            break
+        if part.end > reached:
+            chosen.append(part)
+            reached = part.end
+    return chosen
+
+
+@dataclass(frozen=True, slots=True)
+class LogRun:
+    """WAL of one timeline without a hole, from `begin` up to, not including, `end`."""
+
+    timeline: int
+    begin: Lsn
+    end: Lsn
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TimelineLog:
+    """What is there of one timeline: runs in ascending order, and gaps that were recorded."""
+
+    lineage: Lineage
+    runs: tuple[LogRun, ...]
+    gaps: tuple[RecordedGap, ...]
+
+    def run_holding(self, lsn: Lsn) -> LogRun | None:
+        """The run that holds the byte at `lsn`, or ends there."""
+        for run in self.runs:
+            if run.begin <= lsn <= run.end:
+                return run
+        return None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogInventory:
+    """All WAL of one cluster in the repository, as its listing tells. Nothing was read yet."""
+
+    source: str
+    system_id: int
+    segment_bytes: int
+    timelines: dict[int, TimelineLog]
+    histories: frozenset[int]
+
+
+def take_inventory(
+    repository: Repository, source: str, system_id: int, *, segment_bytes: int, since: Lsn = ORIGIN
+) -> LogInventory:
+    """List the log of one cluster from the segment holding `since` on.
+
+    Memory grows with the number of holes, not of segments.
+    """
+    prefix = layout.system_log(source, system_id)
+    timelines: dict[int, TimelineLog] = {}
+    for name in repository.store.list_directories(prefix):
+        if len(name) == 8:
+            lineage = Lineage(source, system_id, int(name, 16))
+            timelines[lineage.timeline] = _list_timeline(repository, lineage, segment_bytes, since)
+    histories = {
+        timeline
+        for timeline in range(2, max(timelines, default=1) + 2)
+        if repository.store.stat(layout.history_key(source, system_id, timeline)) is not None
+    }
+    return LogInventory(
+        source=source,
+        system_id=system_id,
+        segment_bytes=segment_bytes,
+        timelines=timelines,
+        histories=frozenset(histories),
+    )
+
+
+def _list_timeline(
+    repository: Repository, lineage: Lineage, segment_bytes: int, since: Lsn
+) -> TimelineLog:
+    first = WalSegment.holding(lineage.timeline, since, segment_bytes).name(segment_bytes)
+    spans: list[tuple[int, int]] = []
+    gaps: list[RecordedGap] = []
+    for found in repository.store.list(lineage.prefix, after=lineage.segment_key(first[:-1])):
+        name = layout.parse_log_name(found.key.removeprefix(lineage.prefix))
+        match name:
+            case WholeSegment(segment):
+                begin = WalSegment.parse(segment, segment_bytes).begin(segment_bytes)
+                _extend(spans, begin, begin + segment_bytes)
+            case SegmentPart(segment, low, high):
+                begin = WalSegment.parse(segment, segment_bytes).begin(segment_bytes)
+                _extend(spans, begin + low, begin + high)
+            case RecordedGap():
+                gaps.append(name)
+    runs = tuple(LogRun(lineage.timeline, Lsn(low), Lsn(high)) for low, high in spans)
+    return TimelineLog(lineage=lineage, runs=runs, gaps=tuple(gaps))
+
+
+def _extend(spans: list[tuple[int, int]], begin: int, end: int) -> None:
+    """Add a span; spans come in order of their beginning, save that parts follow their segment."""
+    if spans and begin <= spans[-1][1]:
+        spans[-1] = (min(spans[-1][0], begin), max(spans[-1][1], end))
+    else:
+        spans.append((begin, end))

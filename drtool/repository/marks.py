@@ -1,0 +1,77 @@
+"""Marks: wall-clock moments tied to log positions, by which targets are chosen and judged."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+
+from drtool.model.objective import Mark
+from drtool.repository.layout import Lineage, parse_mark_name
+from drtool.repository.repository import Repository
+from drtool.repository.sealing import ObjectType, damaged
+
+
+def put_mark(repository: Repository, lineage: Lineage, mark: Mark) -> None:
+    """Put a mark once the log up to its position is durable."""
+    key = lineage.mark_key(mark.moment, mark.lsn)
+    document = {"moment": mark.moment.isoformat(), "lsn": mark.lsn, "timeline": mark.timeline}
+    repository.put(ObjectType.MARK, key, json.dumps(document).encode())
+
+
+def read_mark(repository: Repository, key: str) -> Mark:
+    """One mark, authenticated."""
+    try:
+        document = json.loads(repository.get(ObjectType.MARK, key))
+        moment = datetime.fromisoformat(document["moment"])
+        return Mark(moment, int(document["lsn"]), int(document["timeline"]))
+    except (ValueError, KeyError, TypeError) as error:
+        raise damaged(key, f"its content is no mark ({error!r})") from error
+
+
+def first_mark_after(repository: Repository, lineage: Lineage, moment: datetime) -> Mark | None:
+    """The earliest mark of a timeline that lies after `moment`; None if there is none."""
+    after = lineage.mark_key(moment, 0)
+    for found in repository.store.list(lineage.marks, after=after):
+        named = parse_mark_name(found.key.removeprefix(lineage.marks))
+        if named is not None and named[0] > moment:
+            return read_mark(repository, found.key)
+    return None
+
+
+def newest_mark(repository: Repository, lineage: Lineage, *, most_lsn: int) -> Mark | None:
+    """The mark with the greatest position not above `most_lsn`; None if there is none.
+
+    By position and not by time: a server whose clock ran ahead for a while must not make us
+    believe in a moment that later WAL has overtaken. Looks at the two newest days with a mark.
+    """
+    chosen: tuple[int, str] | None = None
+    for day in reversed(repository.store.list_directories(lineage.marks)):
+        named = _positions(repository, lineage, day)
+        best = max((item for item in named if item[0] <= most_lsn), default=None)
+        if best is not None:
+            if chosen is not None:
+                return read_mark(repository, max(chosen, best)[1])
+            chosen = best
+    return read_mark(repository, chosen[1]) if chosen else None
+
+
+def _positions(repository: Repository, lineage: Lineage, day: str) -> Iterator[tuple[int, str]]:
+    for found in repository.store.list(f"{lineage.marks}{day}/"):
+        named = parse_mark_name(found.key.removeprefix(lineage.marks))
+        if named is not None:
+            yield int(named[1]), found.key
+
+
+def marks_between(
+    repository: Repository, lineage: Lineage, begin: datetime, end: datetime
+) -> Iterator[Mark]:
+    """The marks of a timeline from `begin` to `end`, in order of time."""
+    after = lineage.mark_key(begin.astimezone(UTC) - timedelta(microseconds=1), 0)
+    for found in repository.store.list(lineage.marks, after=after):
+        named = parse_mark_name(found.key.removeprefix(lineage.marks))
+        if named is None or named[0] < begin:
+            continue
+        if named[0] > end:
+            return
+        yield read_mark(repository, found.key)

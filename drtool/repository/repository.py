@@ -1,0 +1,250 @@
+"""A repository: a store, opened with its keys. Made once, probed before the first byte goes up."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from datetime import datetime
+from importlib.resources import files
+
+from drtool import __version__
+from drtool.errors import (
+    IntegrityError,
+    ObjectMissing,
+    RepositoryNotInitialised,
+    UsageError,
+    WrongKey,
+)
+from drtool.repository import layout
+from drtool.repository.keys import (
+    KEY_BYTES,
+    KeyRing,
+    KeySecret,
+    Slot,
+    SlotKind,
+    make_slot,
+    new_version,
+    open_slot,
+    open_version,
+)
+from drtool.repository.sealing import ObjectType, seal_whole, unseal_whole
+from drtool.stores.probe import Capabilities
+from drtool.stores.protocol import Store
+
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Repository:
+    """An opened repository. Any thread may use it."""
+
+    store: Store
+    ring: KeyRing
+    root: RepositoryRoot
+
+    def put(self, object_type: ObjectType, key: str, plain: bytes) -> None:
+        """Seal `plain` and create the object `key`; AlreadyExists if there is one."""
+        self.store.create(key, seal_whole(self.ring, object_type, key, [plain]))
+
+    def get(self, object_type: ObjectType, key: str) -> bytes:
+        """The plain bytes of the sealed object `key`, authenticated."""
+        return unseal_whole(self.ring, object_type, key, self.store.read(key))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RepositoryRoot:
+    """What `drtool.json` tells: readable without a key, and holding nothing secret."""
+
+    format_version: int
+    repository_id: bytes
+    created: str
+    made_by: str
+    capabilities: Capabilities
+
+    def to_json(self) -> bytes:
+        document = {
+            "drtool": self.format_version,
+            "repository": self.repository_id.hex(),
+            "created": self.created,
+            "made_by": self.made_by,
+            "capabilities": self.capabilities.to_json(),
+        }
+        return json.dumps(document, indent=1).encode()
+
+    @classmethod
+    def from_json(cls, content: bytes) -> RepositoryRoot:
+        """Read `drtool.json`; IntegrityError if it is damaged, or of a later format."""
+        try:
+            document = json.loads(content)
+            root = cls(
+                format_version=int(document["drtool"]),
+                repository_id=bytes.fromhex(document["repository"]),
+                created=str(document["created"]),
+                made_by=str(document["made_by"]),
+                capabilities=Capabilities.from_json(document["capabilities"]),
+            )
+        except (ValueError, KeyError, TypeError) as error:
+            raise IntegrityError(
+                f"object {layout.ROOT} is not a repository's root: {error}",
+                hint="Bring it back from a copy of the repository; it holds no secret and never changes.",
+            ) from error
+        if root.format_version != FORMAT_VERSION:
+            raise IntegrityError(
+                f"the repository has format {root.format_version}, this drtool reads {FORMAT_VERSION}",
+                hint=f"Use a drtool as new as the one that made it ({root.made_by}).",
+            )
+        return root
+
+
+def create_repository(
+    store: Store, secret: KeySecret, *, now: datetime, capabilities: Capabilities
+) -> Repository:
+    """Make an empty repository in `store` and open it the way a restore will.
+
+    The root is put last: a creation that was cut off leaves none, and may simply be run again.
+    UsageError if there is a repository already.
+    """
+    if store.stat(layout.ROOT) is not None:
+        raise UsageError(
+            f"there is a repository in {store.url} already",
+            hint="Run `drtool repository info` to see whose it is, or choose another url.",
+        )
+    repository_id, master = os.urandom(16), os.urandom(KEY_BYTES)
+    created = now.isoformat(timespec="seconds")
+    for stale in list(store.list("keys/")):
+        # Of a creation that never put its root: nothing was ever sealed under these.
+        store.delete(stale.key)
+    slot = make_slot(master, secret, repository_id=repository_id, created=created)
+    store.create(layout.slot_key(slot.slot_id), [slot.to_json()])
+    _, wrapped = new_version(master, repository_id, 1)
+    store.create(layout.version_key(1), [wrapped])
+    _write_rescue(store)
+    root = RepositoryRoot(
+        format_version=FORMAT_VERSION,
+        repository_id=repository_id,
+        created=created,
+        made_by=f"drtool {__version__}",
+        capabilities=capabilities,
+    )
+    _probe_keys(store, root, secret)
+    store.create(layout.ROOT, [root.to_json()])
+    return open_repository(store, secret)
+
+
+def open_repository(store: Store, secret: KeySecret) -> Repository:
+    """Open what is in `store` with `secret`.
+
+    RepositoryNotInitialised if nothing is there, WrongKey if no slot opens, IntegrityError if a
+    key object is damaged.
+    """
+    try:
+        root = RepositoryRoot.from_json(store.read(layout.ROOT))
+    except ObjectMissing:
+        raise RepositoryNotInitialised(
+            f"there is no repository in {store.url}",
+            hint="Run `drtool repository init` to make one, or correct `repository.url` in the policy.",
+        ) from None
+    return Repository(store, _open_keys(store, root, secret), root)
+
+
+def read_slots(store: Store) -> list[Slot]:
+    """All key slots of the repository, oldest first."""
+    slots = [
+        Slot.from_json(store.read(found.key), key=found.key) for found in store.list(layout.SLOTS)
+    ]
+    return sorted(slots, key=lambda slot: (slot.created, slot.slot_id))
+
+
+def add_slot(repository: Repository, secret: KeySecret, *, now: datetime) -> Slot:
+    """One more way in. The slot is read back and opened before this returns."""
+    ring, store = repository.ring, repository.store
+    created = now.isoformat(timespec="microseconds")
+    slot = make_slot(ring.master, secret, repository_id=ring.repository_id, created=created)
+    key = layout.slot_key(slot.slot_id)
+    store.create(key, [slot.to_json()])
+    read_back = Slot.from_json(store.read(key), key=key)
+    if open_slot(read_back, secret, repository_id=ring.repository_id) != ring.master:
+        raise IntegrityError(f"object {key} does not open to the key that was put into it")
+    return slot
+
+
+def remove_slot(repository: Repository, slot_id: str, *, kept: KeySecret) -> None:
+    """Drop a slot; refused unless `kept` opens another one, so that nobody locks himself out."""
+    remaining = [slot for slot in read_slots(repository.store) if slot.slot_id != slot_id]
+    if not _opens_one_of(remaining, kept, repository.ring.repository_id):
+        raise UsageError(
+            f"slot {slot_id} is the only one that the present repository key opens",
+            hint="Add another first with `drtool repository key add`, and point `repository.key`"
+            " of the policy at it.",
+        )
+    repository.store.delete(layout.slot_key(slot_id))
+
+
+def rotate_key(repository: Repository) -> int:
+    """Add a key version; what is sealed from the next opening on uses it. Return its number."""
+    ring = repository.ring
+    version = ring.newest + 1
+    _, wrapped = new_version(ring.master, ring.repository_id, version)
+    repository.store.create(layout.version_key(version), [wrapped])
+    return version
+
+
+def _open_keys(store: Store, root: RepositoryRoot, secret: KeySecret) -> KeyRing:
+    slots = read_slots(store)
+    opened = _opens_one_of(slots, secret, root.repository_id)
+    if opened is None:
+        kinds = ", ".join(sorted({str(slot.kind) for slot in slots})) or "nothing"
+        raise WrongKey(
+            f"the repository key given does not open {store.url}: its slots take {kinds}",
+            hint="Check what `repository.key` in the policy refers to; `drtool repository key list`"
+            " shows the slots.",
+        )
+    versions = {}
+    for found in store.list(layout.VERSIONS):
+        version = int(found.key.removeprefix(layout.VERSIONS))
+        versions[version] = open_version(
+            opened, store.read(found.key), repository_id=root.repository_id, version=version
+        )
+    if not versions:
+        raise IntegrityError(
+            f"{store.url} holds no key version",
+            hint="Bring `keys/` back from a copy of the repository.",
+        )
+    return KeyRing(root.repository_id, opened, versions)
+
+
+def _opens_one_of(slots: list[Slot], secret: KeySecret, repository_id: bytes) -> bytes | None:
+    for slot in slots:
+        if slot.kind is not secret.kind:
+            continue
+        try:
+            return open_slot(slot, secret, repository_id=repository_id)
+        except WrongKey:
+            continue
+    return None
+
+
+def _probe_keys(store: Store, root: RepositoryRoot, secret: KeySecret) -> None:
+    """Seal and open once with the code a restore uses, before anybody relies on it (PITFALLS 76)."""
+    probe = Repository(store, _open_keys(store, root, secret), root)
+    key = layout.evidence_key("init", root.repository_id.hex())
+    probe.put(ObjectType.EVIDENCE, key, b"opened")
+    again = Repository(store, _open_keys(store, root, secret), root)
+    if again.get(ObjectType.EVIDENCE, key) != b"opened":
+        raise IntegrityError(f"object {key} does not read back as it was written")
+
+
+def _write_rescue(store: Store) -> None:
+    room = files("drtool.repository")
+    for key, name in ((layout.RESCUE_PROGRAM, "rescue.py"), (layout.RESCUE_TEXT, "rescue.txt")):
+        content = room.joinpath(name).read_bytes()
+        found = store.stat(key)
+        if found is not None:
+            store.delete(key)
+        store.create(key, [content])
+
+
+def is_encrypted(repository: Repository) -> bool:
+    """Whether any secret guards the repository at all."""
+    return all(slot.kind is not SlotKind.NONE for slot in read_slots(repository.store))

@@ -1,0 +1,78 @@
+"""Files that must survive a crash: written beside their place, synced, put in place, directory synced."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+
+Buffer = bytes | bytearray | memoryview
+
+
+def sync_directory(path: Path) -> None:
+    """Make renames, links and removals in `path` survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def make_directory(path: Path, mode: int = 0o700) -> None:
+    """Create `path` and its missing parents, each synced into its parent."""
+    missing = []
+    place = path
+    while not place.is_dir():
+        missing.append(place)
+        place = place.parent
+    for directory in reversed(missing):
+        try:
+            directory.mkdir(mode)
+        except FileExistsError:
+            continue
+        sync_directory(directory.parent)
+
+
+def write_temporary(directory: Path, parts: Iterable[Buffer], *, mode: int = 0o600) -> Path:
+    """Write and sync `parts` as a new file with a name of its own in `directory`; the caller places it.
+
+    Nothing is left behind when it fails.
+    """
+    descriptor, name = tempfile.mkstemp(prefix=".drtool-", suffix=".tmp", dir=directory)
+    try:
+        with os.fdopen(descriptor, "wb", buffering=0) as file:
+            os.fchmod(file.fileno(), mode)
+            for part in parts:
+                view = memoryview(part).cast("B")
+                while len(view):
+                    view = view[file.write(view) :]
+            os.fsync(file.fileno())
+    except BaseException:
+        os.unlink(name)
+        raise
+    return Path(name)
+
+
+def replace_durably(path: Path, content: Buffer, *, mode: int = 0o600) -> None:
+    """Write `content` at `path`, whole or not at all; what stood there before is replaced."""
+    temporary = write_temporary(path.parent, [content], mode=mode)
+    try:
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+    sync_directory(path.parent)
+
+
+def create_durably(path: Path, parts: Iterable[Buffer], *, mode: int = 0o600) -> None:
+    """Write a new file at `path`, whole or not at all; FileExistsError if there is one already.
+
+    The temporary file gets its name by a hard link, which fails where a rename would overwrite.
+    """
+    temporary = write_temporary(path.parent, parts, mode=mode)
+    try:
+        os.link(temporary, path)
+    finally:
+        os.unlink(temporary)
+    sync_directory(path.parent)
