@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from enum import StrEnum
 from functools import cache
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Union, get_args, get_origin, get_type_hints
 
 from drtool.config.scalars import SCALARS, Scalar
 from drtool.policy.described import DESCRIPTION
@@ -79,8 +79,8 @@ class Choice:
 Shape = OneValue | OneOf | ListOf | NamedValues | Record | Choice
 
 
-# A class, a union, a generic alias or a NewType: these have no common type but Any.
-Hint = Any
+# A class, a union, a generic alias or a NewType: these have no narrower type in common.
+Hint = object
 
 
 def shape_of(hint: Hint) -> Shape:

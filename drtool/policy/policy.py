@@ -137,9 +137,14 @@ class Policy:
         object.__setattr__(self, "objectives", MappingProxyType(dict(self.objectives)))
         object.__setattr__(self, "sources", MappingProxyType(dict(self.sources)))
 
+    @property
+    def default_objective(self) -> Objective:
+        """The promise of the stack."""
+        return self.objectives[DEFAULT_OBJECTIVE]
+
     def objective_of(self, name: str) -> Objective:
         """The promise for a source: its own, or the stack's default."""
-        return self.source(name).objective or self.objectives[DEFAULT_OBJECTIVE]
+        return self.source(name).objective or self.default_objective
 
     def source(self, name: str) -> SourcePolicy:
         """The source of that name; UsageError, with the names there are, if there is none."""

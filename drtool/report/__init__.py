@@ -1,0 +1,1 @@
+"""Shows what verbs found and how far they are: text, JSON, pages, bars."""

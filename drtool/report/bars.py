@@ -1,0 +1,148 @@
+"""Progress as bars on a terminal: bytes or WAL positions, rate, time left."""
+
+from __future__ import annotations
+
+import threading
+from datetime import timedelta
+from types import TracebackType
+from typing import Self, TextIO
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    Progress,
+    ProgressColumn,
+    SpinnerColumn,
+    Task,
+    TaskID,
+    TextColumn,
+)
+from rich.text import Text
+
+from drtool.model.measure import format_size, format_span
+from drtool.model.progress import Event, Noted, PhaseAdvanced, PhaseBegan, PhaseEnded
+from drtool.report.progress import Redact, show_amount
+
+
+class _AmountColumn(ProgressColumn):
+    """`1.2 GB of 3.4 GB`, or a position against the one to reach."""
+
+    def render(self, task: Task) -> Text:
+        unit, begun = task.fields["unit"], task.fields["begun"]
+        done = show_amount(int(task.completed) + begun, unit)
+        if task.total is None:
+            return Text(done)
+        return Text(f"{done} of {show_amount(int(task.total) + begun, unit)}")
+
+
+class _RateColumn(ProgressColumn):
+    """Bytes a second, where bytes are counted."""
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        if task.fields["unit"] not in ("bytes", "wal") or not speed:
+            return Text("")
+        return Text(f"{format_size(int(speed))}/s", style="cyan")
+
+
+class _TimeColumn(ProgressColumn):
+    """How long it took, or how long is left."""
+
+    max_refresh = 0.5
+
+    def render(self, task: Task) -> Text:
+        took = task.fields["seconds"]
+        if took is not None:
+            return Text(format_span(timedelta(seconds=took)), style="green")
+        left = task.time_remaining
+        return Text("" if left is None else f"{format_span(timedelta(seconds=left))} left")
+
+
+class BarsProgress:
+    """An `Emit` that draws one bar a phase; finished phases stay where they are."""
+
+    def __init__(self, stream: TextIO, *, redact: Redact = str, is_plain: bool = False) -> None:
+        self._redact = redact
+        self._console = Console(
+            file=stream, no_color=is_plain, highlight=False, force_terminal=True
+        )
+        self._lock = threading.Lock()
+        self._tasks: dict[str, TaskID] = {}
+        self._progress = Progress(
+            SpinnerColumn(finished_text="[green]✓[/]"),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            _AmountColumn(),
+            _RateColumn(),
+            _TimeColumn(),
+            TextColumn("[dim]{task.fields[detail]}[/]"),
+            console=self._console,
+            refresh_per_second=8,
+        )
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._progress.stop()
+
+    def __call__(self, event: Event) -> None:
+        with self._lock:
+            match event:
+                case PhaseBegan():
+                    self._begin(event)
+                case PhaseAdvanced():
+                    self._advance(event)
+                case PhaseEnded():
+                    self._end(event)
+                case Noted(text=text, level=level):
+                    style = "yellow" if level == "warning" else ""
+                    mark = "! " if level == "warning" else ""
+                    self._console.print(escape(mark + self._redact(text)), style=style)
+
+    def _begin(self, event: PhaseBegan) -> None:
+        # Where WAL is counted, the bar begins at the first position seen.
+        total = None if event.unit == "wal" else event.total
+        self._tasks[event.phase] = self._progress.add_task(
+            escape(self._redact(event.title)),
+            total=total,
+            unit=event.unit,
+            begun=0,
+            goal=event.total,
+            seconds=None,
+            detail="",
+        )
+
+    def _advance(self, event: PhaseAdvanced) -> None:
+        number = self._tasks.get(event.phase)
+        if number is None:
+            return
+        task = next(task for task in self._progress.tasks if task.id == number)
+        begun, goal = task.fields["begun"], task.fields["goal"]
+        if task.fields["unit"] == "wal" and not begun:
+            begun = event.done
+        goal = event.total if event.total is not None else goal
+        self._progress.update(
+            number,
+            completed=max(0, event.done - begun),
+            total=None if goal is None else max(1, goal - begun),
+            begun=begun,
+            goal=goal,
+            detail=escape(self._redact(event.detail)),
+        )
+
+    def _end(self, event: PhaseEnded) -> None:
+        number = self._tasks.pop(event.phase, None)
+        if number is None:
+            return
+        task = next(task for task in self._progress.tasks if task.id == number)
+        # A phase that nobody could count is a whole bar once it is over.
+        done = task.completed or 1
+        self._progress.update(number, total=done, completed=done, seconds=event.seconds, detail="")

@@ -1,0 +1,323 @@
+"""Outcomes as text for a person: the answer first, then what it rests on.
+
+Plain strings with a little style: `Style` is empty where no colour is wanted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from zoneinfo import ZoneInfo
+
+from drtool.model.finding import Finding, Severity
+from drtool.model.measure import format_moment, format_size, format_span
+from drtool.model.objective import LossInterval, Verdict
+from drtool.model.outcome import (
+    BackupOutcome,
+    FactSheet,
+    Failure,
+    Judgement,
+    LogGap,
+    Outcome,
+    PolicyReport,
+    RestoreOutcome,
+    RestorePreview,
+    RestoreReport,
+    StatusReport,
+    StatusRow,
+    VerifyOutcome,
+)
+
+_COLOURS = {
+    Verdict.MET: "32;1",
+    Verdict.MISSED: "31;1",
+    Verdict.UNKNOWN: "33;1",
+    Verdict.STALE: "33;1",
+}
+_SEVERITIES = {Severity.NOTE: "36", Severity.WARNING: "33", Severity.PROBLEM: "31;1"}
+
+
+@dataclass(frozen=True, slots=True)
+class Style:
+    """How text may look, and the zone in which moments are shown."""
+
+    zone: ZoneInfo
+    has_colour: bool = False
+
+    def paint(self, text: str, code: str) -> str:
+        return f"\x1b[{code}m{text}\x1b[0m" if self.has_colour else text
+
+    def bold(self, text: str) -> str:
+        return self.paint(text, "1")
+
+    def dim(self, text: str) -> str:
+        return self.paint(text, "2")
+
+    def verdict(self, verdict: Verdict) -> str:
+        return self.paint(f"{verdict:<7}", _COLOURS[verdict])
+
+    def moment(self, moment: datetime | None) -> str:
+        return "unknown" if moment is None else format_moment(moment, self.zone)
+
+
+def render(outcome: Outcome, style: Style) -> str:
+    """The text of an outcome, without a final newline."""
+    match outcome:
+        case RestoreReport():
+            return "\n\n".join(_restore(one, style) for one in outcome.outcomes)
+        case RestorePreview():
+            return _preview(outcome, style)
+        case BackupOutcome():
+            return _backup(outcome, style)
+        case StatusReport():
+            return _status(outcome, style)
+        case VerifyOutcome():
+            return _verify(outcome, style)
+        case FactSheet():
+            return _facts(outcome, style)
+        case PolicyReport():
+            return _policy(outcome, style)
+        case Failure():
+            return f"drtool: error: {outcome.message}"
+
+
+def show_measured(measured: LossInterval | timedelta | None) -> str:
+    """`between 3.2 s and 10 s`, `8.5 s`, `not measured`."""
+    match measured:
+        case None:
+            return "not measured"
+        case LossInterval(at_least, at_most) if at_least == at_most:
+            return format_span(at_most)
+        case LossInterval(at_least, at_most):
+            return f"between {format_span(at_least)} and {format_span(at_most)}"
+        case timedelta():
+            return format_span(measured)
+
+
+def _seconds(seconds: float) -> str:
+    return format_span(timedelta(seconds=seconds))
+
+
+def _pairs(pairs: Iterable[tuple[str, str]], style: Style) -> list[str]:
+    """Names in one column, values in the next."""
+    lines = list(pairs)
+    width = max((len(name) for name, _ in lines), default=0)
+    return [f"  {style.dim(name.ljust(width))}  {value}" for name, value in lines]
+
+
+def _restore(outcome: RestoreOutcome, style: Style) -> str:
+    reached = outcome.reached
+    position = "unknown" if reached.lsn is None else str(reached.lsn)
+    if reached.timeline is not None:
+        position += f" on timeline {reached.timeline}"
+    lines = [style.bold(f"{outcome.source} is restored in {outcome.destination}")]
+    lines += _pairs(
+        [
+            ("asked for", outcome.target),
+            ("last commit", style.moment(reached.commit_time)),
+            ("position", position),
+            ("from backup", outcome.backup_id),
+            (
+                "restored",
+                f"{format_size(outcome.bytes_restored)} and "
+                f"{format_size(outcome.wal_bytes)} of WAL",
+            ),
+        ],  # fmt: skip
+        style,
+    )
+    lines += ["", *_phases(outcome, style)]
+    lines += ["", *(_judgement(judgement, style) for judgement in outcome.judgements)]
+    if outcome.lost_writes is not None:
+        ledger = outcome.lost_writes
+        lines.append(
+            f"  of {ledger.acknowledged:,} acknowledged writes {ledger.recovered:,} are there and"
+            f" {ledger.lost:,} are lost; {ledger.unacknowledged_recovered:,} unacknowledged came back"
+        )
+    for question in outcome.questions:
+        mark = style.paint("ok", "32") if question.passed else style.paint("NO", "31;1")
+        lines.append(f"  {mark}  {question.question}: {question.answer}")
+    lines += _findings(outcome.findings, style)
+    if outcome.changed_settings:
+        lines += ["", "Settings that differ from the source:"]
+        lines += [f"  {s.name} = {s.value}  ({s.reason})" for s in outcome.changed_settings]
+    if outcome.how_to_start:
+        lines += ["", "Start it with:", *(f"  {command}" for command in outcome.how_to_start)]
+    return "\n".join(lines)
+
+
+def _phases(outcome: RestoreOutcome, style: Style) -> list[str]:
+    rows = [
+        (
+            phase.title,
+            _seconds(phase.seconds),
+            "" if phase.size_bytes is None else format_size(phase.size_bytes),
+            ""
+            if phase.bytes_per_second is None
+            else f"{format_size(int(phase.bytes_per_second))}/s",
+        )
+        for phase in outcome.phases
+    ]
+    rows.append(("between phases", _seconds(outcome.unaccounted_seconds), "", ""))
+    rows.append(("total", _seconds(outcome.total_seconds), "", ""))
+    return _table(("phase", "time", "size", "rate"), rows, style)
+
+
+def _table(
+    head: Sequence[str], rows: Sequence[Sequence[str]], style: Style, *, indent: str = "  "
+) -> list[str]:
+    """Columns as wide as their widest cell; the last one is not padded."""
+    widths = [max(len(row[column]) for row in [head, *rows]) for column in range(len(head))]
+
+    def line(row: Sequence[str]) -> str:
+        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
+        return (indent + "  ".join(cells)).rstrip()
+
+    return [style.dim(line(head)), *(line(row) for row in rows)]
+
+
+def _judgement(judgement: Judgement, style: Style) -> str:
+    return (
+        f"  {style.verdict(judgement.verdict)} {judgement.objective.upper()}:"
+        f" {show_measured(judgement.measured)}, promised {format_span(judgement.promised)}"
+        f" ({judgement.explanation})"
+    )
+
+
+def _findings(findings: Sequence[Finding], style: Style) -> list[str]:
+    lines = []
+    for finding in findings:
+        word = style.paint(finding.severity, _SEVERITIES[finding.severity])
+        lines.append(f"  {word}: {finding.subject}: {finding.fact}")
+        if finding.fix:
+            lines.append(f"    -> {finding.fix}")
+    return ["", *lines] if lines else []
+
+
+def _gaps(gaps: Sequence[LogGap]) -> list[str]:
+    return [f"gap on timeline {gap.timeline} from {gap.begin} to {gap.end}" for gap in gaps]
+
+
+def _preview(preview: RestorePreview, style: Style) -> str:
+    predicted = "UNKNOWN" if preview.predicted is None else format_span(preview.predicted)
+    lines = [style.bold(f"plan: restore {preview.source} to {preview.target}")]
+    lines += _pairs(
+        [
+            ("into", preview.destination),
+            ("from backup", f"{preview.backup_id}, {style.moment(preview.backup_finished)}"),
+            (
+                "fetches",
+                f"{format_size(preview.fetch_bytes)} and {format_size(preview.wal_bytes)} of WAL",
+            ),
+            ("window from", style.moment(preview.recoverable_from)),
+            ("window until", style.moment(preview.recoverable_until)),
+            ("time it takes", predicted),
+        ],  # fmt: skip
+        style,
+    )
+    lines += ["", *(f"  {number}. {step}" for number, step in enumerate(preview.steps, start=1))]
+    lines += _findings(preview.findings, style)
+    return "\n".join([*lines, "", "Nothing was done: this is a plan."])
+
+
+def _backup(outcome: BackupOutcome, style: Style) -> str:
+    changed = "" if outcome.previous is None else f", compared with {outcome.previous}"
+    pairs = [
+        ("kind", f"{outcome.kind}{changed}"),
+        ("read", f"{format_size(outcome.read_bytes)} in {outcome.files:,} files"),
+        ("stored", f"{format_size(outcome.stored_bytes)} new; {format_size(outcome.reused_bytes)}"
+                   " were there already"),
+        ("took", f"{_seconds(outcome.seconds)}{_rate(outcome.read_bytes, outcome.seconds)}"),
+        ("WAL", f"{outcome.start_lsn} to {outcome.stop_lsn} on timeline {outcome.timeline},"
+                f" in the repository up to {outcome.wal_included_to}"),
+    ]  # fmt: skip
+    if outcome.pages is not None and outcome.pages_changed is not None:
+        pairs.insert(3, ("pages", f"{outcome.pages_changed:,} of {outcome.pages:,} changed"))
+    title = style.bold(f"{outcome.source}: backup {outcome.backup_id} is in the repository")
+    return "\n".join([title, *_pairs(pairs, style), *_findings(outcome.findings, style)])
+
+
+def _rate(size_bytes: int, seconds: float) -> str:
+    return f", {format_size(int(size_bytes / seconds))}/s" if seconds > 0 else ""
+
+
+def _status(report: StatusReport, style: Style) -> str:
+    title = style.bold(f"stack {report.stack} at {style.moment(report.at)}")
+    return "\n\n".join([title, *(_status_row(row, report.at, style) for row in report.rows)])
+
+
+def _status_row(row: StatusRow, at: datetime, style: Style) -> str:
+    backup = "none"
+    if row.last_backup is not None:
+        backup = row.last_backup
+        if row.last_backup_finished is not None:
+            backup += f", {format_span(at - row.last_backup_finished)} ago"
+    window = "nothing can be recovered"
+    if row.earliest is not None and row.latest is not None:
+        window = f"{style.moment(row.earliest)}\n{' ' * 17}to {style.moment(row.latest)}"
+    predicted = "UNKNOWN" if row.predicted_rto is None else format_span(row.predicted_rto)
+    promise = f"RPO {format_span(row.objective.rpo)}, RTO {format_span(row.objective.rto)}"
+    lines = [f"{style.verdict(row.verdict)} {style.bold(row.source)} ({row.kind}), {promise}"]
+    lines += _pairs(
+        [
+            ("window", window),
+            ("RPO now", "UNKNOWN" if row.rpo_now is None else show_measured(row.rpo_now)),
+            ("predicted RTO", predicted),
+            ("last backup", backup),
+            ("receiver", row.receiver),
+            *(("gap", gap) for gap in _gaps(row.gaps)),
+        ],
+        style,
+    )
+    return "\n".join([*lines, *_findings(row.findings, style)])
+
+
+def _verify(outcome: VerifyOutcome, style: Style) -> str:
+    bad = sum(finding.severity is Severity.PROBLEM for finding in outcome.findings)
+    bad += len(outcome.gaps)
+    result = "nothing is wrong" if not bad else f"{bad} problems"
+    lines = [style.bold(f"verified ({outcome.level}): {result}")]
+    lines += _pairs(
+        [
+            ("sources", ", ".join(outcome.sources) or "none"),
+            ("backups", f"{outcome.backups:,}"),
+            ("objects", f"{outcome.objects:,}, {format_size(outcome.read_bytes)} read back"),
+            ("took", f"{_seconds(outcome.seconds)}{_rate(outcome.read_bytes, outcome.seconds)}"),
+            *(("gap", gap) for gap in _gaps(outcome.gaps)),
+        ],
+        style,
+    )
+    return "\n".join([*lines, *_findings(outcome.findings, style)])
+
+
+def _facts(sheet: FactSheet, style: Style) -> str:
+    pairs = []
+    for fact in sheet.facts:
+        value = fact.shown
+        if not value and isinstance(fact.value, datetime):
+            value = style.moment(fact.value)
+        if not value and isinstance(fact.value, tuple):
+            value = ", ".join(fact.value) or "none"
+        pairs.append((fact.name.replace("_", " "), value or _show(fact.value)))
+    lines = [style.bold(sheet.title), *_pairs(pairs, style), *_findings(sheet.findings, style)]
+    return "\n".join(lines)
+
+
+def _show(value: object) -> str:
+    if value is None:
+        return "unknown"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return str(value)
+
+
+def _policy(report: PolicyReport, style: Style) -> str:
+    lines = [
+        style.bold(
+            f"policy {report.path} is valid: stack {report.stack}, times in {report.timezone}"
+        )
+    ]
+    for row in report.rows:
+        lines += ["", f"{style.verdict(row.verdict)} {style.bold(row.source)} ({row.kind})"]
+        lines += [f"  {row.explanation}", *_findings(row.findings, style)[1:]]
+    return "\n".join([*lines, *_findings(report.findings, style)])
