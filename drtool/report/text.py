@@ -120,10 +120,9 @@ def _restore(outcome: RestoreOutcome, style: Style) -> str:
             ("from backup", outcome.backup_id),
             (
                 "restored",
-                f"{format_size(outcome.bytes_restored)} and "
-                f"{format_size(outcome.wal_bytes)} of WAL",
+                _with_wal(outcome.bytes_restored, outcome.wal_bytes),
             ),
-        ],  # fmt: skip
+        ],
         style,
     )
     lines += ["", *_phases(outcome, style)]
@@ -212,7 +211,7 @@ def _preview(preview: RestorePreview, style: Style) -> str:
             ("window from", style.moment(preview.recoverable_from)),
             ("window until", style.moment(preview.recoverable_until)),
             ("time it takes", predicted),
-        ],  # fmt: skip
+        ],
         style,
     )
     lines += ["", *(f"  {number}. {step}" for number, step in enumerate(preview.steps, start=1))]
@@ -220,17 +219,21 @@ def _preview(preview: RestorePreview, style: Style) -> str:
     return "\n".join([*lines, "", "Nothing was done: this is a plan."])
 
 
+def _with_wal(size_bytes: int, wal_bytes: int) -> str:
+    return f"{format_size(size_bytes)} and {format_size(wal_bytes)} of WAL"
+
+
 def _backup(outcome: BackupOutcome, style: Style) -> str:
     changed = "" if outcome.previous is None else f", compared with {outcome.previous}"
+    new, old = format_size(outcome.stored_bytes), format_size(outcome.reused_bytes)
+    span = f"{outcome.start_lsn} to {outcome.stop_lsn} on timeline {outcome.timeline}"
     pairs = [
         ("kind", f"{outcome.kind}{changed}"),
         ("read", f"{format_size(outcome.read_bytes)} in {outcome.files:,} files"),
-        ("stored", f"{format_size(outcome.stored_bytes)} new; {format_size(outcome.reused_bytes)}"
-                   " were there already"),
+        ("stored", f"{new} new; {old} were there already"),
         ("took", f"{_seconds(outcome.seconds)}{_rate(outcome.read_bytes, outcome.seconds)}"),
-        ("WAL", f"{outcome.start_lsn} to {outcome.stop_lsn} on timeline {outcome.timeline},"
-                f" in the repository up to {outcome.wal_included_to}"),
-    ]  # fmt: skip
+        ("WAL", f"{span}, in the repository up to {outcome.wal_included_to}"),
+    ]
     if outcome.pages is not None and outcome.pages_changed is not None:
         pairs.insert(3, ("pages", f"{outcome.pages_changed:,} of {outcome.pages:,} changed"))
     title = style.bold(f"{outcome.source}: backup {outcome.backup_id} is in the repository")
