@@ -156,12 +156,19 @@ class ReplicationConnection:
                 if result.status in _BUSY:
                     raise SourceUnsuitable(f"{self.place} began a stream for a plain command")
                 rows.extend(rows_of(result))
-        except ServerSaidNo as refusal:
-            # The session goes on after an error; the next command needs this one read to its end.
-            while self.result(timeout_seconds=timeout_seconds) is not None:
-                pass
-            raise command_failed(self.place, refusal.failure) from None
+        finally:
+            self._drain(timeout_seconds)
         return rows
+
+    def _drain(self, timeout_seconds: float) -> None:
+        # A session goes on after an error; the next command needs this one read to its end.
+        # Where that fails too, the session is dead, and the first error has said why.
+        try:
+            while self.pgconn.transaction_status == pq.TransactionStatus.ACTIVE:
+                if self.result(timeout_seconds=timeout_seconds) is None:
+                    return
+        except SourceUnavailable:
+            return
 
     def send(self, command: str) -> None:
         """Send one command without waiting for its answer."""
@@ -201,6 +208,13 @@ class ReplicationConnection:
         except psycopg.Error as error:
             raise refused(self.place, str(error)) from None
         return True
+
+    def cancel(self, *, timeout_seconds: float = 5) -> None:
+        """Ask the server to stop what it does for us; whether it heard is not told."""
+        try:
+            self._connection.cancel_safe(timeout=timeout_seconds)
+        except psycopg.Error:
+            return
 
     def close(self) -> None:
         """End the session at once, in mid-stream too: the server notices by itself."""
