@@ -174,6 +174,7 @@ class ReplicationConnection:
         """Send one command without waiting for its answer."""
         try:
             self.pgconn.send_query(command.encode())
+            self.flush(ANSWER_SECONDS)
         except psycopg.Error as error:
             raise refused(self.place, str(error)) from None
 
@@ -208,6 +209,24 @@ class ReplicationConnection:
         except psycopg.Error as error:
             raise refused(self.place, str(error)) from None
         return True
+
+    def flush(self, timeout_seconds: float) -> None:
+        """Send what libpq still holds back; SourceUnavailable if the server does not take it."""
+        try:
+            while self.pgconn.flush():
+                poll = select.poll()
+                poll.register(self.pgconn.socket, select.POLLIN | select.POLLOUT)
+                ready = poll.poll(timeout_seconds * 1000)
+                if not ready:
+                    raise SourceUnavailable(
+                        f"{self.place} has taken nothing for {timeout_seconds:g} s",
+                        hint="Look at the server's log and at the network between; then try again.",
+                    )
+                # A server that sends while we send must be read, or both would wait.
+                if ready[0][1] & select.POLLIN:
+                    self.pgconn.consume_input()
+        except psycopg.Error as error:
+            raise refused(self.place, str(error)) from None
 
     def cancel(self, *, timeout_seconds: float = 5) -> None:
         """Ask the server to stop what it does for us; whether it heard is not told."""
