@@ -31,6 +31,7 @@ WRAPPED_BYTES = 12 + KEY_BYTES + 16
 SCRYPT_N, SCRYPT_R, SCRYPT_P = 2**16, 8, 2  # 64 MiB, about 0.4 s
 SHORTEST_PASSPHRASE = 8
 SHORTEST_KEY_FILE = 32
+MOST_SCRYPT_BYTES = 1 << 30
 
 
 class SlotKind(StrEnum):
@@ -79,7 +80,7 @@ class Slot:
     wrapped: bytes
 
     def to_json(self) -> bytes:
-        """The slot as the object `keys/slot-<id>.json` holds it."""
+        """The slot as the object `keys/<id>/slot-<slot>.json` holds it."""
         document = {
             "slot": self.slot_id,
             "kind": str(self.kind),
@@ -96,7 +97,9 @@ class Slot:
         try:
             document = json.loads(content)
             n, r, p = (int(number) for number in document["scrypt"])
-            if n > 2**20 or r > 32 or p > 16:
+            if n < 2 or n & (n - 1) or not 1 <= r <= 32 or not 1 <= p <= 16:
+                raise ValueError("these are no scrypt parameters")
+            if 128 * n * r > MOST_SCRYPT_BYTES:
                 raise ValueError("scrypt parameters ask for too much memory")
             return cls(
                 slot_id=str(document["slot"]),
@@ -202,19 +205,19 @@ def version_context(repository_id: bytes, version: int) -> bytes:
 
 
 def new_version(ring_master: bytes, repository_id: bytes, version: int) -> tuple[bytes, bytes]:
-    """A fresh key version: the key, and the object `keys/version-<n>` that holds it wrapped."""
+    """A fresh key version: the key, and the object `keys/<id>/version-<n>` that holds it wrapped."""
     key = os.urandom(KEY_BYTES)
     wrapping = derive(ring_master, "key versions")
     return key, wrap_key(wrapping, key, version_context(repository_id, version))
 
 
 def open_version(master: bytes, wrapped: bytes, *, repository_id: bytes, version: int) -> bytes:
-    """The key in `keys/version-<n>`; IntegrityError if the object is not what was written."""
+    """The key in `keys/<id>/version-<n>`; IntegrityError if the object is not what was written."""
     context = version_context(repository_id, version)
     try:
         return unwrap_key(derive(master, "key versions"), wrapped, context)
     except InvalidTag:
         raise IntegrityError(
-            f"object keys/version-{version} is damaged: it does not open",
+            f"key version {version} of the repository is damaged: it does not open",
             hint="Bring it back from a copy of the repository: everything sealed under it depends on it.",
         ) from None

@@ -10,8 +10,6 @@ from drtool.errors import UsageError
 from drtool.model.wal import Lsn
 
 ROOT = "drtool.json"
-SLOTS = "keys/slot-"
-VERSIONS = "keys/version-"
 RESCUE_PROGRAM = "RESCUE/rescue.py"
 RESCUE_TEXT = "RESCUE/README.txt"
 
@@ -32,12 +30,27 @@ def checked_source(source: str) -> str:
     return source
 
 
-def slot_key(slot_id: str) -> str:
-    return f"{SLOTS}{slot_id}.json"
+def slots(repository_id: bytes) -> str:
+    """Keys lie below their repository's id: what a creation cut off left behind is nobody's."""
+    return f"keys/{repository_id.hex()}/slot-"
 
 
-def version_key(version: int) -> str:
-    return f"{VERSIONS}{version:04d}"
+def slot_key(repository_id: bytes, slot_id: str) -> str:
+    return f"{slots(repository_id)}{slot_id}.json"
+
+
+def versions(repository_id: bytes) -> str:
+    return f"keys/{repository_id.hex()}/version-"
+
+
+def version_key(repository_id: bytes, version: int) -> str:
+    return f"{versions(repository_id)}{version:04d}"
+
+
+def parse_version_key(repository_id: bytes, key: str) -> int | None:
+    """The number of a key version; None for anything else that somebody put beside it."""
+    number = key.removeprefix(versions(repository_id))
+    return int(number) if re.fullmatch(r"[0-9]{4,9}", number, re.ASCII) else None
 
 
 def pack_key(pack_id: bytes) -> str:
@@ -100,8 +113,12 @@ class Lineage:
         return f"{self.marks}{utc:%Y%m%d}/{stamp}-{lsn:016X}"
 
 
+def histories(source: str, system_id: int) -> str:
+    return f"{system_log(source, system_id)}histories/"
+
+
 def history_key(source: str, system_id: int, timeline: int) -> str:
-    return f"{system_log(source, system_id)}{timeline:08X}.history"
+    return f"{histories(source, system_id)}{timeline:08X}.history"
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from importlib.resources import files
 
 from drtool import __version__
 from drtool.errors import (
+    AlreadyExists,
     IntegrityError,
     ObjectMissing,
     RepositoryNotInitialised,
@@ -29,7 +30,7 @@ from drtool.repository.keys import (
     open_version,
 )
 from drtool.repository.sealing import ObjectType, seal_whole, unseal_whole
-from drtool.stores.probe import Capabilities
+from drtool.stores.capabilities import Capabilities
 from drtool.stores.protocol import Store
 
 FORMAT_VERSION = 1
@@ -77,24 +78,27 @@ class RepositoryRoot:
         """Read `drtool.json`; IntegrityError if it is damaged, or of a later format."""
         try:
             document = json.loads(content)
-            root = cls(
+            _require_format(int(document["drtool"]), made_by=str(document.get("made_by")))
+            return cls(
                 format_version=int(document["drtool"]),
                 repository_id=bytes.fromhex(document["repository"]),
                 created=str(document["created"]),
                 made_by=str(document["made_by"]),
                 capabilities=Capabilities.from_json(document["capabilities"]),
             )
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise IntegrityError(
                 f"object {layout.ROOT} is not a repository's root: {error}",
                 hint="Bring it back from a copy of the repository; it holds no secret and never changes.",
             ) from error
-        if root.format_version != FORMAT_VERSION:
-            raise IntegrityError(
-                f"the repository has format {root.format_version}, this drtool reads {FORMAT_VERSION}",
-                hint=f"Use a drtool as new as the one that made it ({root.made_by}).",
-            )
-        return root
+
+
+def _require_format(format_version: int, *, made_by: str) -> None:
+    if format_version != FORMAT_VERSION:
+        raise IntegrityError(
+            f"the repository has format {format_version}, this drtool reads {FORMAT_VERSION}",
+            hint=f"Use a drtool as new as the one that made it ({made_by}).",
+        )
 
 
 def create_repository(
@@ -103,22 +107,17 @@ def create_repository(
     """Make an empty repository in `store` and open it the way a restore will.
 
     The root is put last: a creation that was cut off leaves none, and may simply be run again.
+    Of several at once the one that puts the root wins; nobody touches the keys of another.
     UsageError if there is a repository already.
     """
     if store.stat(layout.ROOT) is not None:
-        raise UsageError(
-            f"there is a repository in {store.url} already",
-            hint="Run `drtool repository info` to see whose it is, or choose another url.",
-        )
+        raise _taken(store)
     repository_id, master = os.urandom(16), os.urandom(KEY_BYTES)
     created = now.isoformat(timespec="seconds")
-    for stale in list(store.list("keys/")):
-        # Of a creation that never put its root: nothing was ever sealed under these.
-        store.delete(stale.key)
     slot = make_slot(master, secret, repository_id=repository_id, created=created)
-    store.create(layout.slot_key(slot.slot_id), [slot.to_json()])
+    store.create(layout.slot_key(repository_id, slot.slot_id), [slot.to_json()])
     _, wrapped = new_version(master, repository_id, 1)
-    store.create(layout.version_key(1), [wrapped])
+    store.create(layout.version_key(repository_id, 1), [wrapped])
     _write_rescue(store)
     root = RepositoryRoot(
         format_version=FORMAT_VERSION,
@@ -128,8 +127,18 @@ def create_repository(
         capabilities=capabilities,
     )
     _probe_keys(store, root, secret)
-    store.create(layout.ROOT, [root.to_json()])
+    try:
+        store.create(layout.ROOT, [root.to_json()])
+    except AlreadyExists:
+        raise _taken(store) from None
     return open_repository(store, secret)
+
+
+def _taken(store: Store) -> UsageError:
+    return UsageError(
+        f"there is a repository in {store.url} already",
+        hint="Run `drtool repository info` to see whose it is, or choose another url.",
+    )
 
 
 def open_repository(store: Store, secret: KeySecret) -> Repository:
@@ -148,20 +157,39 @@ def open_repository(store: Store, secret: KeySecret) -> Repository:
     return Repository(store, _open_keys(store, root, secret), root)
 
 
-def read_slots(store: Store) -> list[Slot]:
-    """All key slots of the repository, oldest first."""
-    slots = [
-        Slot.from_json(store.read(found.key), key=found.key) for found in store.list(layout.SLOTS)
-    ]
-    return sorted(slots, key=lambda slot: (slot.created, slot.slot_id))
+def read_slots(repository: Repository) -> tuple[list[Slot], list[IntegrityError]]:
+    """All key slots of the repository, oldest first, and an error for each that is damaged."""
+    return _read_slots(repository.store, repository.ring.repository_id)
+
+
+def _read_slots(store: Store, repository_id: bytes) -> tuple[list[Slot], list[IntegrityError]]:
+    """One damaged slot must not shut the others."""
+    slots: list[Slot] = []
+    errors: list[IntegrityError] = []
+    for found in store.list(layout.slots(repository_id)):
+        try:
+            slots.append(Slot.from_json(store.read(found.key), key=found.key))
+        except ObjectMissing:
+            continue  # removed by somebody since it was listed
+        except IntegrityError as error:
+            errors.append(error)
+    return sorted(slots, key=lambda slot: (slot.created, slot.slot_id)), errors
 
 
 def add_slot(repository: Repository, secret: KeySecret, *, now: datetime) -> Slot:
-    """One more way in. The slot is read back and opened before this returns."""
+    """One more way in. The slot is read back and opened before this returns.
+
+    UsageError for a slot without a secret: it would lay open what others sealed (PITFALLS 75).
+    """
     ring, store = repository.ring, repository.store
+    if secret.kind is SlotKind.NONE:
+        raise UsageError(
+            "a slot without a secret would open the repository to everybody",
+            hint="Make a new repository with `key: none` if its content needs no secrecy.",
+        )
     created = now.isoformat(timespec="microseconds")
     slot = make_slot(ring.master, secret, repository_id=ring.repository_id, created=created)
-    key = layout.slot_key(slot.slot_id)
+    key = layout.slot_key(ring.repository_id, slot.slot_id)
     store.create(key, [slot.to_json()])
     read_back = Slot.from_json(store.read(key), key=key)
     if open_slot(read_back, secret, repository_id=ring.repository_id) != ring.master:
@@ -171,14 +199,21 @@ def add_slot(repository: Repository, secret: KeySecret, *, now: datetime) -> Slo
 
 def remove_slot(repository: Repository, slot_id: str, *, kept: KeySecret) -> None:
     """Drop a slot; refused unless `kept` opens another one, so that nobody locks himself out."""
-    remaining = [slot for slot in read_slots(repository.store) if slot.slot_id != slot_id]
-    if not _opens_one_of(remaining, kept, repository.ring.repository_id):
+    ring, store = repository.ring, repository.store
+    key = layout.slot_key(ring.repository_id, slot_id)
+    if store.stat(key) is None:
+        raise UsageError(
+            f"the repository has no slot {slot_id}",
+            hint="Run `drtool repository key list` to see the slots.",
+        )
+    remaining = [slot for slot in read_slots(repository)[0] if slot.slot_id != slot_id]
+    if _opens_one_of(remaining, kept, ring.repository_id) != ring.master:
         raise UsageError(
             f"slot {slot_id} is the only one that the present repository key opens",
             hint="Add another first with `drtool repository key add`, and point `repository.key`"
             " of the policy at it.",
         )
-    repository.store.delete(layout.slot_key(slot_id))
+    store.delete(key)
 
 
 def rotate_key(repository: Repository) -> int:
@@ -186,13 +221,15 @@ def rotate_key(repository: Repository) -> int:
     ring = repository.ring
     version = ring.newest + 1
     _, wrapped = new_version(ring.master, ring.repository_id, version)
-    repository.store.create(layout.version_key(version), [wrapped])
+    repository.store.create(layout.version_key(ring.repository_id, version), [wrapped])
     return version
 
 
 def _open_keys(store: Store, root: RepositoryRoot, secret: KeySecret) -> KeyRing:
-    slots = read_slots(store)
+    slots, errors = _read_slots(store, root.repository_id)
     opened = _opens_one_of(slots, secret, root.repository_id)
+    if opened is None and errors:
+        raise errors[0]
     if opened is None:
         kinds = ", ".join(sorted({str(slot.kind) for slot in slots})) or "nothing"
         raise WrongKey(
@@ -201,11 +238,12 @@ def _open_keys(store: Store, root: RepositoryRoot, secret: KeySecret) -> KeyRing
             " shows the slots.",
         )
     versions = {}
-    for found in store.list(layout.VERSIONS):
-        version = int(found.key.removeprefix(layout.VERSIONS))
-        versions[version] = open_version(
-            opened, store.read(found.key), repository_id=root.repository_id, version=version
-        )
+    for found in store.list(layout.versions(root.repository_id)):
+        version = layout.parse_version_key(root.repository_id, found.key)
+        if version is not None:
+            versions[version] = open_version(
+                opened, store.read(found.key), repository_id=root.repository_id, version=version
+            )
     if not versions:
         raise IntegrityError(
             f"{store.url} holds no key version",
@@ -239,12 +277,12 @@ def _write_rescue(store: Store) -> None:
     room = files("drtool.repository")
     for key, name in ((layout.RESCUE_PROGRAM, "rescue.py"), (layout.RESCUE_TEXT, "rescue.txt")):
         content = room.joinpath(name).read_bytes()
-        found = store.stat(key)
-        if found is not None:
-            store.delete(key)
-        store.create(key, [content])
+        try:
+            store.create(key, [content])
+        except AlreadyExists:
+            continue  # of a creation by another drtool, cut off: it reads this format as well
 
 
 def is_encrypted(repository: Repository) -> bool:
     """Whether any secret guards the repository at all."""
-    return all(slot.kind is not SlotKind.NONE for slot in read_slots(repository.store))
+    return all(slot.kind is not SlotKind.NONE for slot in read_slots(repository)[0])
