@@ -1,0 +1,30 @@
+"""`drtool backup`."""
+
+from __future__ import annotations
+
+import click
+
+from drtool.cli.front import Front
+from drtool.cli.lazy import Command
+from drtool.cli.verdicts import leave
+
+
+@click.command(cls=Command, epilog="\b\nExample:\n  drtool backup main-db")
+@click.argument("sources", nargs=-1, metavar="[SOURCE]...")
+@click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
+@click.pass_obj
+def backup(front: Front, *, sources: tuple[str, ...], dry_run: bool) -> None:
+    """Take a backup now, of each SOURCE or of every source of the policy.
+
+    A backup counts only once everything it needs, WAL up to its end included, is durable in the
+    repository. Interrupted, it leaves nothing that counts, and the next one reuses what was stored.
+    """
+    from drtool.model.request import BackupRequest
+    from drtool.wiring.commands import run_backup
+
+    policy = front.policy
+    with front.progress() as view:
+        request = BackupRequest(sources=sources, is_dry_run=dry_run)
+        outcomes = run_backup(request, policy, front.surroundings(view))
+    front.show_all("backups", outcomes)
+    leave(outcomes)

@@ -1,0 +1,166 @@
+"""What one run of `drtool` knows of how it was called, and the only place from which it prints."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
+
+from drtool.errors import PolicyError
+
+if TYPE_CHECKING:
+    from zoneinfo import ZoneInfo
+
+    from drtool.model.outcome import Outcome
+    from drtool.policy.policy import Policy
+    from drtool.policy.secrets import Redactor
+    from drtool.report.documents import Json
+    from drtool.report.progress import ProgressView
+    from drtool.system.clock import Clock
+    from drtool.wiring.surroundings import Surroundings
+
+# Secrets of the libraries below us, which no policy names.
+SECRET_VARIABLES = (
+    "PGPASSWORD",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN",
+    "AZURE_STORAGE_ACCOUNT_KEY",
+    "AZURE_STORAGE_SAS_TOKEN",
+)
+
+
+class Front:
+    """One run: its global options, its redactor, and the event that asks it to stop."""
+
+    def __init__(self) -> None:
+        self.policy_path: Path | None = None
+        self.wants_json = False
+        self.no_color = False
+        self.is_quiet = False
+        self.verbosity = 0
+        self.ends_cleanly = False
+        self.stop = threading.Event()
+
+    @property
+    def environ(self) -> Mapping[str, str]:
+        return os.environ
+
+    @cached_property
+    def redactor(self) -> Redactor:
+        from drtool.policy.secrets import Redactor, Secret
+
+        redactor = Redactor()
+        for name in SECRET_VARIABLES:
+            if self.environ.get(name):
+                redactor.learn(Secret(self.environ[name]))
+        return redactor
+
+    @cached_property
+    def clock(self) -> Clock:
+        from drtool.system.clock import SystemClock
+
+        return SystemClock()
+
+    @cached_property
+    def policy_file(self) -> Path:
+        from drtool.config.policy_file import find_policy
+
+        return find_policy(self.policy_path, self.environ, Path.cwd())
+
+    @cached_property
+    def policy(self) -> Policy:
+        """The policy; whatever secrets it refers to that are there are hidden from now on."""
+        from drtool.config.policy_file import read_policy
+
+        policy = read_policy(self.policy_file)
+        for reference in policy.secret_references():
+            try:
+                self.redactor.resolve(reference, self.environ)
+            except PolicyError:
+                continue  # said with its hint by the command that needs this secret
+        return policy
+
+    def zone(self) -> ZoneInfo:
+        """The zone in which moments are shown: the policy's, or UTC before it is read."""
+        from zoneinfo import ZoneInfo
+
+        return self.policy.timezone if "policy" in self.__dict__ else ZoneInfo("UTC")
+
+    def progress(self) -> ProgressView:
+        """The view that fits standard error; a context manager."""
+        from drtool.report.progress import JsonProgress, LinesProgress, QuietProgress
+
+        redact = self.redactor.redact
+        if self.wants_json:
+            return JsonProgress(sys.stderr, clock=self.clock, redact=redact)
+        if self.is_quiet:
+            return QuietProgress(sys.stderr, clock=self.clock, redact=redact)
+        if sys.stderr.isatty() and self.environ.get("TERM") != "dumb":
+            from drtool.report.bars import BarsProgress
+
+            return BarsProgress(sys.stderr, redact=redact, is_plain=not self.colours(sys.stderr))
+        return LinesProgress(sys.stderr, clock=self.clock, redact=redact)
+
+    def surroundings(self, view: ProgressView) -> Surroundings:
+        """What the wiring needs of this run."""
+        from drtool.wiring.surroundings import Surroundings
+
+        return Surroundings(
+            environ=self.environ,
+            redactor=self.redactor,
+            emit=view,
+            clock=self.clock,
+            stop=self.stop,
+        )
+
+    def colours(self, stream: TextIO) -> bool:
+        return not self.no_color and not self.environ.get("NO_COLOR") and stream.isatty()
+
+    def show(self, outcome: Outcome) -> None:
+        """Print an answer as text or as one JSON object."""
+        from drtool.report.documents import document
+        from drtool.report.text import Style, render
+
+        if self.wants_json:
+            self.print_document(document(outcome))
+        else:
+            style = Style(self.zone(), has_colour=self.colours(sys.stdout))
+            self.print_text(render(outcome, style))
+
+    def show_all(self, kind: str, outcomes: tuple[Outcome, ...]) -> None:
+        """Print several answers of one command; with --json they are one object."""
+        if self.wants_json and len(outcomes) != 1:
+            from drtool.report.documents import several
+
+            self.print_document(several(kind, outcomes))
+            return
+        for number, outcome in enumerate(outcomes):
+            if number:
+                self.print_text("")
+            self.show(outcome)
+
+    def print_text(self, text: str) -> None:
+        print(self.redactor.redact(text))
+
+    def print_document(self, content: dict[str, Json]) -> None:
+        from drtool.report.documents import dumps
+
+        # Redacted before it is quoted: `***` inside a string can never break the JSON.
+        print(dumps({key: self._redacted(value) for key, value in content.items()}))
+
+    def print_note(self, text: str) -> None:
+        """A line beside the answer, on standard error."""
+        print(self.redactor.redact(text), file=sys.stderr)
+
+    def _redacted(self, value: Json) -> Json:
+        if isinstance(value, str):
+            return self.redactor.redact(value)
+        if isinstance(value, list):
+            return [self._redacted(item) for item in value]
+        if isinstance(value, dict):
+            return {key: self._redacted(item) for key, item in value.items()}
+        return value

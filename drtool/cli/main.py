@@ -1,0 +1,101 @@
+"""The program `drtool`: finds the command, runs it, and turns what goes wrong into words and a code."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from types import FrameType
+
+import click
+
+import drtool
+from drtool.cli.front import Front
+from drtool.cli.lazy import Lazy, LazyGroup, global_options
+from drtool.errors import ExitCode
+
+COMPLETION_VARIABLE = "_DRTOOL_COMPLETE"
+
+COMMANDS = {
+    "init": Lazy("drtool.cli.init:init", "Probe servers and write a starter policy."),
+    "status": Lazy("drtool.cli.status:status", "One screen: window, RPO now, last backup, gaps."),
+    "backup": Lazy("drtool.cli.backup:backup", "Take a backup now."),
+    "wal": Lazy("drtool.cli.wal:wal", "Receive, push, fetch and inspect WAL."),
+    "restore": Lazy("drtool.cli.restore:restore", "Bring sources back to one moment."),
+    "verify": Lazy("drtool.cli.verify:verify", "Read back what is stored."),
+    "repository": Lazy("drtool.cli.repository:repository", "Create, describe and rekey it."),
+    "policy": Lazy("drtool.cli.policy:policy", "Check the policy, print its schema."),
+    "demo": Lazy("drtool.cli.demo:demo", "The whole story on this machine, no server needed."),
+    "completion": Lazy("drtool.cli.completion:completion", "Print a shell's completion script."),
+}
+
+
+def _show_version(context: click.Context, _parameter: click.Parameter, value: object) -> None:
+    if value and not context.resilient_parsing:
+        print(f"drtool {drtool.__version__}")
+        context.exit()
+
+
+root = LazyGroup(
+    name="drtool",
+    lazy=COMMANDS,
+    params=[
+        *global_options(),
+        click.Option(
+            ["--version"],
+            is_flag=True,
+            is_eager=True,
+            expose_value=False,
+            callback=_show_version,
+            help="Show the version.",
+        ),
+    ],
+    help="Brings a whole stack back to one moment, and proves beforehand that it can.",
+    epilog="\b\nExample:\n  drtool restore main-db --to '2024-05-01T10:00' --plan",
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The console script: run a command and leave with its exit code."""
+    front = Front()
+    _listen(front)
+    sys.exit(run(sys.argv[1:] if arguments is None else arguments, front))
+
+
+def run(given: Sequence[str], front: Front) -> int:
+    """Run a command; return its exit code. Nothing escapes."""
+    # Also where the command line cannot be understood, a program wants its answer as JSON.
+    front.wants_json = "--json" in given
+    try:
+        code = root.main(
+            args=list(given),
+            prog_name="drtool",
+            complete_var=COMPLETION_VARIABLE,
+            standalone_mode=False,
+            obj=front,
+        )
+        sys.stdout.flush()
+        return code if isinstance(code, int) else ExitCode.DONE
+    except BrokenPipeError:
+        # Whoever read our output has enough of it. Python would complain once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return ExitCode.DONE
+    except BaseException as error:  # noqa: BLE001 - each way to fail gets its words and its code
+        from drtool.cli.failure import code_for_postgres, tell
+
+        return code_for_postgres(given, error, code=tell(front, error))
+
+
+def _listen(front: Front) -> None:
+    """SIGTERM and SIGINT end a run; one that can end cleanly is asked to first, once."""
+
+    def asked(_number: int, _frame: FrameType | None) -> None:
+        if front.ends_cleanly and not front.stop.is_set():
+            front.stop.set()
+            return
+        front.stop.set()
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, asked)
+    signal.signal(signal.SIGINT, asked)

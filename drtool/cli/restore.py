@@ -1,0 +1,80 @@
+"""`drtool restore`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from drtool.cli.front import Front
+from drtool.cli.lazy import Command
+from drtool.cli.targets import TargetOptions, read_target
+from drtool.cli.verdicts import leave
+
+
+@click.command(
+    cls=Command,
+    epilog=(
+        "\b\nExamples:\n"
+        "  drtool restore main-db --to latest\n"
+        "  drtool restore main-db --to '2024-05-01T10:00' --into /srv/restore --plan\n"
+        "  drtool restore main-db --to-lsn 0/3000060 --report restore.html"
+    ),
+)
+@click.argument("sources", nargs=-1, metavar="[SOURCE]...")
+@click.option("--to", metavar="TIME|latest", help="All commits up to this moment, none after it.")
+@click.option("--to-lsn", metavar="LSN", help="Up to this WAL position.")
+@click.option("--to-xid", metavar="XID", help="Up to the commit of this transaction.")
+@click.option("--to-name", metavar="NAME", help="Up to this restore point.")
+@click.option("--backup", metavar="ID", help="The consistent end of this backup.")
+@click.option(
+    "--into",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="A new or empty directory; else a new one under the policy's restore_root.",
+)
+@click.option(
+    "--plan", "--dry-run", "plan", is_flag=True, help="Say what would be done, and do nothing."
+)
+@click.option(
+    "--report",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Also write the report as a self-contained HTML page.",
+)
+@click.pass_obj
+def restore(
+    front: Front,
+    /,
+    *,
+    sources: tuple[str, ...],
+    into: Path | None,
+    plan: bool,
+    report: Path | None,
+    **target: str | None,
+) -> None:
+    """Bring each SOURCE, or every source of the policy, back to one moment.
+
+    TIME is ISO 8601; without an offset it is read in the policy's time zone, and shown with it.
+    Exactly one target is given. What is half restored cannot be started, and nothing that is there
+    is written over.
+    """
+    from drtool.model.measure import format_moment
+    from drtool.model.outcome import RestoreReport
+    from drtool.model.request import RestoreRequest
+    from drtool.model.target import ToTime
+    from drtool.wiring.commands import run_restore
+
+    policy = front.policy
+    moment = read_target(TargetOptions(**target), policy.timezone)
+    if isinstance(moment, ToTime):
+        front.print_note(f"restoring to {format_moment(moment.moment, policy.timezone)}")
+    request = RestoreRequest(sources=sources, target=moment, into=into, report=report, is_plan=plan)
+    with front.progress() as view:
+        outcome = run_restore(request, policy, front.surroundings(view))
+    if isinstance(outcome, RestoreReport):
+        front.show(outcome)
+        leave([outcome])
+    else:
+        front.show_all("restore-plans", outcome)
+        leave(outcome)

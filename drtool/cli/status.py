@@ -1,0 +1,27 @@
+"""`drtool status`."""
+
+from __future__ import annotations
+
+import click
+
+from drtool.cli.front import Front
+from drtool.cli.lazy import Command
+from drtool.cli.verdicts import leave
+
+
+@click.command(cls=Command, epilog="\b\nExample:\n  drtool status main-db --json")
+@click.argument("sources", nargs=-1, metavar="[SOURCE]...")
+@click.pass_obj
+def status(front: Front, *, sources: tuple[str, ...]) -> None:
+    """One screen: from when to when each SOURCE can be recovered, and what would be lost right now.
+
+    Ends with 3 if a promise is missed, or nobody can tell that it is met.
+    """
+    from drtool.model.request import StatusRequest
+    from drtool.wiring.commands import run_status
+
+    policy = front.policy
+    with front.progress() as view:
+        report = run_status(StatusRequest(sources), policy, front.surroundings(view))
+    front.show(report)
+    leave([report])

@@ -1,0 +1,60 @@
+"""The exit code of an answer: done, an objective missed, or something corrupt."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import click
+
+from drtool.errors import ExitCode
+from drtool.model.finding import Finding, Severity
+from drtool.model.objective import Verdict
+from drtool.model.outcome import (
+    BackupOutcome,
+    FactSheet,
+    Failure,
+    Outcome,
+    PolicyReport,
+    RestorePreview,
+    RestoreReport,
+    StatusReport,
+    VerifyOutcome,
+)
+
+
+def leave(outcomes: Iterable[Outcome]) -> None:
+    """End the command with the gravest code of its answers; return if all is well."""
+    code = max((code_of(outcome) for outcome in outcomes), default=ExitCode.DONE)
+    if code is not ExitCode.DONE:
+        raise click.exceptions.Exit(code)
+
+
+def code_of(outcome: Outcome) -> ExitCode:
+    """Not measured is not met: UNKNOWN fails like MISSED wherever something was judged."""
+    match outcome:
+        case PolicyReport() | StatusReport():
+            return _of_verdict(outcome.verdict)
+        case RestoreReport():
+            found = [finding for one in outcome.outcomes for finding in one.findings]
+            if _has_problem(found):
+                return ExitCode.INTEGRITY
+            judged = [one for one in outcome.outcomes if one.judgements or one.questions]
+            is_met = all(one.verdict is Verdict.MET for one in judged if one.judgements)
+            is_answered = all(question.passed for one in judged for question in one.questions)
+            return ExitCode.DONE if is_met and is_answered else ExitCode.OBJECTIVE_MISSED
+        case VerifyOutcome():
+            is_bad = bool(outcome.gaps) or _has_problem(outcome.findings)
+            return ExitCode.INTEGRITY if is_bad else ExitCode.DONE
+        case BackupOutcome() | FactSheet() | RestorePreview():
+            is_bad = _has_problem(outcome.findings)
+            return ExitCode.INTEGRITY if is_bad else ExitCode.DONE
+        case Failure():
+            return ExitCode(outcome.exit_code)
+
+
+def _of_verdict(verdict: Verdict) -> ExitCode:
+    return ExitCode.DONE if verdict is Verdict.MET else ExitCode.OBJECTIVE_MISSED
+
+
+def _has_problem(findings: Iterable[Finding]) -> bool:
+    return any(finding.severity is Severity.PROBLEM for finding in findings)

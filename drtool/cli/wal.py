@@ -1,0 +1,122 @@
+"""`drtool wal receive|push|fetch|status|gaps`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from drtool.cli.front import Front
+from drtool.cli.lazy import Command, Lazy, LazyGroup, global_options
+from drtool.cli.verdicts import leave
+
+
+@click.command(cls=Command, epilog="\b\nExample:\n  drtool wal receive main-db")
+@click.argument("source")
+@click.option("--dry-run", is_flag=True, help="Say where streaming would begin, and do nothing.")
+@click.pass_obj
+def receive(front: Front, *, source: str, dry_run: bool) -> None:
+    """Stream WAL of SOURCE into the repository until told to stop.
+
+    The first SIGTERM or Ctrl-C makes what has arrived durable and ends cleanly; the second ends at
+    once.
+    """
+    from drtool.model.request import WalReceive
+    from drtool.wiring.commands import run_wal_receive
+
+    policy = front.policy
+    front.ends_cleanly = True
+    with front.progress() as view:
+        sheet = run_wal_receive(WalReceive(source, dry_run), policy, front.surroundings(view))
+    front.show(sheet)
+    leave([sheet])
+
+
+@click.command(
+    cls=Command,
+    epilog="\b\nExample, in postgresql.conf:\n  archive_command = 'drtool wal push main-db %p'",
+)
+@click.argument("source")
+@click.argument("path", type=click.Path(path_type=Path))
+@click.pass_obj
+def push(front: Front, *, source: str, path: Path) -> None:
+    """Hand one segment of SOURCE over; ends with 0 only once it is durable in the repository.
+
+    Any failure ends with a code from 1 to 125, so that PostgreSQL counts it and tries again.
+    """
+    from drtool.model.request import WalPush
+    from drtool.wiring.commands import run_wal_push
+
+    policy = front.policy
+    with front.progress() as view:
+        run_wal_push(WalPush(source, path), policy, front.surroundings(view))
+
+
+@click.command(
+    cls=Command,
+    epilog="\b\nExample, in postgresql.conf:\n  restore_command = 'drtool wal fetch main-db %f %p'",
+)
+@click.argument("source")
+@click.argument("name")
+@click.argument("path", type=click.Path(path_type=Path))
+@click.pass_obj
+def fetch(front: Front, *, source: str, name: str, path: Path) -> None:
+    """Put the file NAME of SOURCE's WAL at PATH.
+
+    Ends with 1 if the repository surely has no such file, and with 255 if it could not be asked, so
+    that PostgreSQL never mistakes an outage for the end of WAL.
+    """
+    from drtool.model.request import WalFetch
+    from drtool.wiring.commands import run_wal_fetch
+
+    policy = front.policy
+    with front.progress() as view:
+        run_wal_fetch(WalFetch(source, name, path), policy, front.surroundings(view))
+
+
+@click.command(cls=Command, epilog="\b\nExample:\n  drtool wal status main-db --json")
+@click.argument("sources", nargs=-1, metavar="[SOURCE]...")
+@click.pass_obj
+def status(front: Front, *, sources: tuple[str, ...]) -> None:
+    """What the log of each SOURCE holds, and how its receiver does."""
+    from drtool.model.request import WalStatus
+    from drtool.wiring.commands import run_wal_status
+
+    policy = front.policy
+    with front.progress() as view:
+        sheet = run_wal_status(WalStatus(sources), policy, front.surroundings(view))
+    front.show(sheet)
+    leave([sheet])
+
+
+@click.command(cls=Command, epilog="\b\nExample:\n  drtool wal gaps main-db")
+@click.argument("sources", nargs=-1, metavar="[SOURCE]...")
+@click.pass_obj
+def gaps(front: Front, *, sources: tuple[str, ...]) -> None:
+    """What the log of each SOURCE lacks: no moment inside a gap can be returned to.
+
+    Ends with 7 if there is a gap.
+    """
+    from drtool.model.request import WalGaps
+    from drtool.wiring.commands import run_wal_status
+
+    policy = front.policy
+    with front.progress() as view:
+        sheet = run_wal_status(WalGaps(sources), policy, front.surroundings(view))
+    front.show(sheet)
+    leave([sheet])
+
+
+wal = LazyGroup(
+    name="wal",
+    lazy={
+        "receive": Lazy("drtool.cli.wal:receive", "Stream WAL into the repository."),
+        "push": Lazy("drtool.cli.wal:push", "Hand one segment over (archive_command)."),
+        "fetch": Lazy("drtool.cli.wal:fetch", "Bring one file back (restore_command)."),
+        "status": Lazy("drtool.cli.wal:status", "What the log holds."),
+        "gaps": Lazy("drtool.cli.wal:gaps", "What the log lacks."),
+    },
+    params=global_options(),
+    help="Receive, push, fetch and inspect WAL.",
+    epilog="\b\nExample:\n  drtool wal receive main-db",
+)

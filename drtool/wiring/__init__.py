@@ -1,0 +1,1 @@
+"""Builds the parts from the policy and hands them to the verbs."""
