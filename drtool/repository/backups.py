@@ -208,6 +208,11 @@ def decode_manifest(plain: bytes, *, key: str) -> Manifest:
                 f"object {key} is a manifest of version {document['manifest']}",
                 hint=f"Use a drtool as new as the one that made it ({document.get('tool')}).",
             )
+        if document["kind"] != "postgres":
+            raise IntegrityError(
+                f"object {key} is the manifest of a backup of kind {document['kind']}",
+                hint=f"Use a drtool as new as the one that made it ({document.get('tool')}).",
+            )
         extent, sizes = document["postgres"], document["sizes"]
         packs = tuple(bytes.fromhex(pack_id) for pack_id in document["packs"])
         return Manifest(
@@ -239,5 +244,5 @@ def decode_manifest(plain: bytes, *, key: str) -> Manifest:
         )
     except DrtoolError:
         raise
-    except (ValueError, KeyError, TypeError, IndexError) as error:
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
         raise damaged(key, f"its content is no manifest ({error!r})") from error

@@ -131,6 +131,11 @@ class PackFooter:
     def __len__(self) -> int:
         return len(self.rows)
 
+    @property
+    def chunks_end(self) -> int:
+        """Where the last chunk ends in the pack, and the footer begins."""
+        return int(self.offsets[-1])
+
     def chunk_ids(self) -> Iterator[bytes]:
         """The ids of all chunks, in order."""
         packed = self.rows["id"].tobytes()
@@ -166,14 +171,16 @@ def parse_footer(ring: KeyRing, pack_id: bytes, tail: Buffer) -> PackFooter | in
 class ChunkReader:
     """Reads chunks, authenticated and checked against their id. Any thread may use it.
 
-    Keeps at most `footers` pack footers (25 KB each for packs of 256 KiB chunks).
+    Keeps the footers of packs it has read from, of at most `most_rows` chunks together: 50 bytes
+    a chunk, 50 MB in all, whether packs hold a hundred large chunks or thousands of small ones.
     """
 
-    def __init__(self, store: Store, ring: KeyRing, *, footers: int = 1024) -> None:
+    def __init__(self, store: Store, ring: KeyRing, *, most_rows: int = 1 << 20) -> None:
         self._store = store
         self._ring = ring
         self._id_key = ring.chunk_id_key()
-        self._most = footers
+        self._most_rows = most_rows
+        self._rows = 0
         self._footers: OrderedDict[bytes, PackFooter] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -190,9 +197,11 @@ class ChunkReader:
         if isinstance(footer, int):
             raise damaged(key, "its footer does not fit into it")
         with self._lock:
-            self._footers[pack_id] = footer
-            while len(self._footers) > self._most:
-                self._footers.popitem(last=False)
+            if pack_id not in self._footers:
+                self._footers[pack_id] = footer
+                self._rows += len(footer)
+            while self._rows > self._most_rows and len(self._footers) > 1:
+                self._rows -= len(self._footers.popitem(last=False)[1])
         return footer
 
     def read(self, pack_id: bytes, numbers: Sequence[int]) -> Iterator[tuple[int, memoryview]]:

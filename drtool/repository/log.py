@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from drtool.errors import IntegrityError, ObjectMissing
+from drtool.errors import AlreadyExists, IntegrityError, ObjectMissing
 from drtool.model.wal import Lsn, TimelineHistory, WalSegment
 from drtool.repository import layout
 from drtool.repository.layout import Lineage, RecordedGap, SegmentPart, WholeSegment
 from drtool.repository.repository import Repository
 from drtool.repository.sealing import (
+    SMALLEST_SEALED_BYTES,
     Compressor,
     ObjectType,
     SealedWriter,
@@ -59,8 +60,11 @@ def put_log_object(repository: Repository, key: str, parts: list[bytes]) -> None
     """Create a sealed log object, or accept an existing one that holds the same plain bytes."""
     store = repository.store
     if store.stat(key) is None:
-        store.create(key, parts)
-        return
+        try:
+            store.create(key, parts)
+            return
+        except AlreadyExists:
+            pass  # another writer was quicker: its bytes are compared like any that stood there before
     mine = unseal_whole(repository.ring, ObjectType.LOG, key, b"".join(parts))
     if read_log_object(repository, key) != mine:
         raise IntegrityError(
@@ -101,7 +105,8 @@ def read_history(
     key = layout.history_key(source, system_id, timeline)
     plain = read_log_object(repository, key)
     try:
-        return TimelineHistory.parse(timeline, plain.decode())
+        # Reasons may be in any encoding: a restore point's name is what somebody typed.
+        return TimelineHistory.parse(timeline, plain.decode(errors="replace"))
     except ValueError as error:
         raise damaged(key, str(error)) from error
 
@@ -116,8 +121,9 @@ def read_segment(
 ) -> bytes:
     """A whole segment; where only parts are there, they are joined and filled up with zeros.
 
-    The whole segment is preferred to its parts (PITFALLS 49). ObjectMissing if there is neither,
-    IntegrityError if parts leave a hole or the object has another length.
+    The whole segment is preferred to its parts (PITFALLS 49); parts behind a hole are not used, and
+    the inventory shows the hole. ObjectMissing if there is neither, IntegrityError if an object has
+    another length.
     """
     name = segment.name(segment_bytes)
     key = lineage.segment_key(name)
@@ -208,7 +214,8 @@ def take_inventory(
 ) -> LogInventory:
     """List the log of one cluster from the segment holding `since` on.
 
-    Memory grows with the number of holes, not of segments.
+    Memory grows with the number of holes, not of segments. An object too small to be a sealed one
+    does not count as there (PITFALLS 6). IntegrityError for the name of a segment of another size.
     """
     prefix = layout.system_log(source, system_id)
     timelines: dict[int, TimelineLog] = {}
@@ -216,11 +223,9 @@ def take_inventory(
         if len(name) == 8:
             lineage = Lineage(source, system_id, int(name, 16))
             timelines[lineage.timeline] = _list_timeline(repository, lineage, segment_bytes, since)
-    histories = {
-        timeline
-        for timeline in range(2, max(timelines, default=1) + 2)
-        if repository.store.stat(layout.history_key(source, system_id, timeline)) is not None
-    }
+    found = repository.store.list(layout.histories(source, system_id))
+    named = (layout.parse_history_name(item.key.rpartition("/")[2]) for item in found)
+    histories = {timeline for timeline in named if timeline is not None}
     return LogInventory(
         source=source,
         system_id=system_id,
@@ -237,18 +242,30 @@ def _list_timeline(
     spans: list[tuple[int, int]] = []
     gaps: list[RecordedGap] = []
     for found in repository.store.list(lineage.prefix, after=lineage.segment_key(first[:-1])):
+        if found.size_bytes < SMALLEST_SEALED_BYTES:
+            continue
         name = layout.parse_log_name(found.key.removeprefix(lineage.prefix))
         match name:
             case WholeSegment(segment):
-                begin = WalSegment.parse(segment, segment_bytes).begin(segment_bytes)
+                begin = _segment_begin(segment, segment_bytes, key=found.key)
                 _extend(spans, begin, begin + segment_bytes)
             case SegmentPart(segment, low, high):
-                begin = WalSegment.parse(segment, segment_bytes).begin(segment_bytes)
+                begin = _segment_begin(segment, segment_bytes, key=found.key)
                 _extend(spans, begin + low, begin + high)
             case RecordedGap():
                 gaps.append(name)
     runs = tuple(LogRun(lineage.timeline, Lsn(low), Lsn(high)) for low, high in spans)
     return TimelineLog(lineage=lineage, runs=runs, gaps=tuple(gaps))
+
+
+def _segment_begin(segment: str, segment_bytes: int, *, key: str) -> Lsn:
+    try:
+        return WalSegment.parse(segment, segment_bytes).begin(segment_bytes)
+    except ValueError as error:
+        raise IntegrityError(
+            f"object {key} cannot belong to a log of segments of {segment_bytes} bytes",
+            hint="Was the size changed with pg_resetwal? Take a new backup; this log ends there.",
+        ) from error
 
 
 def _extend(spans: list[tuple[int, int]], begin: int, end: int) -> None:

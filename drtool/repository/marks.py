@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
+from drtool.errors import AlreadyExists
 from drtool.model.objective import Mark
 from drtool.repository.layout import Lineage, parse_mark_name
 from drtool.repository.repository import Repository
@@ -13,10 +14,17 @@ from drtool.repository.sealing import ObjectType, damaged
 
 
 def put_mark(repository: Repository, lineage: Lineage, mark: Mark) -> None:
-    """Put a mark once the log up to its position is durable."""
+    """Put a mark once the log up to its position is durable; the same mark there is a success.
+
+    A receiver that died and reads the log again comes to the same marks again.
+    """
     key = lineage.mark_key(mark.moment, mark.lsn)
     document = {"moment": mark.moment.isoformat(), "lsn": mark.lsn, "timeline": mark.timeline}
-    repository.put(ObjectType.MARK, key, json.dumps(document).encode())
+    try:
+        repository.put(ObjectType.MARK, key, json.dumps(document).encode())
+    except AlreadyExists:
+        if read_mark(repository, key) != mark:
+            raise
 
 
 def read_mark(repository: Repository, key: str) -> Mark:

@@ -30,6 +30,7 @@ KEY_BLOCK_BYTES = 4 + WRAPPED_BYTES
 PREFIX_BYTES = 8
 _FRAME_HEADER = struct.Struct(">IBI")  # sealed length, codec | final << 7, plain length
 _FINAL = 0x80
+SMALLEST_SEALED_BYTES = PREFIX_BYTES + KEY_BLOCK_BYTES + _FRAME_HEADER.size + TAG_BYTES
 
 
 class ObjectType(Enum):
@@ -84,7 +85,10 @@ def open_seal(ring: KeyRing, object_type: ObjectType, name: str, key_block: Buff
         raise damaged(name, "it is cut short")
     (version,) = struct.unpack(">I", block[:4])
     if version not in ring.versions:
-        raise damaged(name, f"it is sealed under key version {version}, which is not there")
+        raise damaged(
+            name,
+            f"it is sealed under key version {version}, which was not there when this run began",
+        )
     context = _object_context(ring, object_type, name)
     try:
         key = unwrap_key(ring.versions[version], block[4:], context)
