@@ -1,8 +1,10 @@
 """Leases: one writer at a time, by compare-and-swap in the store, with a fencing number.
 
-A lease that ran out can be taken over; whoever lost it learns so at the next renewal, and what
-it publishes carries the older fencing number. On a store that cannot compare and swap, a lease
-only keeps honest runs apart: there a single writer is required, as `repository init` says.
+A lease that ran out, by the store's clock, can be taken over. Whoever lost it learns so at the next
+renewal and at every `check`, which asks the store: a process that was stopped for a while and goes
+on must not publish on what it believed before. What it did publish carries the older fencing
+number. On a store that cannot compare and swap, a lease only keeps honest runs apart: there a
+single writer is required, as `repository init` says.
 """
 
 from __future__ import annotations
@@ -12,9 +14,10 @@ import os
 import secrets
 import socket
 import threading
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from drtool.errors import DrtoolError, LeaseHeld, ObjectMissing
+from drtool.errors import DrtoolError, IntegrityError, LeaseHeld, ObjectMissing
 from drtool.repository import layout
 from drtool.repository.repository import Repository
 from drtool.system.clock import Clock
@@ -23,17 +26,45 @@ TERM = timedelta(seconds=60)
 RENEW_SECONDS = 15.0
 
 
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """What the object of a lease says."""
+
+    owner: str
+    until: datetime
+    fencing: int
+
+    def to_json(self) -> bytes:
+        document = {"owner": self.owner, "until": self.until.isoformat(), "fencing": self.fencing}
+        return json.dumps(document).encode()
+
+    @classmethod
+    def from_json(cls, content: bytes, *, key: str) -> _Held:
+        try:
+            document = json.loads(content)
+            until = datetime.fromisoformat(document["until"])
+            if until.tzinfo is None:
+                raise ValueError("its term has no time zone")
+            return cls(str(document["owner"]), until, int(document["fencing"]))
+        except (ValueError, KeyError, TypeError) as error:
+            raise IntegrityError(
+                f"object {key} is not a lease: {error}",
+                hint="Remove it by hand once no other run is going on.",
+            ) from error
+
+
 class Lease:
     """A lease that is held, and renewed by a thread of its own until `release`."""
 
     def __init__(self, repository: Repository, name: str, *, clock: Clock) -> None:
-        """Take the lease; LeaseHeld if another run holds it."""
+        """Take the lease; LeaseHeld if another run holds it. `clock` only paces the renewals."""
         self._store = repository.store
         self._key = layout.lease_key(name)
         self._name = name
         self._clock = clock
         self._owner = f"{socket.gethostname()} pid {os.getpid()} {secrets.token_hex(4)}"
         self._stop = threading.Event()
+        self._changing = threading.Lock()
         self._lost = False
         self.fencing = 0
         self._content = self._take()
@@ -41,7 +72,11 @@ class Lease:
         self._thread.start()
 
     def check(self) -> None:
-        """LeaseHeld if the lease was lost meanwhile. Called before anything is published."""
+        """Renew now; LeaseHeld if the lease was lost meanwhile. Called before anything is published.
+
+        RepositoryUnavailable if the store could not be asked: then nothing can be published either.
+        """
+        self._renew_once()
         if self._lost:
             raise LeaseHeld(
                 f"the lease {self._name} was lost while the run went on",
@@ -52,11 +87,11 @@ class Lease:
         """Let go, so that the next run need not wait. No error if the store is away by now."""
         self._stop.set()
         self._thread.join(timeout=RENEW_SECONDS)
-        if self._lost:
-            return
         try:
-            ended = self._document(self._clock.now())
-            self._store.replace_if(self._key, ended, self._content)
+            with self._changing:
+                if not self._lost:
+                    ended = self._document(self._store.now())
+                    self._store.replace_if(self._key, ended, self._content)
         except DrtoolError:
             # The term runs out by itself; an error here would hide the run's own result.
             return
@@ -69,15 +104,15 @@ class Lease:
 
     def _take(self) -> bytes:
         current = self._read()
+        now = self._store.now()
         if current is not None:
-            held = json.loads(current)
-            self.fencing = int(held["fencing"])
-            until = datetime.fromisoformat(held["until"])
-            if until > self._clock.now():
-                raise self._held_by(held["owner"], until)
+            held = _Held.from_json(current, key=self._key)
+            self.fencing = held.fencing
+            if held.until > now:
+                raise self._held_by(held.owner, held.until)
         self.fencing += 1
-        content = self._document(self._clock.now() + TERM)
-        if not self._store.replace_if(self._key, content, current):
+        content = self._document(now + TERM)
+        if not self._store.replace_if(self._key, content, current) and self._read() != content:
             raise self._held_by("another run", None)
         return content
 
@@ -95,21 +130,32 @@ class Lease:
             return None
 
     def _document(self, until: datetime) -> bytes:
-        document = {"owner": self._owner, "until": until.isoformat(), "fencing": self.fencing}
-        return json.dumps(document).encode()
+        return _Held(self._owner, until, self.fencing).to_json()
 
     def _renew(self) -> None:
-        expires = self._clock.monotonic() + TERM.total_seconds()
-        while not self._clock.wait(RENEW_SECONDS, self._stop):
-            content = self._document(self._clock.now() + TERM)
+        while not self._lost and not self._clock.wait(RENEW_SECONDS, self._stop):
             try:
-                renewed = self._store.replace_if(self._key, content, self._content)
+                self._renew_once()
             except DrtoolError:
-                # The store is away: the lease is ours until its term has surely run out.
-                self._lost = self._lost or self._clock.monotonic() > expires
+                # The store is away from here; before anything is published, `check` asks it again.
                 continue
-            if not renewed:
+
+    def _renew_once(self) -> None:
+        """Put the term off, or learn that the lease is lost."""
+        with self._changing:
+            if self._lost:
+                return
+            content = self._document(self._store.now() + TERM)
+            if self._store.replace_if(self._key, content, self._content):
+                self._content = content
+                return
+            found = self._read()
+            if found is None or not self._is_mine(found):
                 self._lost = True
                 return
-            self._content = content
-            expires = self._clock.monotonic() + TERM.total_seconds()
+            # An earlier renewal was put although its answer was an error.
+            self._content = found
+
+    def _is_mine(self, content: bytes) -> bool:
+        held = _Held.from_json(content, key=self._key)
+        return held.owner == self._owner and held.fencing == self.fencing

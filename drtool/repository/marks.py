@@ -51,10 +51,14 @@ def newest_mark(repository: Repository, lineage: Lineage, *, most_lsn: int) -> M
     """The mark with the greatest position not above `most_lsn`; None if there is none.
 
     By position and not by time: a server whose clock ran ahead for a while must not make us
-    believe in a moment that later WAL has overtaken. Looks at the two newest days with a mark.
+    believe in a moment that later WAL has overtaken. Looks at the two newest days with a mark;
+    days that lie more than one day ahead of the store's clock are not believed at all.
     """
     chosen: tuple[int, str] | None = None
+    tomorrow = f"{repository.store.now() + timedelta(days=1):%Y%m%d}"
     for day in reversed(repository.store.list_directories(lineage.marks)):
+        if day > tomorrow:
+            continue
         named = _positions(repository, lineage, day)
         best = max((item for item in named if item[0] <= most_lsn), default=None)
         if best is not None:
