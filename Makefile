@@ -35,7 +35,7 @@ fmt: setup ## let ruff mend what it can
 	@$(BIN)/ruff check --fix $(SOURCES)
 	@$(BIN)/ruff format $(SOURCES)
 
-soak: setup ## random faults for as long as DRTOOL_SOAK_MINUTES says (default 10)
+soak: setup ## random faults for a long time; not part of make test
 	@$(BIN)/python -m pytest -m soak $(SOAK_ARGS)
 
 bench: setup ## measure against pg_basebackup and pg_receivewal; prints ratios

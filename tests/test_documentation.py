@@ -48,37 +48,48 @@ def commands_in(text: str) -> Iterator[str]:
 
 
 def complaint_about(line: str) -> str:
-    """What is wrong with a command line; empty if every command, option and argument of it exists."""
-    command: click.Command = drtool
-    context = click.Context(command, info_name="drtool")
-    words = shlex.split(line, comments=True)[1:]
-    options = _options(command, context)
-    while words:
-        word = words.pop(0)
-        if word.startswith("-") and word != "-":
-            name, _, value = word.partition("=")
-            if name not in options:
-                return f"{command.name} has no option {name}"
-            option = options[name]
-            if not option.is_flag and not option.count and not value:
-                if not words:
-                    return f"{name} has no value"
-                words.pop(0)
-        elif isinstance(command, click.Group):
-            found = command.get_command(context, word)
+    """What is wrong with a command line; empty if every command, option and argument of it exists.
+
+    `a|b` stands for either, `...` for more of the same.
+    """
+    words = [word for word in shlex.split(line, comments=True)[1:] if word != "..."]
+    context = click.Context(drtool, info_name="drtool")
+    return _complaint(words, context, _options(context))
+
+
+def _complaint(words: list[str], context: click.Context, options: dict[str, click.Option]) -> str:
+    if not words:
+        return ""
+    word, rest, command = words[0], words[1:], context.command
+    if word.startswith("-"):
+        name, _, value = word.partition("=")
+        if name not in options:
+            return f"{command.name} has no option {name}"
+        takes_value = not options[name].is_flag and not options[name].count and not value
+        if takes_value and not rest:
+            return f"{name} has no value"
+        return _complaint(rest[takes_value:], context, options)
+    if isinstance(command, click.Group):
+        if word.isupper():
+            return ""  # stands for any command
+        for name in word.split("|"):
+            found = command.get_command(context, name)
             if found is None:
-                return f"{command.name} has no command {word!r}"
-            command, context = found, click.Context(found, info_name=word, parent=context)
-            options |= _options(command, context)
-        elif not any(isinstance(known, click.Argument) for known in command.get_params(context)):
-            return f"{command.name} takes no argument, and is given {word!r}"
-    return ""
+                return f"{command.name} has no command {name!r}"
+            inner = click.Context(found, info_name=name, parent=context)
+            complaint = _complaint(rest, inner, options | _options(inner))
+            if complaint:
+                return complaint
+        return ""
+    if not any(isinstance(known, click.Argument) for known in command.get_params(context)):
+        return f"{command.name} takes no argument, and is given {word!r}"
+    return _complaint(rest, context, options)
 
 
-def _options(command: click.Command, context: click.Context) -> dict[str, click.Option]:
+def _options(context: click.Context) -> dict[str, click.Option]:
     return {
         name: parameter
-        for parameter in command.get_params(context)
+        for parameter in context.command.get_params(context)
         if isinstance(parameter, click.Option)
         for name in (*parameter.opts, *parameter.secondary_opts)
     }
@@ -123,7 +134,7 @@ def test_every_command_that_an_error_or_a_docstring_names_exists() -> None:
         for path in sorted((ROOT / "drtool").rglob("*.py"))
         for text in texts_in(path)
         for line in re.findall(r"`(drtool(?: [^`\n]+)?)`", text)
-        if (complaint := complaint_about(line.replace("...", "")))
+        if (complaint := complaint_about(line))
     }
 
     assert complaints == {}
