@@ -31,6 +31,7 @@ STOP_SECONDS = 20
 ACCESS_KEY = "drtooltestaccess"
 SECRET_KEY = "drtool-test-secret-key"
 REGION = "us-east-1"
+SHARED_BUCKET = "drtool-shared"
 ENVIRONMENT = {
     "AWS_ACCESS_KEY_ID": ACCESS_KEY,
     "AWS_SECRET_ACCESS_KEY": SECRET_KEY,
@@ -83,8 +84,11 @@ class S3Server:
         return f"s3://{bucket}/{prefix}?{query}"
 
     def new_url(self, prefix: str = "main") -> str:
-        """The URL of a prefix in a new bucket."""
-        return self.url(self.new_bucket(), prefix)
+        """The URL of a new prefix in the bucket that all tests share.
+
+        SeaweedFS gives every bucket volumes of its own, and a session of tests would use them up.
+        """
+        return self.url(SHARED_BUCKET, f"{uuid.uuid4().hex[:12]}/{prefix}")
 
 
 def free_ports(count: int) -> list[int]:
@@ -208,12 +212,11 @@ def _wait_until_ready(server: S3Server, process: subprocess.Popen[bytes], log: P
     """Return once an object can be put and read back; the log's end is in the failure."""
     client = server.client()
     deadline = time.monotonic() + START_SECONDS
-    bucket = "drtool-ready"
     while True:
         try:
-            client.create_bucket(Bucket=bucket)
-            client.put_object(Bucket=bucket, Key="ready", Body=b"ready")
-            client.get_object(Bucket=bucket, Key="ready")["Body"].read()
+            client.create_bucket(Bucket=SHARED_BUCKET)
+            client.put_object(Bucket=SHARED_BUCKET, Key="ready", Body=b"ready")
+            client.get_object(Bucket=SHARED_BUCKET, Key="ready")["Body"].read()
             return
         except (BotoCoreError, ClientError) as error:
             if process.poll() is not None or time.monotonic() > deadline:

@@ -1,0 +1,345 @@
+"""A store in a bucket of S3, Google or Azure, by `obstore`: one request a call, retried by us."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime
+from typing import Any, TypeVar
+
+import obstore
+from obstore.exceptions import AlreadyExistsError, PreconditionError
+
+from drtool.errors import (
+    AlreadyExists,
+    DrtoolError,
+    IntegrityError,
+    ObjectMissing,
+    RepositoryUnavailable,
+)
+from drtool.stores.capabilities import Capabilities
+from drtool.stores.keys import check_directory, check_key, check_prefix, check_range, in_order
+from drtool.stores.place import RemotePlace
+from drtool.stores.protocol import Buffer, Names, StoredObject
+from drtool.stores.remote_client import (
+    RemoteLimits,
+    control_client,
+    reading_client,
+    writing_client,
+)
+from drtool.stores.remote_clock import server_time
+from drtool.stores.remote_errors import LIBRARY_ERRORS, is_bad_range, translated
+from drtool.stores.remote_listing import (
+    Level,
+    Listed,
+    list_by_directories,
+    list_flat,
+    stored,
+)
+from drtool.system.clock import Clock
+from drtool.system.retry import retrying
+
+T = TypeVar("T")
+
+_COMPARED_BYTES = 8 * 1024 * 1024
+
+
+class RemoteStore:
+    """Objects below a prefix of a bucket.
+
+    What the server can do is believed from `capabilities` (measured by `stores.probe`); without
+    them it is believed to honour conditions, and to list in order only if no endpoint was given.
+    Where it does not honour conditions, `create` and `replace_if` look first and put then: two
+    writers at the same moment could overwrite each other, so there must be one only.
+    """
+
+    def __init__(
+        self,
+        place: RemotePlace,
+        *,
+        clock: Clock,
+        capabilities: Capabilities | None = None,
+        limits: RemoteLimits | None = None,
+    ) -> None:
+        self.place = place
+        self.capabilities = capabilities
+        self._clock = clock
+        self._limits = limits or RemoteLimits()
+        self._reader = reading_client(place, self._limits)
+        self._writer = writing_client(place, self._limits)
+
+    def with_capabilities(self, capabilities: Capabilities) -> RemoteStore:
+        """The same place, believing what was measured of it."""
+        return RemoteStore(
+            self.place, clock=self._clock, capabilities=capabilities, limits=self._limits
+        )
+
+    @property
+    def url(self) -> str:
+        return self.place.url
+
+    @property
+    def creates_atomically(self) -> bool:
+        return self.capabilities is None or self.capabilities.creates_atomically
+
+    @property
+    def _lists_in_order(self) -> bool:
+        if self.capabilities is None:
+            return self.place.endpoint is None
+        return self.capabilities.lists_in_order
+
+    def create(self, key: str, parts: Sequence[Buffer]) -> None:
+        check_key(key)
+        views = [memoryview(part).cast("B") for part in parts if memoryview(part).nbytes]
+        self._retry(lambda: self._create_once(key, views))
+
+    def read(self, key: str) -> bytes:
+        check_key(key)
+        return self._retry(lambda: self._fetch_once(key))[0]
+
+    def read_range(self, key: str, start: int, length: int) -> memoryview:
+        check_key(key)
+        check_range(start, length)
+        return self._retry(lambda: self._range_once(key, start, length))
+
+    def read_tail(self, key: str, length: int) -> memoryview:
+        check_key(key)
+        check_range(0, length)
+        return self._retry(lambda: self._tail_once(key, length))
+
+    def stat(self, key: str) -> StoredObject | None:
+        check_key(key)
+        return self._retry(lambda: self._stat_once(key))
+
+    def list(self, prefix: str, *, after: str | None = None) -> Iterator[StoredObject]:
+        check_prefix(prefix)
+        if self._lists_in_order:
+            return list_flat(self._pages, prefix, after, may_resume=self._may_resume)
+        return list_by_directories(self._level, prefix, after)
+
+    def list_directories(self, prefix: str) -> Names:
+        check_directory(prefix)
+        found = self._level(prefix.rstrip("/"))["common_prefixes"]
+        return sorted({path.rstrip("/").rpartition("/")[2] for path in found}, key=in_order)
+
+    def delete(self, key: str) -> None:
+        check_key(key)
+        try:
+            self._retry(lambda: self._asked(key, lambda: obstore.delete(self._writer, key)))
+        except ObjectMissing:
+            return
+
+    def replace_if(self, key: str, content: bytes, expected: bytes | None) -> bool:
+        check_key(key)
+        tries = 0
+
+        def attempt() -> bool:
+            nonlocal tries
+            tries += 1
+            if self._swap_once(key, content, expected):
+                return True
+            # The answer to an earlier try may have been lost after it had its effect.
+            return tries > 1 and self._content_once(key) == content
+
+        return self._retry(attempt)
+
+    def now(self) -> datetime:
+        return self._retry(lambda: server_time(self.place, self._limits))
+
+    def control(self) -> Any:  # boto3 makes its clients' classes at run time
+        """boto3's client for an s3:// place."""
+        return control_client(self.place)
+
+    def close(self) -> None:
+        """Nothing to do: the library's connections end with their idle time-out."""
+
+    def _retry(self, call: Callable[[], T]) -> T:
+        return retrying(call, limits=self._limits.retries, clock=self._clock)
+
+    def _may_resume(self, failures: int) -> bool:
+        if failures >= self._limits.retries.attempts:
+            return False
+        self._clock.wait(self._limits.retries.pause(failures))
+        return True
+
+    def _asked(self, key: str, call: Callable[[], T]) -> T:
+        """What one request answers, its failure in our words."""
+        try:
+            return call()
+        except LIBRARY_ERRORS as error:
+            raise self._translated(error, key) from error
+
+    def _translated(self, error: Exception, key: str) -> DrtoolError:
+        return translated(error, url=self.url, key=key)
+
+    def _create_once(self, key: str, views: Sequence[memoryview]) -> None:
+        if self.creates_atomically:
+            if self._put_new(key, views):
+                return
+        elif self._stat_once(key) is None:
+            self._put(key, views, mode="overwrite")
+            return
+        found = self._stat_once(key)
+        if found is None:
+            # 409: another writer was putting it, and has not finished or has failed.
+            raise RepositoryUnavailable(
+                f"{self.url}: object {key} is being written by somebody else",
+                hint="Look whether another drtool writes to this repository.",
+            )
+        if not self._holds(found, views):
+            raise AlreadyExists(key)
+
+    def _put_new(self, key: str, views: Sequence[Buffer]) -> bool:
+        """Put if absent; False if the store refuses because something is there."""
+        try:
+            self._put(key, views, mode="create")
+        except AlreadyExistsError:
+            return False
+        return True
+
+    def _put(self, key: str, views: Sequence[Buffer], *, mode: Any) -> None:
+        """One put; the library's own exceptions for a condition that does not hold.
+
+        `mode` is the library's: "create", "overwrite" or a version to match.
+        """
+        try:
+            obstore.put(self._writer, key, [*views] or b"", mode=mode, use_multipart=False)
+        except (AlreadyExistsError, PreconditionError):
+            raise
+        except LIBRARY_ERRORS as error:
+            raise self._translated(error, key) from error
+
+    def _holds(self, found: StoredObject, views: Sequence[memoryview]) -> bool:
+        if found.size_bytes != sum(len(view) for view in views):
+            return False
+        offset = 0
+        for view in views:
+            for start in range(0, len(view), _COMPARED_BYTES):
+                wanted = view[start : start + _COMPARED_BYTES]
+                if self._range_once(found.key, offset + start, len(wanted)) != wanted:
+                    return False
+            offset += len(view)
+        return True
+
+    def _fetch_once(self, key: str) -> tuple[bytes, dict[str, str]]:
+        """The whole object, and the version to match for replacing it."""
+        try:
+            result = obstore.get(self._reader, key)
+            content = bytes(result.bytes())
+            meta = result.meta
+        except LIBRARY_ERRORS as error:
+            raise self._translated(error, key) from error
+        if len(content) != meta["size"]:
+            raise self._cut_short(key)
+        version = {"e_tag": meta["e_tag"], "version": meta["version"]}
+        return content, {name: text for name, text in version.items() if text is not None}
+
+    def _range_once(self, key: str, start: int, length: int) -> memoryview:
+        if length == 0:
+            return self._empty_range(key, start)
+        try:
+            found = obstore.get_range(self._reader, key, start=start, length=length)
+        except LIBRARY_ERRORS as error:
+            if is_bad_range(error):
+                self._require_size(key, start + length)
+            raise self._translated(error, key) from error
+        if len(found) != length:
+            self._require_size(key, start + length)
+            raise self._cut_short(key)
+        return memoryview(found)
+
+    def _empty_range(self, key: str, start: int) -> memoryview:
+        self._require_size(key, start)
+        return memoryview(b"")
+
+    def _require_size(self, key: str, size_bytes: int) -> None:
+        found = self._stat_once(key)
+        if found is None:
+            raise ObjectMissing(key)
+        if found.size_bytes < size_bytes:
+            raise IntegrityError(
+                f"object {key} is shorter than {size_bytes} bytes",
+                hint="Run `drtool verify` to see which backups need it.",
+            )
+
+    def _tail_once(self, key: str, length: int) -> memoryview:
+        if length == 0:
+            return self._empty_range(key, 0)
+        try:
+            result = obstore.get(self._reader, key, options={"range": {"suffix": length}})
+            tail = memoryview(result.bytes())
+            size = result.meta["size"]
+        except LIBRARY_ERRORS as error:
+            if not is_bad_range(error):
+                raise self._translated(error, key) from error
+            return self._tail_by_size(key, length)
+        if len(tail) != min(length, size):
+            raise self._cut_short(key)
+        return tail
+
+    def _tail_by_size(self, key: str, length: int) -> memoryview:
+        """For empty objects, which have no tail to ask for, and stores without suffix ranges."""
+        found = self._stat_once(key)
+        if found is None:
+            raise ObjectMissing(key)
+        length = min(length, found.size_bytes)
+        return self._range_once(key, found.size_bytes - length, length)
+
+    def _stat_once(self, key: str) -> StoredObject | None:
+        try:
+            return stored(obstore.head(self._reader, key))
+        except FileNotFoundError:
+            pass
+        except LIBRARY_ERRORS as error:
+            raise self._translated(error, key) from error
+        # The answer to HEAD has no body, so a missing bucket looks like a missing object. The
+        # answer to GET says which it is.
+        try:
+            return stored(self._asked(key, lambda: obstore.get(self._reader, key)).meta)
+        except ObjectMissing:
+            return None
+
+    def _content_once(self, key: str) -> bytes | None:
+        try:
+            return self._fetch_once(key)[0]
+        except ObjectMissing:
+            return None
+
+    def _swap_once(self, key: str, content: bytes, expected: bytes | None) -> bool:
+        if expected is None:
+            if self.creates_atomically:
+                return self._put_new(key, [content])
+            if self._stat_once(key) is not None:
+                return False
+            self._put(key, [content], mode="overwrite")
+            return True
+        try:
+            found, version = self._fetch_once(key)
+        except ObjectMissing:
+            return False
+        if found != expected:
+            return False
+        matching = self.capabilities is None or self.capabilities.replaces_if_matching
+        try:
+            self._put(key, [content], mode=version if matching and version else "overwrite")
+        except (AlreadyExistsError, PreconditionError):
+            return False
+        return True
+
+    def _pages(self, directory: str, offset: str | None) -> Iterator[Sequence[Listed]]:
+        try:
+            yield from obstore.list(self._reader, directory or None, offset=offset, chunk_size=1000)
+        except LIBRARY_ERRORS as error:
+            raise self._translated(error, "") from error
+
+    def _level(self, directory: str) -> Level:
+        def once() -> Level:
+            found = obstore.list_with_delimiter(self._reader, directory or None)
+            return {"common_prefixes": found["common_prefixes"], "objects": found["objects"]}
+
+        return self._retry(lambda: self._asked("", once))
+
+    def _cut_short(self, key: str) -> RepositoryUnavailable:
+        return RepositoryUnavailable(
+            f"{self.url}: object {key}: the answer was cut short",
+            hint="Look at the network between here and the store, then run the command again.",
+        )

@@ -1,0 +1,106 @@
+"""The library's errors in our words: not there, not allowed, not possible, could not be asked."""
+
+from __future__ import annotations
+
+import re
+
+from obstore.exceptions import (
+    BaseError,
+    NotSupportedError,
+    PermissionDeniedError,
+    UnauthenticatedError,
+)
+
+from drtool.errors import (
+    AccessDenied,
+    DrtoolError,
+    NotSupported,
+    ObjectMissing,
+    PlaceMissing,
+    RepositoryUnavailable,
+    StoreFull,
+)
+
+# What the library raises for a request that went wrong.
+LIBRARY_ERRORS = (BaseError, OSError)
+
+_STATUS = re.compile(r"Server returned non-2xx status code: (\d{3})")
+_CODE = re.compile(r"<Code>([A-Za-z0-9]{1,80})</Code>")
+_TRANSPORT = (
+    ("dns error", "its name cannot be resolved"),
+    ("ConnectionRefused", "the connection was refused"),
+    ("ConnectionReset", "the connection was reset"),
+    ("IncompleteMessage", "the connection broke before the answer was complete"),
+    ("BrokenPipe", "the connection broke"),
+    ("InvalidCertificate", "its certificate is not trusted"),
+    ("TimedOut", "it gave no answer in time"),
+    ("Timeout", "it gave no answer in time"),
+    ("UnexpectedEof", "the connection broke"),
+)
+_NO_BUCKET = ("NoSuchBucket", "ContainerNotFound", "ContainerBeingDeleted")
+_SKEWED = ("RequestTimeTooSkewed", "RequestExpired")
+_FULL = ("QuotaExceeded", "StorageFull", "XMinioStorageFull", "InsufficientCapacity")
+_DENIED_CODES = ("AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken")
+
+
+def translated(error: Exception, *, url: str, key: str = "") -> DrtoolError:
+    """What `error` means for the object `key` of the store at `url`.
+
+    Only words known to be harmless are taken from the library's message: the rest of it may hold
+    a signed address.
+    """
+    text = str(error)
+    status, code = _found(_STATUS, text), _found(_CODE, text)
+    if code in _NO_BUCKET or (isinstance(error, FileNotFoundError) and not key):
+        return PlaceMissing(
+            f"{url}: the bucket does not exist",
+            hint="Make the bucket, or correct `repository: url:` in the policy.",
+        )
+    if isinstance(error, FileNotFoundError):
+        return ObjectMissing(key)
+    reason = _reason(text, status, code)
+    where = f"{url}: object {key}: {reason}" if key else f"{url}: {reason}"
+    if code in _SKEWED:
+        return AccessDenied(where, hint="Set this machine's clock; the store refuses its time.")
+    denied = isinstance(error, PermissionDeniedError | UnauthenticatedError)
+    if denied or status in ("401", "403") or code in _DENIED_CODES:
+        return AccessDenied(
+            where, hint="Look at the credentials in the environment, and at what they may do."
+        )
+    if isinstance(error, NotSupportedError) or status == "501":
+        return NotSupported(where, hint="Run `drtool repository init` to see what the store can.")
+    if status == "507" or code in _FULL:
+        return StoreFull(where, hint="Make room in the store, or raise its quota.")
+    if "credential" in text.lower() and status == "":
+        return RepositoryUnavailable(
+            f"{url}: no credentials could be had",
+            hint="Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE.",
+        )
+    return RepositoryUnavailable(
+        where, hint="Look whether the store is up and reachable, then run the same command again."
+    )
+
+
+def is_bad_range(error: Exception) -> bool:
+    """Whether the object is too short for the range asked for, or the server gave no range."""
+    text = str(error)
+    return (
+        _found(_STATUS, text) == "416"
+        or "non-partial response" in text
+        or "InvalidRange" in text
+        or isinstance(error, NotSupportedError)
+    )
+
+
+def _reason(text: str, status: str, code: str) -> str:
+    if status:
+        return f"the store answered {status} {code}".rstrip()
+    for sign, words in _TRANSPORT:
+        if sign in text:
+            return words
+    return "the request failed"
+
+
+def _found(pattern: re.Pattern[str], text: str) -> str:
+    match = pattern.search(text)
+    return match.group(1) if match else ""

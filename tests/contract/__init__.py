@@ -1,0 +1,1 @@
+"""What every store and every source must do, whichever it is."""

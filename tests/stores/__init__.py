@@ -1,0 +1,1 @@
+"""Tests of the room stores/ beyond the contract: faults, probes, URLs."""
