@@ -1,0 +1,111 @@
+"""How far the change log carries a backup: pure walks over an inventory along one timeline path."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from drtool.model.wal import Lsn, TimelineHistory, WalSegment, segments_between
+from drtool.repository.log import LogInventory, LogRun
+
+__all__ = ["Chain", "WalSpan", "walk"]
+
+
+@dataclass(frozen=True, slots=True)
+class WalSpan:
+    """WAL that one timeline contributes to a replay, from `begin` up to, not including, `end`."""
+
+    timeline: int
+    begin: Lsn
+    end: Lsn
+
+    def segments(self, segment_bytes: int) -> Iterator[WalSegment]:
+        """The segments that hold it, in order."""
+        return segments_between(self.timeline, self.begin, self.end, segment_bytes)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chain:
+    """The log of a path without a hole: `spans` in order of replay, up to `end` on `timeline`.
+
+    `missing` is the first segment after `end` that must exist, because something later does or
+    because the path goes on; None where the log simply ends.
+    """
+
+    spans: tuple[WalSpan, ...]
+    timeline: int
+    end: Lsn
+    missing: WalSegment | None
+    beyond: Lsn | None
+
+    def up_to(self, lsn: Lsn, segment_bytes: int) -> tuple[WalSpan, ...]:
+        """The spans cut after the segment that holds the byte before `lsn`."""
+        last = -(-lsn // segment_bytes) * segment_bytes
+        cut = (WalSpan(s.timeline, s.begin, Lsn(min(s.end, last))) for s in self.spans)
+        return tuple(span for span in cut if span.begin < span.end)
+
+
+def walk(inventory: LogInventory, history: TimelineHistory, *, timeline: int, begin: Lsn) -> Chain:
+    """Follow the path `history` from `begin` on `timeline` for as long as the log has no hole.
+
+    A segment in which one timeline took over from another is taken from the later one where that
+    has it from its first byte, as PostgreSQL itself does (PITFALLS 49).
+    """
+    size = inventory.segment_bytes
+    path = [number for number in history.path() if number >= timeline]
+    place = covered = Lsn(begin // size * size)
+    spans: list[WalSpan] = []
+    for number in path:
+        run = _run_holding(inventory, number, place)
+        switch = history.end_of(number)
+        wanted = None if switch is None else _handed_over(inventory, path, number, switch)
+        end = covered if run is None else max(covered, run.end)
+        if wanted is not None and end >= wanted:
+            if wanted > place:
+                spans.append(WalSpan(number, place, wanted))
+            place, covered = Lsn(wanted // size * size), wanted
+            continue
+        if run is not None:
+            spans.append(WalSpan(number, place, end))
+        return _ended(inventory, path, number, spans=tuple(spans), end=end)
+    raise AssertionError("the last timeline of a path has no switch point")
+
+
+def _run_holding(inventory: LogInventory, timeline: int, lsn: Lsn) -> LogRun | None:
+    """The run that holds the segment of `lsn` from its first byte; where two meet, the later."""
+    log = inventory.timelines.get(timeline)
+    runs = [] if log is None else [run for run in log.runs if run.begin <= lsn < run.end]
+    return runs[0] if runs else None
+
+
+def _handed_over(inventory: LogInventory, path: list[int], timeline: int, switch: Lsn) -> Lsn:
+    """Up to where `timeline` itself must be there: the next one's first segment repeats its tail."""
+    size = inventory.segment_bytes
+    first = Lsn(switch // size * size)
+    later = path[path.index(timeline) + 1]
+    return first if _run_holding(inventory, later, first) is not None else switch
+
+
+def _ended(
+    inventory: LogInventory,
+    path: list[int],
+    timeline: int,
+    *,
+    spans: tuple[WalSpan, ...],
+    end: Lsn,
+) -> Chain:
+    """The chain up to `end`, and whether anything shows that the log once went on."""
+    beyond: Lsn | None = None
+    for number in path[path.index(timeline) :]:
+        log = inventory.timelines.get(number)
+        if log is None:
+            continue
+        ends = [run.end for run in log.runs] + [gap.end for gap in log.gaps]
+        further = max((found for found in ends if found > end), default=None)
+        if further is not None:
+            beyond = further if beyond is None else max(beyond, further)
+    goes_on = timeline != path[-1] or beyond is not None
+    hole = WalSegment.holding(timeline, end, inventory.segment_bytes)
+    return Chain(
+        spans=spans, timeline=timeline, end=end, missing=hole if goes_on else None, beyond=beyond
+    )

@@ -1,0 +1,203 @@
+"""The look into the repository before a restore: what is there, and how far it reaches.
+
+Only listings, manifests, histories and a few marks are read; nothing is written anywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from drtool.errors import NotRecoverable, ObjectMissing
+from drtool.model.objective import Mark
+from drtool.model.target import RecoveryTarget, ToBackup, ToTime
+from drtool.model.wal import Lsn, TimelineHistory, history_name
+from drtool.repository.backups import Manifest, read_manifests
+from drtool.repository.layout import Lineage
+from drtool.repository.log import LogInventory, read_history, take_inventory
+from drtool.repository.marks import first_mark_after, newest_mark
+from drtool.repository.repository import Repository
+from drtool.restore.chain import Chain, walk
+
+_EVERYWHERE = (1 << 64) - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A backup on the path of the recovery, and how far the log carries it."""
+
+    manifest: Manifest
+    chain: Chain
+    newest: Mark | None
+
+    @property
+    def is_consistent(self) -> bool:
+        """Whether the log reaches the backup's own end."""
+        return self.chain.end >= self.manifest.postgres.stop_lsn
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecoveryFacts:
+    """What the repository holds of one cluster, seen along the path to `history.timeline`.
+
+    `candidates` are the backups on the path, oldest first; `elsewhere` those that are not on it.
+    `covering` is the first mark after the moment of a time target; `furthest` the mark with the
+    greatest position, whether the log reaches it or not.
+    """
+
+    source: str
+    system_id: int
+    inventory: LogInventory
+    history: TimelineHistory
+    candidates: tuple[Candidate, ...]
+    elsewhere: tuple[Manifest, ...]
+    damaged: tuple[str, ...]
+    covering: Mark | None
+    furthest: Mark | None
+
+
+def look(
+    repository: Repository,
+    source: str,
+    target: RecoveryTarget,
+    *,
+    timeline: int | None = None,
+) -> RecoveryFacts:
+    """Gather what `plan_restore` needs for `target`.
+
+    NotRecoverable if there is no backup at all, or if a history that the path needs is missing;
+    a store that cannot be asked raises its own error.
+    """
+    manifests, errors = read_manifests(repository, source)
+    if not manifests:
+        raise _no_backup(source, errors)
+    chosen = _cluster_of(manifests, target)
+    extent = chosen.postgres
+    manifests_here = [m for m in manifests if m.postgres.system_id == extent.system_id]
+    since = min(manifest.postgres.start_lsn for manifest in manifests_here)
+    inventory = take_inventory(
+        repository, source, extent.system_id, segment_bytes=extent.segment_bytes, since=since
+    )
+    if isinstance(target, ToBackup) and timeline is None:
+        timeline = extent.timeline
+    history = _path_to(repository, inventory, manifests_here, wanted=timeline)
+    on_path = [m for m in manifests_here if history.holds(m.postgres.timeline, m.postgres.stop_lsn)]
+    return RecoveryFacts(
+        source=source,
+        system_id=extent.system_id,
+        inventory=inventory,
+        history=history,
+        candidates=tuple(_candidates(repository, inventory, history, manifests=on_path)),
+        elsewhere=tuple(m for m in manifests if m not in on_path),
+        damaged=tuple(error.message for error in errors),
+        covering=_covering(repository, inventory, history, target=target),
+        furthest=newest_mark(
+            repository, _lineage(inventory, history.timeline), most_lsn=_EVERYWHERE
+        ),
+    )
+
+
+def _no_backup(source: str, errors: Iterable[Exception]) -> Exception:
+    for error in errors:
+        return error
+    return NotRecoverable(
+        f"source {source} has no backup in this repository",
+        hint="Run `drtool status` to see what there is, and `drtool backup` to take one.",
+    )
+
+
+def _cluster_of(manifests: list[Manifest], target: RecoveryTarget) -> Manifest:
+    """The backup whose cluster is meant: a source may have had several (pg_upgrade, PITFALLS 64)."""
+    newest = max(manifests, key=lambda manifest: manifest.ended)
+    if isinstance(target, ToBackup):
+        named = [m for m in manifests if m.backup_id == target.backup_id]
+        if not named:
+            raise NotRecoverable(
+                f"source {newest.source} has no usable backup {target.backup_id}",
+                hint="Run `drtool status` to see the backups there are.",
+            )
+        return named[0]
+    if isinstance(target, ToTime):
+        before = [m for m in manifests if m.postgres.stopped_at <= target.moment]
+        return max(before, key=lambda manifest: manifest.ended, default=newest)
+    return newest
+
+
+def _path_to(
+    repository: Repository,
+    inventory: LogInventory,
+    manifests: list[Manifest],
+    *,
+    wanted: int | None,
+) -> TimelineHistory:
+    """The history of `wanted`, or of the newest timeline; never silently an older one (PITFALLS 41)."""
+    known = {*inventory.timelines, *inventory.histories, *(m.postgres.timeline for m in manifests)}
+    timeline = max(known) if wanted is None else wanted
+    if timeline not in known:
+        raise NotRecoverable(
+            f"timeline {timeline} of source {inventory.source} is not in the repository",
+            hint=f"It holds timelines {', '.join(map(str, sorted(known)))}: name one of them.",
+        )
+    try:
+        return read_history(repository, inventory.source, inventory.system_id, timeline)
+    except ObjectMissing as error:
+        older = max((number for number in known if number < timeline), default=1)
+        raise NotRecoverable(
+            f"history file {history_name(timeline)} of source {inventory.source} is not in the"
+            f" repository, so nobody can tell how timeline {timeline} came about",
+            hint=f"Put it back from a server's pg_wal with `drtool-wal push`, or give up on timeline"
+            f" {timeline} with --timeline {older}.",
+        ) from error
+
+
+def _candidates(
+    repository: Repository,
+    inventory: LogInventory,
+    history: TimelineHistory,
+    *,
+    manifests: list[Manifest],
+) -> Iterable[Candidate]:
+    newest: dict[tuple[int, Lsn], Mark | None] = {}
+    for manifest in sorted(manifests, key=lambda manifest: manifest.postgres.stop_lsn):
+        extent = manifest.postgres
+        chain = walk(inventory, history, timeline=extent.timeline, begin=extent.start_lsn)
+        place = chain.timeline, chain.end
+        if place not in newest:
+            newest[place] = _newest_reached(repository, inventory, history, chain=chain)
+        yield Candidate(manifest, chain, newest[place])
+
+
+def _newest_reached(
+    repository: Repository, inventory: LogInventory, history: TimelineHistory, *, chain: Chain
+) -> Mark | None:
+    """The newest mark that the chain reaches, on its last timeline or the ones before it."""
+    for timeline in reversed(history.path()):
+        if timeline <= chain.timeline:
+            switch = history.end_of(timeline)
+            most = chain.end if switch is None else min(chain.end, switch)
+            mark = newest_mark(repository, _lineage(inventory, timeline), most_lsn=most)
+            if mark is not None:
+                return mark
+    return None
+
+
+def _covering(
+    repository: Repository,
+    inventory: LogInventory,
+    history: TimelineHistory,
+    *,
+    target: RecoveryTarget,
+) -> Mark | None:
+    """The first mark after a time target that lies on the path, not on a branch that was given up."""
+    if not isinstance(target, ToTime):
+        return None
+    found: list[Mark] = []
+    for timeline in history.path():
+        mark = first_mark_after(repository, _lineage(inventory, timeline), target.moment)
+        if mark is not None and history.holds(timeline, Lsn(mark.lsn)):
+            found.append(mark)
+    return min(found, default=None)
+
+
+def _lineage(inventory: LogInventory, timeline: int) -> Lineage:
+    return Lineage(inventory.source, inventory.system_id, timeline)

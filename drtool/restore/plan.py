@@ -1,0 +1,323 @@
+"""The decision: which backup, which timelines, which WAL. Pure: facts in, plan out, or a refusal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from drtool.errors import NotRecoverable
+from drtool.model.finding import Finding, Severity
+from drtool.model.measure import format_size
+from drtool.model.objective import Mark
+from drtool.model.outcome import RestorePreview
+from drtool.model.target import (
+    RecoveryTarget,
+    ToBackup,
+    ToLatest,
+    ToLsn,
+    ToName,
+    ToTime,
+    ToXid,
+    describe_target,
+)
+from drtool.model.wal import Lsn
+from drtool.repository.backups import Manifest
+from drtool.restore.chain import WalSpan
+from drtool.restore.look import Candidate, RecoveryFacts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RestorePlan:
+    """One restore, decided. `spans` is exactly the WAL that the replay will be given."""
+
+    source: str
+    manifest: Manifest
+    target: RecoveryTarget
+    timeline: int
+    path: tuple[int, ...]
+    spans: tuple[WalSpan, ...]
+    wal_end: Lsn
+    repository_end: Lsn
+    histories: frozenset[int]
+    earliest: datetime | None
+    latest: datetime | None
+    findings: tuple[Finding, ...]
+
+    @property
+    def fetch_bytes(self) -> int:
+        """Bytes of files that will be written."""
+        return self.manifest.sizes.read_bytes
+
+    @property
+    def wal_bytes(self) -> int:
+        """Bytes of WAL that will be replayed at most."""
+        return sum(span.end - span.begin for span in self.spans)
+
+    @property
+    def segment_count(self) -> int:
+        """Segments that will be handed to the replay at most."""
+        size = self.manifest.postgres.segment_bytes
+        return sum(1 for span in self.spans for _ in span.segments(size))
+
+
+def plan_restore(
+    facts: RecoveryFacts, target: RecoveryTarget, *, accepts_gap: bool = False
+) -> RestorePlan:
+    """Decide how to reach `target`; NotRecoverable, naming what can be reached, if it cannot be."""
+    chosen = _choose_backup(facts, target)
+    findings = _warnings(facts, chosen)
+    wal_end = chosen.chain.end
+    match target:
+        case ToTime(moment):
+            mark = _covering_mark(facts, chosen, moment)
+            wal_end = max(Lsn(mark.lsn), chosen.manifest.postgres.stop_lsn)
+        case ToLsn(lsn):
+            _require_position(facts, chosen, lsn)
+        case ToBackup():
+            wal_end = chosen.manifest.postgres.stop_lsn
+        case ToLatest():
+            findings += _require_no_gap(facts, chosen, accepts_gap=accepts_gap)
+        case ToXid() | ToName():
+            findings.append(_may_be_missed(target, chosen.manifest))
+    earliest, latest = window(facts)
+    return RestorePlan(
+        source=facts.source,
+        manifest=chosen.manifest,
+        target=target,
+        timeline=facts.history.timeline,
+        path=facts.history.path(),
+        spans=chosen.chain.up_to(wal_end, facts.inventory.segment_bytes),
+        wal_end=wal_end,
+        repository_end=chosen.chain.end,
+        histories=facts.inventory.histories,
+        earliest=earliest,
+        latest=latest,
+        findings=tuple(findings),
+    )
+
+
+def window(facts: RecoveryFacts) -> tuple[datetime | None, datetime | None]:
+    """The earliest and the latest moment that can be returned to; None where nobody can tell."""
+    usable = [candidate for candidate in facts.candidates if candidate.is_consistent]
+    if not usable:
+        return None, None
+    earliest = min(candidate.manifest.postgres.stopped_at for candidate in usable)
+    return earliest, _latest(usable[-1])
+
+
+def _latest(candidate: Candidate) -> datetime | None:
+    """A mark older than the backup's own end says nothing about how far this backup reaches."""
+    mark = candidate.newest
+    if mark is None or mark.lsn < candidate.manifest.postgres.stop_lsn:
+        return None
+    return mark.moment
+
+
+def preview(plan: RestorePlan, *, destination: str) -> RestorePreview:
+    """What `--plan` shows."""
+    extent = plan.manifest.postgres
+    path = " > ".join(str(number) for number in plan.path if number >= extent.timeline)
+    files = f"{plan.manifest.sizes.files} files, {format_size(plan.fetch_bytes)},"
+    wal = f"{plan.segment_count} segments, {format_size(plan.wal_bytes)}"
+    return RestorePreview(
+        source=plan.source,
+        target=describe_target(plan.target),
+        destination=destination,
+        backup_id=plan.manifest.backup_id,
+        backup_finished=plan.manifest.ended,
+        steps=(
+            f"fetch {files} of backup {plan.manifest.backup_id} into {destination}",
+            f"replay WAL from {extent.start_lsn} to {plan.wal_end} at most, on timeline {path}: {wal}",
+            f"stop at {describe_target(plan.target)}, on a new timeline",
+            "verify the copy on a private socket, and stop it",
+        ),
+        fetch_bytes=plan.fetch_bytes,
+        wal_bytes=plan.wal_bytes,
+        recoverable_from=plan.earliest,
+        recoverable_until=plan.latest,
+        findings=plan.findings,
+    )
+
+
+def _choose_backup(facts: RecoveryFacts, target: RecoveryTarget) -> Candidate:
+    """The newest backup that ends at or before the target, on its path (PITFALLS 42, 51)."""
+    usable = [candidate for candidate in facts.candidates if candidate.is_consistent]
+    if not usable:
+        raise _nothing_usable(facts, target)
+    match target:
+        case ToBackup(backup_id):
+            fitting = [c for c in usable if c.manifest.backup_id == backup_id]
+        case ToTime(moment):
+            fitting = [c for c in usable if c.manifest.postgres.stopped_at <= moment]
+        case ToLsn(lsn):
+            fitting = [c for c in usable if c.manifest.postgres.stop_lsn <= lsn]
+        case _:
+            fitting = usable
+    if not fitting:
+        raise _before_everything(facts, usable, target)
+    return fitting[-1]
+
+
+def _nothing_usable(facts: RecoveryFacts, target: RecoveryTarget) -> NotRecoverable:
+    if facts.candidates:
+        worst = facts.candidates[-1]
+        missing = worst.chain.missing
+        name = missing.name(facts.inventory.segment_bytes) if missing else "of its end"
+        return NotRecoverable(
+            f"backup {worst.manifest.backup_id} of source {facts.source} cannot be made consistent:"
+            f" WAL segment {name} is not in the repository",
+            hint="Run `drtool wal gaps` to see what is missing, and `drtool backup` to begin anew.",
+        )
+    others = ", ".join(manifest.backup_id for manifest in facts.elsewhere) or "none"
+    return NotRecoverable(
+        f"no backup of source {facts.source} lies on the way to timeline {facts.history.timeline},"
+        f" so {describe_target(target)} cannot be reached there",
+        hint=f"Choose another timeline with --timeline; backups on other ones: {others}.",
+    )
+
+
+def _before_everything(
+    facts: RecoveryFacts, usable: Sequence[Candidate], target: RecoveryTarget
+) -> NotRecoverable:
+    if isinstance(target, ToBackup):
+        return NotRecoverable(
+            f"backup {target.backup_id} of source {facts.source} cannot be made consistent: WAL of"
+            " its own stretch is not in the repository",
+            hint="Run `drtool wal gaps` to see what is missing, and restore from another backup.",
+        )
+    first = usable[0].manifest
+    if isinstance(target, ToLsn):
+        return NotRecoverable(
+            f"{describe_target(target)} lies before the end of the first backup of source"
+            f" {facts.source}, {first.postgres.stop_lsn}",
+            hint=f"The earliest position is {first.postgres.stop_lsn}: use --to-lsn with a later one.",
+        )
+    return NotRecoverable(
+        f"{describe_target(target)} lies before the end of the first backup of source"
+        f" {facts.source}: {_window_text(facts)}",
+        hint=f"The earliest moment is {_shown(first.postgres.stopped_at)}: use --to with it or later.",
+    )
+
+
+def _covering_mark(facts: RecoveryFacts, chosen: Candidate, moment: datetime) -> Mark:
+    """The mark whose position, once replayed, proves that nothing up to `moment` is missing."""
+    mark = facts.covering
+    if mark is not None and mark.lsn <= chosen.chain.end:
+        return mark
+    if mark is not None:
+        raise _hole(facts, chosen, f"time {_shown(moment)} cannot be reached")
+    if chosen.newest is None and facts.furthest is None:
+        raise NotRecoverable(
+            f"source {facts.source} has no marks, so nobody can tell which WAL position belongs to"
+            f" {_shown(moment)}",
+            hint="Use --to latest, --to-lsn, --to-xid, --to-name or --backup; marks are made by"
+            " `drtool wal receive`.",
+        )
+    latest = window(facts)[1]
+    advice = f"use --to '{_shown(latest)}' or --to latest" if latest else "use --to latest"
+    raise NotRecoverable(
+        f"time {_shown(moment)} lies after what can be recovered of source {facts.source}:"
+        f" {_window_text(facts)}",
+        hint=f"To come as near as possible, {advice}.",
+    )
+
+
+def _require_position(facts: RecoveryFacts, chosen: Candidate, lsn: Lsn) -> None:
+    if lsn <= chosen.chain.end:
+        return
+    if chosen.chain.missing is not None:
+        raise _hole(facts, chosen, f"WAL position {lsn} cannot be reached")
+    raise NotRecoverable(
+        f"WAL position {lsn} lies after the end of the WAL in the repository, {chosen.chain.end}",
+        hint=f"Use --to-lsn with a position up to {chosen.chain.end}, or --to latest.",
+    )
+
+
+def _require_no_gap(facts: RecoveryFacts, chosen: Candidate, *, accepts_gap: bool) -> list[Finding]:
+    """A log that once went on is not simply at its end (PITFALLS 40)."""
+    chain, furthest = chosen.chain, facts.furthest
+    was_further = furthest is not None and (
+        furthest.lsn > chain.end or furthest.timeline > chain.timeline
+    )
+    if chain.missing is None and not was_further:
+        return []
+    if not accepts_gap:
+        raise _hole(facts, chosen, "the latest moment cannot be reached")
+    known = [chain.beyond] if chain.beyond is not None else []
+    known += [Lsn(furthest.lsn)] if furthest is not None else []
+    until = f"up to {max(known)} at least" if known else "whatever came later"
+    since = f", every change after {_shown(chosen.newest.moment)}" if chosen.newest else ""
+    return [
+        Finding(
+            severity=Severity.WARNING,
+            subject=f"source {facts.source}",
+            fact=f"WAL after {chain.end} is given up, {until}{since}: segment"
+            f" {_missing(facts, chosen)} is not in the repository",
+            fix="Nothing brings it back unless a server still has that segment in its pg_wal.",
+        )
+    ]
+
+
+def _hole(facts: RecoveryFacts, chosen: Candidate, what: str) -> NotRecoverable:
+    latest = _latest(chosen)
+    how = f"use --to '{_shown(latest)}'" if latest else f"use --to-lsn {chosen.chain.end}"
+    return NotRecoverable(
+        f"{what}: WAL segment {_missing(facts, chosen)} of source {facts.source} is not in the"
+        f" repository, though later WAL was; without a hole it reaches {chosen.chain.end}",
+        hint=f"For the newest moment before the hole {how}; to go to the hole knowingly, --to latest"
+        " --accept-gap. `drtool wal gaps` shows every hole.",
+    )
+
+
+def _missing(facts: RecoveryFacts, chosen: Candidate) -> str:
+    size = facts.inventory.segment_bytes
+    if chosen.chain.missing is not None:
+        return chosen.chain.missing.name(size)
+    span = WalSpan(chosen.chain.timeline, chosen.chain.end, Lsn(chosen.chain.end + 1))
+    return next(span.segments(size)).name(size)
+
+
+def _may_be_missed(target: RecoveryTarget, manifest: Manifest) -> Finding:
+    return Finding(
+        severity=Severity.NOTE,
+        subject=describe_target(target),
+        fact="nobody can tell beforehand where it is; the replay reads on from backup"
+        f" {manifest.backup_id} until it comes by, and fails if it does not",
+        fix="If it lies before that backup, use --to with a moment near it, or --to-lsn.",
+    )
+
+
+def _warnings(facts: RecoveryFacts, chosen: Candidate) -> list[Finding]:
+    """What was passed over is said loudly: an older backup is used, and costs more replay."""
+    found = [
+        Finding(
+            severity=Severity.WARNING,
+            subject=f"source {facts.source}",
+            fact=f"{message}: that backup is passed over, {chosen.manifest.backup_id} is used",
+            fix="Run `drtool verify`, and take a new backup.",
+        )
+        for message in facts.damaged
+    ]
+    for candidate in facts.candidates:
+        newer = candidate.manifest.postgres.stop_lsn > chosen.manifest.postgres.stop_lsn
+        if newer and not candidate.is_consistent:
+            found.append(
+                Finding(
+                    severity=Severity.WARNING,
+                    subject=f"backup {candidate.manifest.backup_id}",
+                    fact="WAL that it needs is not in the repository: it is passed over",
+                    fix="Run `drtool wal gaps`.",
+                )
+            )
+    return found + list(chosen.manifest.findings)
+
+
+def _window_text(facts: RecoveryFacts) -> str:
+    earliest, latest = window(facts)
+    until = _shown(latest) if latest else "a moment that no mark tells"
+    return f"recoverable from {_shown(earliest) if earliest else 'nowhere'} to {until}"
+
+
+def _shown(moment: datetime) -> str:
+    return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")
