@@ -13,8 +13,8 @@ RUN mkdir -p /etc/postgresql-common/createcluster.d \
     && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends \
         ca-certificates postgresql-15 tzdata \
     && rm -rf /var/lib/apt/lists/*
-RUN --mount=type=bind,from=build,source=/wheels,target=/wheels \
-    pip install --no-cache-dir /wheels/drtool-*.whl
+COPY --from=build /wheels /usr/src/wheels
+RUN pip install --no-cache-dir /usr/src/wheels/drtool-*.whl
 RUN useradd --system --uid 10001 --user-group --create-home --home-dir /var/lib/drtool drtool \
     && install -d -o drtool -g drtool -m 0700 /var/lib/drtool/restore
 USER drtool
