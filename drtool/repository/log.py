@@ -41,6 +41,7 @@ class SegmentWriter:
         seal = new_seal(repository.ring, ObjectType.LOG, self._key)
         self._writer = SealedWriter(seal, ObjectType.LOG, Compressor(level))
         self._parts: list[bytes] = []
+        self._is_sealed = False
 
     def write(self, plain: Buffer) -> None:
         """Add the segment's next bytes."""
@@ -51,9 +52,13 @@ class SegmentWriter:
         """Put the whole segment; return once it is durable.
 
         If the object exists, its content is compared: equal bytes are a success (a receiver that
-        died after the put comes here again), other bytes raise IntegrityError (PITFALLS 3).
+        died after the put comes here again), other bytes raise IntegrityError (PITFALLS 3). When
+        the store could not be asked, `finish` may be called again.
         """
-        put_log_object(self._repository, self._key, [*self._parts, *self._writer.finish()])
+        if not self._is_sealed:
+            self._parts += self._writer.finish()
+            self._is_sealed = True
+        put_log_object(self._repository, self._key, self._parts)
 
 
 def put_log_object(repository: Repository, key: str, parts: list[bytes]) -> None:
@@ -161,16 +166,23 @@ def list_parts(repository: Repository, lineage: Lineage, segment: str) -> list[S
 
 
 def _contiguous(parts: list[SegmentPart]) -> list[SegmentPart]:
-    """Those of `parts` that carry a segment from byte 0 on without a hole, none superfluous."""
+    """Those of `parts` that carry a segment from byte 0 on without a hole, and no more than needed.
+
+    A receiver joins many small parts into a larger one now and then: the one that reaches farthest
+    is taken each time.
+    """
     chosen: list[SegmentPart] = []
+    best: SegmentPart | None = None
     reached = 0
     for part in parts:
         if part.begin > reached:
-            break
-        if part.end > reached:
-            chosen.append(part)
-            reached = part.end
-    return chosen
+            if best is None or best.end < part.begin:
+                break
+            chosen.append(best)
+            reached, best = best.end, None
+        if part.end > max(reached, best.end if best else 0):
+            best = part
+    return [*chosen, best] if best else chosen
 
 
 @dataclass(frozen=True, slots=True)
