@@ -85,9 +85,12 @@ def connect(
 
 
 def connect_replication(
-    dsn: str, *, purpose: str, timeout_seconds: float = 10
+    dsn: str, *, purpose: str, timeout_seconds: float = 10, application_name: str | None = None
 ) -> ReplicationConnection:
-    """A connection that speaks the replication protocol; the caller closes it. Errors as `connect`."""
+    """A connection that speaks the replication protocol; the caller closes it. Errors as `connect`.
+
+    `application_name` is what synchronous_standby_names would call us; `drtool PURPOSE` if None.
+    """
     settings = {"statement_timeout": "0", "idle_session_timeout": "0", "wal_sender_timeout": "60s"}
     connection = _open(
         dsn,
@@ -95,6 +98,7 @@ def connect_replication(
         timeout_seconds=timeout_seconds,
         settings=settings,
         replication="true",
+        application_name=application_name or f"drtool {purpose}",
     )
     return ReplicationConnection(connection, place_of(dsn))
 
@@ -110,10 +114,9 @@ def _open(
     conninfo = make_conninfo(
         dsn,
         **_TRANSPORT,
-        application_name=f"drtool {purpose}",
         connect_timeout=max(2, round(timeout_seconds)),
         options=options.strip(),
-        **more,
+        **{"application_name": f"drtool {purpose}", **more},
     )
     try:
         connection = psycopg.connect(conninfo, autocommit=True)

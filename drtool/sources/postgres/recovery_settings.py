@@ -1,0 +1,159 @@
+"""The settings a restored copy is started with: fast to replay, and unable to reach production.
+
+They go on the server's command line, which outranks every file of the old cluster. The old
+`postgresql.conf` is not read at all, and `postgresql.auto.conf`, which always is, is rewritten.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC
+
+from drtool.model.target import (
+    RecoveryTarget,
+    ToBackup,
+    ToLatest,
+    ToLsn,
+    ToName,
+    ToTime,
+    ToXid,
+)
+from drtool.sources.postgres.control import ControlFile
+
+_MIB = 1 << 20
+_SMALLEST_BUFFERS = 32 * _MIB
+_LARGEST_BUFFERS = 1024 * _MIB
+_TARGETS = (
+    "recovery_target",
+    "recovery_target_lsn",
+    "recovery_target_name",
+    "recovery_target_time",
+    "recovery_target_xid",
+)
+# What makes a copy archive, follow, wait for or run something of the cluster it came from
+# (PITFALLS 2, 54, 55; a promoted copy with synchronous_standby_names hangs at its first COMMIT).
+_CUT_OFF = {
+    "archive_mode": "off",
+    "archive_command": "",
+    "archive_library": "",
+    "archive_cleanup_command": "",
+    "recovery_end_command": "",
+    "restore_command": "",
+    "primary_conninfo": "",
+    "primary_slot_name": "",
+    "synchronous_standby_names": "",
+    "shared_preload_libraries": "",
+    "session_preload_libraries": "",
+    "local_preload_libraries": "",
+}
+# Settings left in postgresql.auto.conf that would steer a copy started by hand later.
+_LEFT_OVER = re.compile(
+    r"\s*(recovery_(?:target\w*|end_command|min_apply_delay)|restore_command|archive_\w+"
+    r"|primary_\w+|promote_trigger_file|standby_mode|synchronous_standby_names|synchronized_standby_slots"
+    r"|sync_replication_slots|hot_standby_feedback|wal_receiver_create_temp_slot)\s*(?:=|\s)",
+    re.I,
+)
+_HEADER = "# Left by drtool: a restored copy does not archive, follow or wait for the cluster it came from.\n"
+_PINNED = ("archive_mode = off", "synchronous_standby_names = ''", "primary_conninfo = ''")
+
+
+def isolated_settings(control: ControlFile, *, memory_bytes: int) -> dict[str, str]:
+    """Settings for any start of a restored copy, with or without recovery.
+
+    Buffers are modest: an eighth of the memory, at most 1 GiB, whatever production has (PITFALLS 60).
+    What a replay needs at least as large as on the primary is taken from the control file. fsync
+    stays on: what a restore calls done must be durable, and replay hardly syncs between its few
+    restart points; the start syncs with one syncfs instead of file by file.
+    """
+    buffers = min(_LARGEST_BUFFERS, max(_SMALLEST_BUFFERS, memory_bytes // 8))
+    needed = control.capacities
+    return {
+        **_CUT_OFF,
+        "listen_addresses": "",
+        "ssl": "off",
+        "max_connections": str(max(20, needed.max_connections)),
+        "max_worker_processes": str(max(8, needed.max_worker_processes)),
+        "max_wal_senders": str(max(10, needed.max_wal_senders)),
+        "max_prepared_transactions": str(needed.max_prepared_transactions),
+        "max_locks_per_transaction": str(max(64, needed.max_locks_per_transaction)),
+        "wal_level": control.wal_level if control.wal_level != "minimal" else "replica",
+        "shared_buffers": f"{buffers // _MIB}MB",
+        "huge_pages": "off",
+        "fsync": "on",
+        "recovery_init_sync_method": "syncfs",
+        "full_page_writes": "on",
+        "max_wal_size": "4GB",
+        "checkpoint_timeout": "1h",
+        "hot_standby": "off",
+        "autovacuum": "off",
+        "jit": "off",
+        "log_destination": "stderr",
+        "logging_collector": "off",
+        "log_min_messages": "log",
+        "lc_messages": "C",
+        "log_timezone": "UTC",
+        "log_startup_progress_interval": "500ms",
+        "log_checkpoints": "off",
+        "log_connections": "off",
+        "log_statement": "none",
+        "log_min_duration_statement": "-1",
+        "cluster_name": "drtool-restored",
+        "dynamic_shared_memory_type": "mmap",
+    }
+
+
+def target_settings(
+    target: RecoveryTarget, *, timeline: int, restore_command: str, action: str = "promote"
+) -> dict[str, str]:
+    """Settings that make a start with recovery.signal stop at `target` on the path to `timeline`.
+
+    `action` is `promote` or `shutdown`. ToLsn stops before the first record that begins at or after
+    the position, so one must follow it in the WAL; ToTime before the first commit after the moment.
+    """
+    settings = dict.fromkeys(_TARGETS, "")
+    settings |= {
+        "restore_command": restore_command,
+        "recovery_target_timeline": str(timeline),
+        "recovery_target_action": action,
+        "recovery_target_inclusive": "on",
+    }
+    # The one target that counts comes last: setting another to '' after it is an error to the server.
+    match target:
+        case ToTime(moment):
+            wanted = moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S.%f+00")
+            return _last(settings, "recovery_target_time", wanted)
+        case ToLsn(lsn):
+            settings["recovery_target_inclusive"] = "off"
+            return _last(settings, "recovery_target_lsn", str(lsn))
+        case ToXid(xid):
+            return _last(settings, "recovery_target_xid", str(xid))
+        case ToName(name):
+            return _last(settings, "recovery_target_name", name)
+        case ToBackup():
+            return _last(settings, "recovery_target", "immediate")
+        case ToLatest():
+            return settings
+
+
+def rewrite_auto_conf(text: str) -> str:
+    """A `postgresql.auto.conf` without what would send a copy to the old cluster or to an old target.
+
+    A copy started by hand with its old configuration neither archives (this file outranks
+    postgresql.conf) nor connects to a primary, nor waits for synchronous standbys, nor recovers to
+    where an earlier restore stopped (PITFALLS 54, 55).
+    """
+    kept = [
+        line
+        for line in text.splitlines(keepends=True)
+        if not _LEFT_OVER.match(line) and line != _HEADER
+    ]
+    body = "".join(kept)
+    if body and not body.endswith("\n"):
+        body += "\n"
+    return body + _HEADER + "".join(f"{line}\n" for line in _PINNED)
+
+
+def _last(settings: dict[str, str], name: str, value: str) -> dict[str, str]:
+    del settings[name]
+    settings[name] = value
+    return settings

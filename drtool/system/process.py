@@ -1,0 +1,156 @@
+"""Other programs: started from argument lists, without our secrets, with limits, always reaped."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from drtool.errors import DrtoolError
+from drtool.system.users import RunAs
+
+# What a child may know of our environment: not DRTOOL_KEY, not the clouds' credentials.
+_INHERITED = ("PATH", "HOME", "TMPDIR", "LD_LIBRARY_PATH", "TZ", "TZDIR")
+# The kernel sends the parent-death signal when the *thread* that started the child ends. So one
+# thread that lives as long as the program starts all children.
+_STARTER = ThreadPoolExecutor(max_workers=1, thread_name_prefix="drtool-starter")
+
+
+class ProgramFailed(DrtoolError):
+    """A program could not be started, or did not end in time."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finished:
+    """A program that ended: `code` is negative for the signal that killed it."""
+
+    code: int
+    output: str
+    errors: str
+
+
+def clean_environment(**more: str) -> dict[str, str]:
+    """The environment for a child: PATH and the like, English messages, and `more`."""
+    kept = {name: os.environ[name] for name in _INHERITED if name in os.environ}
+    return {**kept, "LC_ALL": "C", **more}
+
+
+def run_program(
+    command: Sequence[str],
+    *,
+    timeout_seconds: float,
+    run_as: RunAs | None = None,
+    environment: Mapping[str, str] | None = None,
+    directory: Path = Path("/"),
+) -> Finished:
+    """Run `command` to its end; ProgramFailed if it cannot start or takes longer than allowed."""
+    try:
+        done = subprocess.run(
+            list(command),
+            check=False,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=timeout_seconds,
+            cwd=directory,
+            env=dict(environment if environment is not None else clean_environment()),
+            text=True,
+            errors="replace",
+            **_switch(run_as),
+        )
+    except subprocess.TimeoutExpired as error:
+        raise ProgramFailed(f"{command[0]} did not end within {timeout_seconds:g} s") from error
+    except OSError as error:
+        raise ProgramFailed(f"{command[0]} cannot be started: {error}") from error
+    return Finished(code=done.returncode, output=done.stdout, errors=done.stderr)
+
+
+class ChildProcess:
+    """A program that runs beside us. Whoever started it stops it; any thread may."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self._process = process
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def exit_code(self) -> int | None:
+        """None while it runs; negative for the signal that killed it. Reaps it."""
+        return self._process.poll()
+
+    def send(self, number: signal.Signals) -> None:
+        """Send a signal; nothing happens if it has ended."""
+        self._process.send_signal(number)
+
+    def wait(self, timeout_seconds: float) -> int | None:
+        """Its exit code, or None if it still runs after `timeout_seconds`."""
+        try:
+            return self._process.wait(max(0.0, timeout_seconds))
+        except subprocess.TimeoutExpired:
+            return None
+
+
+def start_program(
+    command: Sequence[str],
+    *,
+    output: IO[bytes],
+    run_as: RunAs | None = None,
+    environment: Mapping[str, str] | None = None,
+    directory: Path = Path("/"),
+    death_signal: signal.Signals | None = signal.SIGTERM,
+) -> ChildProcess:
+    """Start `command` with both its outputs going to `output`.
+
+    When our program dies, however it dies, the kernel sends `death_signal` to the child, where
+    `setpriv` is installed; None lets the child outlive us, in a session of its own.
+    """
+
+    def start() -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            _guarded(command, death_signal),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            cwd=directory,
+            env=dict(environment if environment is not None else clean_environment()),
+            # Control-C in our terminal is ours to answer, not the server's.
+            start_new_session=True,
+            **_switch(run_as),
+        )
+
+    try:
+        return ChildProcess(_STARTER.submit(start).result())
+    except OSError as error:
+        raise ProgramFailed(f"{command[0]} cannot be started: {error}") from error
+
+
+def machine_memory_bytes() -> int:
+    """The memory we may use: the machine's, or the container's limit where that is smaller."""
+    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    try:
+        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
+    except OSError:
+        return physical
+    return min(physical, int(limit)) if limit.isdigit() else physical
+
+
+def _guarded(command: Sequence[str], death_signal: signal.Signals | None) -> list[str]:
+    # The kernel forgets a parent-death signal when the user changes, so it is set after that, by
+    # setpriv: code of ours between fork and exec is not safe in a program with threads.
+    setpriv = shutil.which("setpriv")
+    if setpriv is None or death_signal is None:
+        return list(command)
+    name = death_signal.name.removeprefix("SIG")
+    return [setpriv, "--no-new-privs", "--pdeathsig", name, "--", *command]
+
+
+def _switch(run_as: RunAs | None) -> dict[str, Any]:  # arguments of Popen, of several types
+    if run_as is None or run_as.is_us:
+        return {}
+    return {"user": run_as.uid, "group": run_as.gid, "extra_groups": []}
