@@ -19,16 +19,14 @@ import numpy as np
 import numpy.typing as npt
 from xxhash import xxh3_64_intdigest
 
+from drtool.pipeline.pages import EXTENT, PAGE_BYTES, Extents
 from drtool.repository.chunks import ChunkPlace, ChunkReader
 from drtool.repository.sealing import damaged
 
-PAGE_BYTES = 8192
 RECORD_COVERS_BYTES = 256 << 20
 DIGEST_BYTES = 8
 PACK_ID_BYTES = 16
 
-EXTENT = np.dtype([("length", ">u4"), ("pack", ">u4"), ("chunk", ">u4"), ("offset", ">u4")])
-Extents = npt.NDArray[np.void]
 NO_EXTENTS: Extents = np.empty(0, EXTENT)
 
 _COLUMNS = ("length", "pack", "chunk", "offset")
@@ -158,8 +156,12 @@ class _PendingChunk:
 
     def add(self, record: TableRecord) -> None:
         extents = record.extents.copy()
-        used, inverse = np.unique(extents["pack"], return_inverse=True)
-        numbers = [self._local.setdefault(int(pack), len(self._local)) for pack in used]
+        used, first, inverse = np.unique(extents["pack"], return_index=True, return_inverse=True)
+        # In the order in which the record names them: the order of `used` is this backup's own,
+        # and a table chunk that did not change must come out the same in every backup.
+        for pack in used[np.argsort(first)]:
+            self._local.setdefault(int(pack), len(self._local))
+        numbers = [self._local[int(pack)] for pack in used]
         extents["pack"] = np.array(numbers, np.uint32)[inverse] if len(used) else 0
         digests = record.digests
         if digests is not None:

@@ -1,0 +1,189 @@
+"""Packs filled by several threads at once: each thread has a pack of its own, full ones go up."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+
+from drtool.errors import RepositoryUnavailable
+from drtool.repository import layout
+from drtool.repository.backups import Attempt
+from drtool.repository.chunks import PACK_BUFFER_BYTES, ChunkPlace, PackBuilder
+from drtool.repository.repository import Repository
+from drtool.repository.sealing import Compressor
+from drtool.repository.table import PackList
+
+UPLOADS = 2
+LONGEST_PUT_SECONDS = 900.0
+
+
+class KnownChunks:
+    """Ids of chunks that are stored already, with their places. Any thread may use it.
+
+    At most a million: 200 MB would hold four times as many, and one more stored twice harms nobody.
+    """
+
+    MOST = 1_000_000
+
+    def __init__(self) -> None:
+        self._places: dict[bytes, tuple[int, int]] = {}
+
+    def find(self, chunk_id: bytes) -> tuple[int, int] | None:
+        """(pack index, chunk number), or None."""
+        return self._places.get(chunk_id)
+
+    def add(self, chunk_id: bytes, pack: int, number: int) -> None:
+        if len(self._places) < self.MOST:
+            self._places[chunk_id] = (pack, number)
+
+
+class PackingHall:
+    """Lends pack builders to threads, and puts packs that are full.
+
+    Memory: `packers + UPLOADS` buffers of 34 MiB, made when first needed. The first put that fails
+    makes every later call raise its error.
+    """
+
+    def __init__(
+        self, repository: Repository, attempt: Attempt, packs: PackList, *, packers: int, level: int
+    ) -> None:
+        self._repository = repository
+        self._attempt = attempt
+        self._packs = packs
+        self._level = level
+        self._unmade = packers + UPLOADS
+        self._free: list[PackBuilder] = []
+        self._open: list[PackBuilder] = []
+        self._number = 0
+        self._indices: dict[bytes, int] = {}
+        self._changed = threading.Condition()
+        self._failure: BaseException | None = None
+        self._uploads = ThreadPoolExecutor(UPLOADS, thread_name_prefix="put")
+        self._pending: list[Future[None]] = []
+        self.known = KnownChunks()
+        self.new_bytes = 0
+        self.stored_bytes = 0
+        self.packs_stored = 0
+
+    @contextmanager
+    def packer(self) -> Iterator[Packer]:
+        """A place to put chunks, for one thread, until the block ends."""
+        packer = Packer(self, self.take_builder())
+        try:
+            yield packer
+        finally:
+            self._give_back(packer.builder)
+
+    def take_builder(self) -> PackBuilder:
+        """An open builder, or a fresh one; waits while all buffers are on their way up."""
+        with self._changed:
+            while True:
+                self.check()
+                if self._open:
+                    return self._open.pop()
+                if self._free:
+                    return self._begin(self._free.pop())
+                if self._unmade:
+                    self._unmade -= 1
+                    compressor = Compressor(self._level)
+                    buffer = bytearray(PACK_BUFFER_BYTES)
+                    return self._begin(PackBuilder(self._repository.ring, compressor, buffer))
+                if not self._changed.wait(LONGEST_PUT_SECONDS):
+                    raise RepositoryUnavailable(
+                        f"no pack could be put into {self._repository.store.url}"
+                        f" within {LONGEST_PUT_SECONDS:.0f} s",
+                        hint="Look at the network and the store, then run the backup again.",
+                    )
+
+    def exchange(self, full: PackBuilder) -> PackBuilder:
+        """Send a full pack up, and take another builder."""
+        self._send(full)
+        return self.take_builder()
+
+    def index_of(self, builder: PackBuilder) -> int:
+        """The index of the builder's pack in the pack list."""
+        return self._indices[builder.pack_id]
+
+    def check(self) -> None:
+        """Raise what made a put fail."""
+        if self._failure is not None:
+            raise self._failure
+
+    def finish(self) -> None:
+        """Put what is still open; return once everything is durable. No builder may be out on loan."""
+        with self._changed:
+            left, self._open = self._open, []
+        for builder in left:
+            self._send(builder)
+        for future in self._pending:
+            future.result()
+        self._uploads.shutdown()
+        self.check()
+
+    def abandon(self) -> None:
+        """Give up: no new puts, wait for those under way."""
+        self._uploads.shutdown(cancel_futures=True)
+
+    def _begin(self, builder: PackBuilder) -> PackBuilder:
+        pack_id = self._attempt.pack_id(self._number)
+        self._number += 1
+        self._indices[pack_id] = self._packs.index_of(pack_id)
+        builder.begin(pack_id)
+        return builder
+
+    def _give_back(self, builder: PackBuilder) -> None:
+        with self._changed:
+            self._open.append(builder)
+            self._changed.notify()
+
+    def _send(self, builder: PackBuilder) -> None:
+        if builder.is_empty:
+            return
+        self._pending = [future for future in self._pending if not future.done()]
+        self._pending.append(self._uploads.submit(self._put, builder))
+
+    def _put(self, builder: PackBuilder) -> None:
+        try:
+            parts = builder.finish()
+            self._repository.store.create(layout.pack_key(builder.pack_id), parts)
+        except BaseException as error:
+            # Told to whoever asks next: the thread that reads must stop too.
+            with self._changed:
+                self._failure = self._failure or error
+                self._changed.notify_all()
+            raise
+        with self._changed:
+            self.stored_bytes += sum(len(part) for part in parts)
+            self.packs_stored += 1
+            self._free.append(builder)
+            self._changed.notify()
+
+
+class Packer:
+    """Stores chunks for one thread, each content once."""
+
+    def __init__(self, hall: PackingHall, builder: PackBuilder) -> None:
+        self._hall = hall
+        self.builder = builder
+
+    def store(self, plain: memoryview | bytes) -> tuple[int, int]:
+        """Store a chunk unless its content is known; return (pack index, chunk number)."""
+        chunk_id = self.builder.chunk_id(plain)
+        place = self._hall.known.find(chunk_id)
+        if place is not None:
+            return place
+        if self.builder.is_full:
+            self.builder = self._hall.exchange(self.builder)
+        number = self.builder.add(plain, chunk_id)
+        pack = self._hall.index_of(self.builder)
+        self._hall.known.add(chunk_id, pack, number)
+        self._hall.new_bytes += len(plain)
+        return pack, number
+
+
+def store_with(packer: Packer, packs: PackList, plain: bytes) -> ChunkPlace:
+    """Store a chunk and name its place by the pack's id."""
+    pack, number = packer.store(plain)
+    return packs.place(pack, number)

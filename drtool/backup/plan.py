@@ -1,0 +1,39 @@
+"""What a backup will do: facts in, plan out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from drtool.repository.backups import Attempt, Manifest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackupPlan:
+    """The backup to compare with, and the interrupted attempts whose packs can be used again."""
+
+    source: str
+    backup_id: str
+    previous: Manifest | None
+    attempts: tuple[Attempt, ...]
+
+
+def plan_backup(
+    source: str,
+    backup_id: str,
+    *,
+    system_id: int,
+    manifests: Sequence[Manifest],
+    attempts: Sequence[Attempt],
+) -> BackupPlan:
+    """Compare with the newest backup of the same cluster; another cluster's pages help nobody."""
+    same = [manifest for manifest in manifests if manifest.postgres.system_id == system_id]
+    previous = max(same, key=lambda manifest: manifest.began, default=None)
+    newer = [
+        attempt
+        for attempt in attempts
+        if previous is None or attempt.backup_id > previous.backup_id
+    ]
+    return BackupPlan(
+        source=source, backup_id=backup_id, previous=previous, attempts=tuple(newer)
+    )  # fmt: skip

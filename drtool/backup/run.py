@@ -1,0 +1,271 @@
+"""Take a base backup of a PostgreSQL cluster: read it once, store what is new, commit it last.
+
+Threads: the caller's reads the stream and puts the records together; workers compare, pack and
+seal batches; two more put full packs. Memory: (2 workers + 2) batches of 8 MiB and (workers + 2)
+packs of 34 MiB, some 250 MB with two workers, whatever the size of the cluster; and about
+a kilobyte for each file.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+
+from drtool import __version__
+from drtool.backup.assembly import Assembly
+from drtool.backup.intake import Intake
+from drtool.backup.packing import PackingHall, store_with
+from drtool.backup.plan import BackupPlan
+from drtool.backup.previous import PreviousBackup, learn_attempts, learn_packs
+from drtool.errors import IntegrityError
+from drtool.model.outcome import BackupKind, BackupOutcome
+from drtool.model.progress import Emit, Noted, PhaseAdvanced, PhaseBegan, PhaseEnded
+from drtool.model.wal import Lsn
+from drtool.repository.backups import (
+    BackupSizes,
+    Manifest,
+    PostgresExtent,
+    begin_attempt,
+    commit_backup,
+)
+from drtool.repository.chunks import ChunkReader
+from drtool.repository.lease import Lease
+from drtool.repository.repository import Repository
+from drtool.repository.table import Attributes, EntryKind, PackList, TableWriter
+from drtool.sources.postgres.basebackup import (
+    Advanced,
+    BackupBegan,
+    BackupEnded,
+    BaseBackup,
+    ManifestData,
+    MemberBegan,
+    MemberData,
+    MemberEnded,
+    MemberKind,
+)
+from drtool.sources.postgres.facts import ServerFacts
+from drtool.sources.postgres.manifest import check_manifest, parse_manifest
+from drtool.system.clock import Clock, Stopwatch
+
+PHASE = "backup"
+
+_KINDS = {
+    MemberKind.FILE: EntryKind.FILE,
+    MemberKind.DIRECTORY: EntryKind.DIRECTORY,
+    MemberKind.SYMLINK: EntryKind.SYMLINK,
+}
+
+
+class WalKeeper(Protocol):
+    """Sees to it that the WAL a backup needs is in the repository before the backup is committed."""
+
+    def begin(self, start: Lsn, timeline: int) -> None:
+        """The backup will need WAL from `start` on: keep it from now."""
+
+    def finish(self, stop: Lsn) -> Lsn:
+        """Return how far the log is whole and durable, which is at least `stop`; or raise."""
+
+    def abandon(self) -> None:
+        """The backup failed: stop keeping."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackupSource:
+    """The server to read: its facts, the stream, the WAL, and its clock."""
+
+    facts: ServerFacts
+    bootstrap_role: str
+    stream: BaseBackup
+    wal: WalKeeper
+    server_clock: Callable[[], datetime]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReadStream:
+    """What the stream told, once it was read to its end."""
+
+    began: BackupBegan
+    ended: BackupEnded
+    files: int
+    read_bytes: int
+
+
+def run_backup(
+    plan: BackupPlan,
+    *,
+    source: BackupSource,
+    repository: Repository,
+    lease: Lease,
+    clock: Clock,
+    emit: Emit,
+) -> BackupOutcome:
+    """Take the backup that `plan` describes and commit it.
+
+    Whatever goes wrong before the manifest is put leaves no backup, and packs that the next run uses.
+    """
+    watch, began = Stopwatch(clock), clock.now()
+    workers = max(2, min(4, os.cpu_count() or 2))
+    reader = ChunkReader(repository.store, repository.ring)
+    previous = PreviousBackup(plan.previous, reader) if plan.previous else None
+    packs = previous.packs if previous else PackList()
+    attempt = begin_attempt(repository, plan.source, plan.backup_id)
+    hall = PackingHall(repository, attempt, packs, packers=workers, level=1)
+    try:
+        _learn(plan, reader, previous, packs, hall, emit)
+        table = TableWriter(packs)
+        assembly = Assembly(hall, table)
+        intake = Intake(hall, assembly, previous, seed=repository.ring.page_seed(), workers=workers)
+        with intake:
+            read = _read_stream(source, intake, emit)
+            emit(PhaseAdvanced(phase=PHASE, done=read.read_bytes))
+            emit(PhaseEnded(phase=PHASE, seconds=watch.seconds()))
+        assembly.finish()
+        with hall.packer() as packer:
+            places, referred = table.finish(lambda plain: store_with(packer, packs, plain))
+        hall.finish()
+        stopped_at = source.server_clock()
+        wal_end = source.wal.finish(read.ended.stop_lsn)
+    except BaseException:
+        source.wal.abandon()
+        hall.abandon()
+        raise
+    needed = {packs.ids[index] for index in referred} | {place.pack_id for place in places}
+    manifest = Manifest(
+        source=plan.source,
+        backup_id=plan.backup_id,
+        began=began,
+        ended=clock.now(),
+        tool=f"drtool {__version__}",
+        fencing=lease.fencing,
+        postgres=_extent(source, read, stopped_at),
+        sizes=BackupSizes(
+            files=read.files,
+            read_bytes=read.read_bytes,
+            new_bytes=hall.new_bytes,
+            stored_bytes=hall.stored_bytes,
+        ),
+        table=tuple(places),
+        packs=tuple(sorted(needed)),
+        findings=read.ended.findings,
+    )
+    lease.check()
+    commit_backup(repository, manifest)
+    return _outcome(plan, manifest, assembly, wal_end=wal_end, seconds=watch.seconds())
+
+
+def _extent(source: BackupSource, read: ReadStream, stopped_at: datetime) -> PostgresExtent:
+    facts = source.facts
+    return PostgresExtent(
+        system_id=facts.system_id,
+        server_version=facts.server_version_num,
+        timeline=read.ended.timeline,
+        start_lsn=read.began.start_lsn,
+        stop_lsn=read.ended.stop_lsn,
+        segment_bytes=facts.segment_bytes,
+        stopped_at=stopped_at,
+        bootstrap_role=source.bootstrap_role,
+        has_checksums=facts.has_checksums,
+        tablespaces=tuple((space.oid, space.location) for space in read.began.tablespaces),
+    )
+
+
+def _outcome(
+    plan: BackupPlan, manifest: Manifest, assembly: Assembly, *, wal_end: Lsn, seconds: float
+) -> BackupOutcome:
+    extent, sizes = manifest.postgres, manifest.sizes
+    return BackupOutcome(
+        source=plan.source,
+        backup_id=plan.backup_id,
+        kind=BackupKind.INCREMENTAL if plan.previous else BackupKind.FULL,
+        began=manifest.began,
+        seconds=seconds,
+        files=sizes.files,
+        read_bytes=sizes.read_bytes,
+        stored_bytes=sizes.stored_bytes,
+        reused_bytes=max(0, sizes.read_bytes - sizes.new_bytes),
+        start_lsn=extent.start_lsn,
+        stop_lsn=extent.stop_lsn,
+        timeline=extent.timeline,
+        wal_included_to=wal_end,
+        pages=assembly.pages,
+        pages_changed=assembly.pages_changed,
+        previous=plan.previous.backup_id if plan.previous else None,
+        findings=manifest.findings,
+    )
+
+
+def _learn(
+    plan: BackupPlan,
+    reader: ChunkReader,
+    previous: PreviousBackup | None,
+    packs: PackList,
+    hall: PackingHall,
+    emit: Emit,
+) -> None:
+    if plan.previous and previous:
+        lost = learn_packs(plan.previous.packs, reader, packs=packs, known=hall.known)
+        if lost:
+            previous.forget(lost)
+            emit(
+                Noted(
+                    f"{len(lost)} packs of backup {plan.previous.backup_id} are lost or damaged:"
+                    " their content is stored again. Run `drtool verify` to see what else suffers.",
+                    "warning",
+                )
+            )
+    found = learn_attempts(plan.attempts, reader, packs=packs, known=hall.known)
+    if found:
+        emit(Noted(f"using {found} packs again that an interrupted backup had stored"))
+
+
+def _read_stream(source: BackupSource, intake: Intake, emit: Emit) -> ReadStream:
+    """Iterate the stream once; the order of cases is how often they come."""
+    began: BackupBegan | None = None
+    ended: BackupEnded | None = None
+    manifest, arrived = bytearray(), dict[bytes, int]()
+    read_bytes = 0
+    for item in source.stream:
+        match item:
+            case MemberData(data):
+                read_bytes += len(data)
+                intake.take(data)
+            case MemberBegan():
+                if item.kind is MemberKind.FILE:
+                    arrived[item.path] = item.size_bytes
+                intake.begin_file(_attributes(item))
+            case MemberEnded():
+                intake.end_file()
+            case Advanced(done):
+                emit(PhaseAdvanced(phase=PHASE, done=done))
+            case BackupBegan():
+                began = item
+                emit(PhaseBegan(phase=PHASE, title="base backup", total=item.estimated_bytes))
+                source.wal.begin(item.start_lsn, item.timeline)
+            case ManifestData(data):
+                manifest += data
+            case BackupEnded():
+                ended = item
+    intake.finish()
+    if began is None or ended is None:
+        raise IntegrityError(
+            f"the base backup of {source.facts.place} ended before its end",
+            hint="Take the backup again; see the server's log.",
+        )
+    check_manifest(parse_manifest(bytes(manifest)), arrived)
+    return ReadStream(began=began, ended=ended, files=len(arrived), read_bytes=read_bytes)
+
+
+def _attributes(member: MemberBegan) -> Attributes:
+    return Attributes(
+        path=member.path,
+        kind=_KINDS[member.kind],
+        mode=member.mode,
+        uid=member.uid,
+        gid=member.gid,
+        modified_ns=member.modified_seconds * 1_000_000_000,
+        size_bytes=member.size_bytes,
+        link=member.link,
+    )

@@ -1,0 +1,1 @@
+"""The bytes between source and repository: batches, pages, and what changed among them."""
