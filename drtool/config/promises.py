@@ -8,7 +8,7 @@ from zoneinfo import ZoneInfo
 from croniter import CroniterBadDateError, croniter
 
 from drtool.model.finding import Finding, Severity
-from drtool.model.measure import format_span
+from drtool.model.measure import format_promise
 from drtool.model.objective import Objective, Verdict
 from drtool.model.outcome import PolicyReport, PromiseRow
 from drtool.policy.policy import Policy
@@ -92,8 +92,8 @@ def _worst_loss(source: SourcePolicy, zone: ZoneInfo) -> tuple[timedelta | None,
         case PostgresSource(wal=wal) if wal.mode is WalMode.STREAM:
             loss = wal.flush + wal.heartbeat
             return loss, (
-                f"WAL is streamed: a change is durable within {format_span(wal.flush)} and a mark is"
-                f" made every {format_span(wal.heartbeat)}, so at most {format_span(loss)} is lost"
+                f"WAL is streamed: a change is durable within {format_promise(wal.flush)} and a mark is"
+                f" made every {format_promise(wal.heartbeat)}, so at most {format_promise(loss)} is lost"
             )
         case PostgresSource():
             return None, (
@@ -117,7 +117,7 @@ def _between_backups(
     pause = None if line is None else longest_pause(line, zone)
     if pause is None:
         return None, f"no schedule says when {thing} are taken"
-    return pause, f"{format_span(pause)} may pass between {thing}, and all of it may be lost"
+    return pause, f"{format_promise(pause)} may pass between {thing}, and all of it may be lost"
 
 
 def _verdict(worst_loss: timedelta | None, objective: Objective) -> Verdict:
@@ -127,7 +127,7 @@ def _verdict(worst_loss: timedelta | None, objective: Objective) -> Verdict:
 
 
 def _conclusion(verdict: Verdict, objective: Objective) -> str:
-    promise = f"an RPO of {format_span(objective.rpo)}"
+    promise = f"an RPO of {format_promise(objective.rpo)}"
     if verdict is Verdict.MET:
         return f"the schedule can keep {promise}"
     if verdict is Verdict.MISSED:

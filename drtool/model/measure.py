@@ -86,6 +86,14 @@ def format_span(span: timedelta) -> str:
     return f"{whole // 86400} d {whole % 86400 // 3600:02} h"
 
 
+def format_promise(span: timedelta) -> str:
+    """Like `format_span`, but a round span has no zeros: `15 min`, `1 h`, `14 d`, `10 s`."""
+    text = format_span(span)
+    for zeros in (" 00 s", " 00 min", " 00 h"):
+        text = text.removesuffix(zeros)
+    return f"{text[:-4]} s" if text.endswith(".0 s") else text
+
+
 def format_moment(moment: datetime, zone: ZoneInfo) -> str:
     """Local time with offset and zone, then UTC: `2024-05-01 10:00:00+02:00 Europe/Warsaw (08:00:00Z)`."""
     local, universal = moment.astimezone(zone), moment.astimezone(UTC)

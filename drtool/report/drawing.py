@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from drtool.model.measure import format_size, format_span
+from drtool.model.measure import format_promise, format_size
 from drtool.model.objective import LossInterval
 from drtool.model.outcome import Judgement, LogSpan, Phase, Promise, RestoreOutcome
 from drtool.model.wal import Lsn
@@ -94,7 +94,7 @@ def draw_phases(outcome: RestoreOutcome, width: int) -> PhaseDrawing:
         bars=tuple(_bar(phase, number, scale=scale) for number, phase in enumerate(outcome.phases)),
         ticks=_ticks(span, width),
         promise_x=promise_x,
-        promise_label="" if promised is None else f"promised {format_span(promised)}",
+        promise_label="" if promised is None else f"promised {format_promise(promised)}",
         promise_anchor="end" if (promise_x or 0) > width / 2 else "start",
     )
 
@@ -120,7 +120,8 @@ def _span_shown(total_seconds: float, promised: timedelta | None) -> float:
 
 def _bar(phase: Phase, number: int, *, scale: float) -> Bar:
     rate = phase.bytes_per_second
-    parts = [format_span(timedelta(seconds=phase.seconds))]
+    parts = ["waiting for a person"] if phase.is_waiting else []
+    parts.append(format_promise(timedelta(seconds=phase.seconds)))
     if phase.size_bytes is not None:
         parts.append(format_size(phase.size_bytes))
     if rate is not None:
@@ -141,7 +142,7 @@ def _ticks(span: float, width: int) -> tuple[Tick, ...]:
     return tuple(
         Tick(
             x=number * step * width / span,
-            label=format_span(timedelta(seconds=number * step)) if number else "0",
+            label=format_promise(timedelta(seconds=number * step)) if number else "0",
             anchor=_anchor(number * step / span),
         )
         for number in range(count + 1)
@@ -182,12 +183,12 @@ def draw_loss(outcome: RestoreOutcome, width: int) -> BandDrawing | None:
     stretches = _loss_stretches(measured, x, outcome.lost_at)
     marks = [Tick(x=x(0), label="the disaster", anchor="end")]
     if promised <= span:
-        label = f"promise: {format_span(judgement.promised)}"
+        label = f"promise: {format_promise(judgement.promised)}"
         marks.append(Tick(x=x(promised), label=label, anchor=_anchor(x(promised) / width)))
     summary = (
-        f"Before the disaster, between {format_span(measured.at_least)} and"
-        f" {format_span(measured.at_most)} of work was lost; promised were at most"
-        f" {format_span(judgement.promised)}."
+        f"Before the disaster, between {format_promise(measured.at_least)} and"
+        f" {format_promise(measured.at_most)} of work was lost; promised were at most"
+        f" {format_promise(judgement.promised)}."
     )
     return BandDrawing(
         width=width,
@@ -212,14 +213,14 @@ def _loss_stretches(
             width=x(at_least) - x(at_most),
             look="unsure",
             label="the last recovered write lies in here",
-            value=format_span(measured.at_most - measured.at_least),
+            value=format_promise(measured.at_most - measured.at_least),
         ),
         Stretch(
             x=x(at_least),
             width=x(0) - x(at_least),
             look="lost",
             label="surely lost",
-            value=format_span(measured.at_least),
+            value=format_promise(measured.at_least),
         ),
     ]
 

@@ -8,7 +8,7 @@ from zoneinfo import ZoneInfo
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
-from drtool.model.measure import format_moment, format_size, format_span
+from drtool.model.measure import format_moment, format_promise, format_size, format_span
 from drtool.model.objective import LossInterval, Verdict
 from drtool.model.outcome import Judgement, RestoreReport
 from drtool.report.drawing import NARROW, WIDE, draw_log, draw_loss, draw_phases
@@ -34,7 +34,8 @@ def _template() -> Template:
     )
     environment.filters.update(
         size=format_size,
-        span=format_span,
+        span=format_promise,
+        exact="{:,.2f} s".format,
         seconds=_show_seconds,
         measured=show_measured,
         moment=_show_moment,

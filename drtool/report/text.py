@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from zoneinfo import ZoneInfo
 
 from drtool.model.finding import Finding, Severity
-from drtool.model.measure import format_moment, format_size, format_span
+from drtool.model.measure import format_moment, format_promise, format_size, format_span
 from drtool.model.objective import LossInterval, Verdict
 from drtool.model.outcome import (
     BackupOutcome,
@@ -88,11 +88,11 @@ def show_measured(measured: LossInterval | timedelta | None) -> str:
         case None:
             return "not measured"
         case LossInterval(at_least, at_most) if at_least == at_most:
-            return format_span(at_most)
+            return format_promise(at_most)
         case LossInterval(at_least, at_most):
-            return f"between {format_span(at_least)} and {format_span(at_most)}"
+            return f"between {format_promise(at_least)} and {format_promise(at_most)}"
         case timedelta():
-            return format_span(measured)
+            return format_promise(measured)
 
 
 def _seconds(seconds: float) -> str:
@@ -178,7 +178,7 @@ def _table(
 def _judgement(judgement: Judgement, style: Style) -> str:
     return (
         f"  {style.verdict(judgement.verdict)} {judgement.objective.upper()}:"
-        f" {show_measured(judgement.measured)}, promised {format_span(judgement.promised)}"
+        f" {show_measured(judgement.measured)}, promised {format_promise(judgement.promised)}"
         f" ({judgement.explanation})"
     )
 
@@ -259,7 +259,7 @@ def _status_row(row: StatusRow, at: datetime, style: Style) -> str:
     if row.earliest is not None and row.latest is not None:
         window = f"{style.moment(row.earliest)}\n{' ' * 17}to {style.moment(row.latest)}"
     predicted = "UNKNOWN" if row.predicted_rto is None else format_span(row.predicted_rto)
-    promise = f"RPO {format_span(row.objective.rpo)}, RTO {format_span(row.objective.rto)}"
+    promise = f"RPO {format_promise(row.objective.rpo)}, RTO {format_promise(row.objective.rto)}"
     lines = [f"{style.verdict(row.verdict)} {style.bold(row.source)} ({row.kind}), {promise}"]
     lines += _pairs(
         [
