@@ -25,7 +25,6 @@ OUTPUT = {
     "sys.__stdout__",
     "sys.__stderr__",
     "warnings.warn",
-    "os.write",
 }
 
 
