@@ -9,7 +9,7 @@ import numpy as np
 from drtool.backup.packing import PackingHall
 from drtool.backup.stowing import Stowed
 from drtool.pipeline.pages import collapse
-from drtool.repository.chunks import CHUNK_BYTES
+from drtool.repository.chunks import CHUNK_BYTES, ChunkPlace
 from drtool.repository.table import (
     RECORD_COVERS_BYTES,
     Attributes,
@@ -50,11 +50,13 @@ class Assembly:
         if stretch.is_last or end % RECORD_COVERS_BYTES == 0:
             self._close_record()
 
-    def finish(self) -> None:
-        """Store the digests that still wait. The table may be finished afterwards."""
+    def finish(self) -> tuple[list[ChunkPlace], set[int]]:
+        """Store the digests that still wait, and the table; its chunks, and the packs it refers to."""
         if self._parts:
             raise ValueError("a file has no end")
         self._store_digests()
+        with self._hall.packer() as packer:
+            return self._table.finish(lambda plain: self._hall.packs.place(*packer.store(plain)))
 
     def _close_record(self) -> None:
         parts, self._parts = self._parts, []

@@ -14,6 +14,8 @@ from drtool.backup.stowing import Stowed, stow
 from drtool.errors import IntegrityError
 from drtool.repository.table import Attributes, EntryKind
 
+WORKERS = max(2, min(4, os.cpu_count() or 2))
+
 
 class Intake:
     """Cuts the stream into batches, hands them to workers, and takes their results in order."""
@@ -25,15 +27,14 @@ class Intake:
         previous: PreviousBackup | None,
         *,
         seed: int,
-        workers: int,
     ) -> None:
         self._hall = hall
         self._assembly = assembly
         self._previous = previous
         self._seed = seed
-        self._unmade = 2 * workers + 1
+        self._unmade = 2 * WORKERS + 1
         self._free: list[Batch] = []
-        self._threads = ThreadPoolExecutor(workers, thread_name_prefix="stow")
+        self._threads = ThreadPoolExecutor(WORKERS, thread_name_prefix="stow")
         self._under_way: deque[tuple[Batch, Future[list[Stowed]]]] = deque()
         self._batch = self._fresh()
         self._file: Attributes | None = None

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from drtool.errors import RepositoryUnavailable
 from drtool.repository import layout
 from drtool.repository.backups import Attempt
-from drtool.repository.chunks import PACK_BUFFER_BYTES, ChunkPlace, PackBuilder
+from drtool.repository.chunks import PACK_BUFFER_BYTES, PackBuilder
 from drtool.repository.repository import Repository
 from drtool.repository.sealing import Compressor
 from drtool.repository.table import PackList
@@ -51,7 +51,7 @@ class PackingHall:
     ) -> None:
         self._repository = repository
         self._attempt = attempt
-        self._packs = packs
+        self.packs = packs
         self._level = level
         self._unmade = packers + UPLOADS
         self._free: list[PackBuilder] = []
@@ -129,7 +129,7 @@ class PackingHall:
     def _begin(self, builder: PackBuilder) -> PackBuilder:
         pack_id = self._attempt.pack_id(self._number)
         self._number += 1
-        self._indices[pack_id] = self._packs.index_of(pack_id)
+        self._indices[pack_id] = self.packs.index_of(pack_id)
         builder.begin(pack_id)
         return builder
 
@@ -181,9 +181,3 @@ class Packer:
         self._hall.known.add(chunk_id, pack, number)
         self._hall.new_bytes += len(plain)
         return pack, number
-
-
-def store_with(packer: Packer, packs: PackList, plain: bytes) -> ChunkPlace:
-    """Store a chunk and name its place by the pack's id."""
-    pack, number = packer.store(plain)
-    return packs.place(pack, number)

@@ -90,7 +90,7 @@ def learn_packs(
             if footer is None:
                 lost.append(pack_id)
             elif number < MOST_FOOTERS:
-                _learn(pack_id, footer, packs, known)
+                _learn(pack_id, footer, packs=packs, known=known)
     return lost
 
 
@@ -114,7 +114,7 @@ def learn_attempts(
                 continue
             missing = 0
             found += 1
-            _learn(pack_id, footer, packs, known)
+            _learn(pack_id, footer, packs=packs, known=known)
     return found
 
 
@@ -126,7 +126,7 @@ def _footer(reader: ChunkReader, pack_id: bytes) -> PackFooter | None:
         return None
 
 
-def _learn(pack_id: bytes, footer: PackFooter, packs: PackList, known: KnownChunks) -> None:
+def _learn(pack_id: bytes, footer: PackFooter, *, packs: PackList, known: KnownChunks) -> None:
     pack = packs.index_of(pack_id)
     for number, chunk_id in enumerate(footer.chunk_ids()):
         known.add(chunk_id, pack, number)

@@ -8,16 +8,15 @@ a kilobyte for each file.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
 from drtool import __version__
 from drtool.backup.assembly import Assembly
-from drtool.backup.intake import Intake
-from drtool.backup.packing import PackingHall, store_with
+from drtool.backup.intake import WORKERS, Intake
+from drtool.backup.packing import PackingHall
 from drtool.backup.plan import BackupPlan
 from drtool.backup.previous import PreviousBackup, learn_attempts, learn_packs
 from drtool.errors import IntegrityError
@@ -101,31 +100,27 @@ def run_backup(
     lease: Lease,
     clock: Clock,
     emit: Emit,
+    level: int = 1,
 ) -> BackupOutcome:
     """Take the backup that `plan` describes and commit it.
 
     Whatever goes wrong before the manifest is put leaves no backup, and packs that the next run uses.
     """
     watch, began = Stopwatch(clock), clock.now()
-    workers = max(2, min(4, os.cpu_count() or 2))
     reader = ChunkReader(repository.store, repository.ring)
     previous = PreviousBackup(plan.previous, reader) if plan.previous else None
     packs = previous.packs if previous else PackList()
     attempt = begin_attempt(repository, plan.source, plan.backup_id)
-    hall = PackingHall(repository, attempt, packs, packers=workers, level=1)
+    hall = PackingHall(repository, attempt, packs, packers=WORKERS, level=level)
     try:
-        _learn(plan, reader, previous, packs, hall, emit)
-        table = TableWriter(packs)
-        assembly = Assembly(hall, table)
-        intake = Intake(hall, assembly, previous, seed=repository.ring.page_seed(), workers=workers)
-        with intake:
+        for note in _learn(plan, previous, reader, hall=hall):
+            emit(note)
+        assembly = Assembly(hall, TableWriter(packs))
+        with Intake(hall, assembly, previous, seed=repository.ring.page_seed()) as intake:
             read = _read_stream(source, intake, emit)
-            emit(PhaseAdvanced(phase=PHASE, done=read.read_bytes))
-            emit(PhaseEnded(phase=PHASE, seconds=watch.seconds()))
-        assembly.finish()
-        with hall.packer() as packer:
-            places, referred = table.finish(lambda plain: store_with(packer, packs, plain))
+        places, referred = assembly.finish()
         hall.finish()
+        emit(PhaseEnded(phase=PHASE, seconds=watch.seconds()))
         stopped_at = source.server_clock()
         wal_end = source.wal.finish(read.ended.stop_lsn)
     except BaseException:
@@ -198,27 +193,22 @@ def _outcome(
 
 
 def _learn(
-    plan: BackupPlan,
-    reader: ChunkReader,
-    previous: PreviousBackup | None,
-    packs: PackList,
-    hall: PackingHall,
-    emit: Emit,
-) -> None:
+    plan: BackupPlan, previous: PreviousBackup | None, reader: ChunkReader, *, hall: PackingHall
+) -> Iterator[Noted]:
+    """Make known what is stored already; yield what a person should know of it."""
+    packs, known = hall.packs, hall.known
     if plan.previous and previous:
-        lost = learn_packs(plan.previous.packs, reader, packs=packs, known=hall.known)
+        lost = learn_packs(plan.previous.packs, reader, packs=packs, known=known)
+        previous.forget(lost)
         if lost:
-            previous.forget(lost)
-            emit(
-                Noted(
-                    f"{len(lost)} packs of backup {plan.previous.backup_id} are lost or damaged:"
-                    " their content is stored again. Run `drtool verify` to see what else suffers.",
-                    "warning",
-                )
+            yield Noted(
+                f"{len(lost)} packs of backup {plan.previous.backup_id} are lost or damaged: their"
+                " content is stored again. Run `drtool verify` to see what else suffers",
+                "warning",
             )
-    found = learn_attempts(plan.attempts, reader, packs=packs, known=hall.known)
+    found = learn_attempts(plan.attempts, reader, packs=packs, known=known)
     if found:
-        emit(Noted(f"using {found} packs again that an interrupted backup had stored"))
+        yield Noted(f"using {found} packs again that an interrupted backup had stored")
 
 
 def _read_stream(source: BackupSource, intake: Intake, emit: Emit) -> ReadStream:
@@ -249,6 +239,7 @@ def _read_stream(source: BackupSource, intake: Intake, emit: Emit) -> ReadStream
             case BackupEnded():
                 ended = item
     intake.finish()
+    emit(PhaseAdvanced(phase=PHASE, done=read_bytes))
     if began is None or ended is None:
         raise IntegrityError(
             f"the base backup of {source.facts.place} ended before its end",

@@ -39,16 +39,17 @@ def stow(batch: Batch, hall: PackingHall, *, seed: int) -> list[Stowed]:
     with hall.packer() as packer:
         gathered = _Gathering(batch, packer)
         stowed = [
-            _stow_stretch(batch, stretch, packer, gathered, seed) for stretch in batch.stretches
+            _stow_stretch(stretch, batch.view, packer=packer, gathered=gathered, seed=seed)
+            for stretch in batch.stretches
         ]
         gathered.flush()
     return stowed
 
 
 def _stow_stretch(
-    batch: Batch, stretch: Stretch, packer: Packer, gathered: _Gathering, seed: int
+    stretch: Stretch, buffer: memoryview, *, packer: Packer, gathered: _Gathering, seed: int
 ) -> Stowed:
-    view = batch.view[stretch.at : stretch.at + stretch.length]
+    view = buffer[stretch.at : stretch.at + stretch.length]
     known = stretch.known or _NONE
     digests = digest_pages(view, seed)
     changed = changed_pages(digests, known.digests)

@@ -1,0 +1,216 @@
+"""`drtool repository`: make it, describe it, and look after its keys."""
+
+from __future__ import annotations
+
+from drtool.errors import UsageError
+from drtool.model.finding import Finding, Severity
+from drtool.model.outcome import Fact, FactSheet
+from drtool.model.request import (
+    KeyAdd,
+    KeyList,
+    KeyRemove,
+    KeyRotate,
+    RepositoryInit,
+    RepositoryInspect,
+)
+from drtool.policy.policy import Policy
+from drtool.policy.secrets import NoEncryption, SecretReference
+from drtool.repository.backups import backed_up_sources, backup_ids
+from drtool.repository.keys import KeySecret, Slot
+from drtool.repository.repository import (
+    Repository,
+    add_slot,
+    create_repository,
+    read_slots,
+    remove_slot,
+    rotate_key,
+)
+from drtool.stores.capabilities import Capabilities, describe_capabilities
+from drtool.stores.open import prepare_place
+from drtool.stores.probe import probe_store
+from drtool.wiring.parts import is_initialised, key_secret, opened_repository, opened_store
+from drtool.wiring.surroundings import Surroundings
+
+RepositoryRequest = RepositoryInit | RepositoryInspect | KeyList | KeyAdd | KeyRemove | KeyRotate
+
+
+def run_repository(request: RepositoryRequest, policy: Policy, around: Surroundings) -> FactSheet:
+    """Create, describe or rekey the repository."""
+    if isinstance(request, RepositoryInit):
+        return _init(request, policy, around)
+    with opened_repository(policy, around) as repository:
+        match request:
+            case RepositoryInspect():
+                return _describe(repository)
+            case KeyList():
+                return _slots(repository)
+            case KeyAdd():
+                return _add_key(request, repository, around)
+            case KeyRemove():
+                kept = key_secret(policy.repository.key, around)
+                return _remove_key(request, repository, kept)
+            case KeyRotate():
+                return _rotate(request, repository)
+
+
+def _init(request: RepositoryInit, policy: Policy, around: Surroundings) -> FactSheet:
+    secret = key_secret(policy.repository.key, around)
+    if request.is_dry_run:
+        return FactSheet(
+            kind="repository-init-plan",
+            title="Would create a repository; nothing was done",
+            facts=(
+                Fact(name="url", value=policy.repository.url, shown="url"),
+                Fact(name="key", value=str(secret.kind), shown="opened by"),
+            ),
+        )
+    prepare_place(policy.repository.url)
+    with opened_store(policy, around) as store:
+        if is_initialised(store):
+            raise UsageError(
+                f"there is a repository in {store.url} already",
+                hint="Run `drtool repository info` to see whose it is, or choose another url.",
+            )
+        capabilities = probe_store(store, clock=around.clock)
+        repository = create_repository(
+            store, secret, now=around.clock.now(), capabilities=capabilities
+        )
+        findings = list(describe_capabilities(capabilities))
+        if isinstance(policy.repository.key, NoEncryption):
+            findings.append(
+                Finding(
+                    severity=Severity.WARNING,
+                    subject="encryption",
+                    fact="the policy says `key: none`: whoever reads the store reads the data",
+                    fix="Make another repository with `key: env:DRTOOL_KEY`.",
+                )
+            )
+        return FactSheet(
+            kind="repository-init",
+            title="Repository created",
+            facts=(*_facts(repository), *_capability_facts(capabilities)),
+            findings=tuple(findings),
+        )
+
+
+def _describe(repository: Repository) -> FactSheet:
+    counts = tuple(
+        Fact(
+            name=f"backups_{source}",
+            value=len(backup_ids(repository, source)),
+            shown=f"backups of {source}",
+        )
+        for source in backed_up_sources(repository)
+    )
+    root = repository.root
+    return FactSheet(
+        kind="repository-info",
+        title="Repository",
+        facts=(*_facts(repository), *counts, *_capability_facts(root.capabilities)),
+        findings=tuple(describe_capabilities(root.capabilities)),
+    )
+
+
+def _facts(repository: Repository) -> tuple[Fact, ...]:
+    root = repository.root
+    return (
+        Fact(name="url", value=repository.store.url, shown="url"),
+        Fact(name="repository_id", value=root.repository_id.hex(), shown="id"),
+        Fact(name="created", value=root.created, shown="created"),
+        Fact(name="made_by", value=root.made_by, shown="made by"),
+        Fact(name="format", value=root.format_version, shown="format"),
+        Fact(name="key_version", value=repository.ring.newest, shown="seals with key version"),
+    )
+
+
+def _capability_facts(capabilities: Capabilities) -> tuple[Fact, ...]:
+    return (
+        Fact(
+            name="creates_atomically",
+            value=capabilities.creates_atomically,
+            shown="two writers cannot overwrite each other",
+        ),
+        Fact(
+            name="replaces_if_matching",
+            value=capabilities.replaces_if_matching,
+            shown="leases are safe between machines",
+        ),
+        Fact(
+            name="refuses_wrong_checksum",
+            value=capabilities.refuses_wrong_checksum,
+            shown="refuses bytes damaged on the way",
+        ),
+        Fact(name="versioning", value=capabilities.versioning, shown="keeps versions"),
+        Fact(name="object_lock", value=capabilities.object_lock, shown="can lock objects"),
+    )
+
+
+def _slots(repository: Repository) -> FactSheet:
+    slots, errors = read_slots(repository)
+    return FactSheet(
+        kind="repository-keys",
+        title="Key slots",
+        facts=tuple(_slot_fact(slot) for slot in slots),
+        findings=tuple(
+            Finding(
+                severity=Severity.PROBLEM, subject="key slot", fact=error.message, fix=error.hint
+            )
+            for error in errors
+        ),
+    )
+
+
+def _slot_fact(slot: Slot) -> Fact:
+    return Fact(
+        name=f"slot_{slot.slot_id}",
+        value=f"{slot.kind}, made {slot.created}",
+        shown=f"slot {slot.slot_id}",
+    )
+
+
+def _add_key(request: KeyAdd, repository: Repository, around: Surroundings) -> FactSheet:
+    try:
+        reference = SecretReference.parse(request.reference)
+    except ValueError as error:
+        raise UsageError(str(error), hint="For example: env:DRTOOL_SECOND_KEY.") from None
+    secret = key_secret(reference, around)
+    if request.is_dry_run:
+        return FactSheet(
+            kind="repository-key-add-plan",
+            title="Would add a slot; nothing was done",
+            facts=(Fact(name="kind", value=str(secret.kind), shown="opened by"),),
+        )
+    slot = add_slot(repository, secret, now=around.clock.now())
+    return FactSheet(
+        kind="repository-key-add",
+        title="Slot added, and opened once to be sure",
+        facts=(_slot_fact(slot),),
+    )
+
+
+def _remove_key(request: KeyRemove, repository: Repository, kept: KeySecret) -> FactSheet:
+    slots = {slot.slot_id: slot for slot in read_slots(repository)[0]}
+    if request.slot not in slots:
+        raise UsageError(
+            f"the repository has no key slot {request.slot!r}",
+            hint="Run `drtool repository key list` to see the slots.",
+        )
+    fact = _slot_fact(slots[request.slot])
+    if request.is_dry_run:
+        return FactSheet(
+            kind="repository-key-remove-plan",
+            title="Would remove a slot; nothing was done",
+            facts=(fact,),
+        )
+    remove_slot(repository, request.slot, kept=kept)
+    return FactSheet(kind="repository-key-remove", title="Slot removed", facts=(fact,))
+
+
+def _rotate(request: KeyRotate, repository: Repository) -> FactSheet:
+    if request.is_dry_run:
+        title, version = "Would add a key version; nothing was done", repository.ring.newest + 1
+    else:
+        title, version = "Key rotated; what is stored stays readable", rotate_key(repository)
+    kind = "repository-key-rotate-plan" if request.is_dry_run else "repository-key-rotate"
+    fact = Fact(name="key_version", value=version, shown="new objects are sealed with version")
+    return FactSheet(kind=kind, title=title, facts=(fact,))
