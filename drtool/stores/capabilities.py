@@ -147,9 +147,10 @@ def _reading_findings(capabilities: Capabilities) -> list[Finding]:
     if not capabilities.ranges:
         found.append(
             Finding(
-                severity=Severity.PROBLEM,
+                severity=Severity.WARNING,
                 subject="ranged reads",
-                fact="this store does not answer ranged reads right: restoring needs them",
+                fact="this store does not answer ranged reads as HTTP demands, so whole objects "
+                "are read where a part would do: restores and checks take more traffic",
                 fix="Use a store that honours the Range header.",
             )
         )

@@ -114,9 +114,8 @@ class LocalStore:
         check_directory(prefix)
         directories = [name for name in self._names(prefix) if name.endswith("/")]
         # Like an object store, which knows no empty directory.
-        return [
-            name[:-1] for name in directories if next(self.list(prefix + name), None) is not None
-        ]
+        held = [name[:-1] for name in directories if any(True for _ in self.list(prefix + name))]
+        return sorted(held, key=in_order)
 
     def delete(self, key: str) -> None:
         path = self._path(key)
@@ -317,18 +316,24 @@ def _described(key: str, found: os.stat_result) -> StoredObject:
 
 
 def _read_exactly(descriptor: int, start: int, length: int, key: str) -> bytearray:
+    if os.fstat(descriptor).st_size < start + length:
+        raise _too_short(key, start + length)
     content = bytearray(length)
     view = memoryview(content)
     done = 0
     while done < length:
         count = os.preadv(descriptor, [view[done:]], start + done)
         if count == 0:
-            raise IntegrityError(
-                f"object {key} is shorter than {start + length} bytes",
-                hint="Run `drtool verify` to see which backups need it.",
-            )
+            raise _too_short(key, start + length)
         done += count
     return content
+
+
+def _too_short(key: str, size_bytes: int) -> IntegrityError:
+    return IntegrityError(
+        f"object {key} is shorter than {size_bytes} bytes",
+        hint="Run `drtool verify` to see which backups need it.",
+    )
 
 
 def _translated(error: OSError, path: Path, *, writing: bool) -> DrtoolError:

@@ -10,6 +10,7 @@ import random
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -27,8 +28,12 @@ WITHOUT_CONDITIONS = Capabilities(
     creates_atomically=False,
     replaces_if_matching=False,
     reads_after_write=True,
-    ranges=True,
+    ranges=False,
     lists_in_order=True,
+)
+# What the probe finds on moto: its listings are S3's, and need no walk.
+AS_S3 = replace(
+    WITHOUT_CONDITIONS, creates_atomically=True, replaces_if_matching=True, ranges=True
 )
 ATOMIC = ["memory", "local", "seaweedfs", "moto"]
 ODD_KEYS = [
@@ -58,7 +63,8 @@ def opened(kind: str, request: pytest.FixtureRequest) -> Store:
     server = request.getfixturevalue(fixture)
     store = open_store(server.new_url("ma in/prefix+"), clock=SystemClock())
     assert isinstance(store, RemoteStore)
-    return store.with_capabilities(WITHOUT_CONDITIONS) if kind == "rclone" else store
+    measured = {"rclone": WITHOUT_CONDITIONS, "moto": AS_S3}.get(kind)
+    return store if measured is None else store.with_capabilities(measured)
 
 
 @pytest.fixture(params=[*ATOMIC, "rclone"])
@@ -101,8 +107,8 @@ def test_an_empty_object_is_an_object(store: Store) -> None:
     store.create("empty too", [b"", b""])
 
     assert store.read("empty") == b""
-    assert store.read_tail("empty", 10) == b""
-    assert store.read_range("empty", 0, 0) == b""
+    assert bytes(store.read_tail("empty", 10)) == b""
+    assert bytes(store.read_range("empty", 0, 0)) == b""
     found = store.stat("empty")
     assert found is not None
     assert found.size_bytes == 0
@@ -131,7 +137,7 @@ def test_the_same_bytes_under_the_same_key_are_a_success(store: Store) -> None:
 
 
 def test_of_eight_writers_at_once_exactly_one_wins(atomic_store: Store) -> None:
-    for round_number in range(5):
+    for round_number in range(3):
         key = f"race/{round_number}"
         start = threading.Barrier(8)
 
@@ -171,9 +177,9 @@ def test_a_missing_object_is_said_to_be_missing(store: Store) -> None:
 def test_ranges_are_exact_or_refused(store: Store) -> None:
     store.create("ten", [b"0123456789"])
 
-    assert store.read_range("ten", 0, 10) == b"0123456789"
-    assert store.read_range("ten", 3, 4) == b"3456"
-    assert store.read_range("ten", 10, 0) == b""
+    assert bytes(store.read_range("ten", 0, 10)) == b"0123456789"
+    assert bytes(store.read_range("ten", 3, 4)) == b"3456"
+    assert bytes(store.read_range("ten", 10, 0)) == b""
     for start, length in ((3, 8), (9, 2), (10, 1), (20, 1), (11, 0)):
         with pytest.raises(IntegrityError):
             store.read_range("ten", start, length)
@@ -182,10 +188,10 @@ def test_ranges_are_exact_or_refused(store: Store) -> None:
 def test_tails_are_the_last_bytes_or_all_of_them(store: Store) -> None:
     store.create("ten", [b"0123456789"])
 
-    assert store.read_tail("ten", 3) == b"789"
-    assert store.read_tail("ten", 10) == b"0123456789"
-    assert store.read_tail("ten", 1000) == b"0123456789"
-    assert store.read_tail("ten", 0) == b""
+    assert bytes(store.read_tail("ten", 3)) == b"789"
+    assert bytes(store.read_tail("ten", 10)) == b"0123456789"
+    assert bytes(store.read_tail("ten", 1000)) == b"0123456789"
+    assert bytes(store.read_tail("ten", 0)) == b""
 
 
 def test_odd_names_are_kept_as_they_are(store: Store) -> None:
@@ -316,7 +322,7 @@ def test_of_eight_renewals_at_once_exactly_one_wins(atomic_store: Store) -> None
     """PITFALLS 33: a stale lease was broken by two at once."""
     current = b"0"
     atomic_store.replace_if("leases/x", current, None)
-    for round_number in range(1, 6):
+    for round_number in range(1, 4):
         start = threading.Barrier(8)
         offers = [b"%d by %d" % (round_number, number) for number in range(8)]
 
