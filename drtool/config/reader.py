@@ -78,6 +78,8 @@ class Reader:
     def _text(self, node: Node, path: str) -> str:
         if not isinstance(node, ScalarNode):
             raise self._refuse(node, f"{path} is one value, not {_kind_of(node)}")
+        if _is_nothing(node):
+            raise self._refuse(node, f"{path} has no value")
         return str(node.value)
 
     def _attempt(self, node: Node, path: str, make: Make) -> object:
@@ -181,6 +183,9 @@ class Reader:
         for key_node, value_node in node.value:
             if not isinstance(key_node, ScalarNode):
                 raise self._refuse(key_node, "a key is one word")
+            if _is_nothing(value_node):
+                # Its own mark stands at whatever comes next in the file.
+                value_node.start_mark = key_node.start_mark
             yield key_node, value_node
 
     def _merged_pairs(
@@ -202,6 +207,11 @@ class Make(Protocol):
     """Makes a value; ValueError if it cannot be."""
 
     def __call__(self) -> object: ...
+
+
+def _is_nothing(node: Node) -> bool:
+    """A key with nothing behind it; quotes around nothing are an empty text."""
+    return isinstance(node, ScalarNode) and not node.value and not node.style
 
 
 def _kind_of(node: Node) -> str:
