@@ -1,0 +1,82 @@
+"""The path of timelines that a server has come along, and its history files in the repository."""
+
+from __future__ import annotations
+
+from drtool.archiving.patience import Patience
+from drtool.errors import IntegrityError, SourceUnavailable
+from drtool.model.progress import Noted
+from drtool.model.wal import TimelineHistory, history_name
+from drtool.repository import layout
+from drtool.repository.log import put_history
+from drtool.repository.repository import Repository
+from drtool.sources.postgres.connection import ReplicationConnection
+from drtool.sources.postgres.facts import ServerFacts
+from drtool.sources.postgres.walstream import fetch_history
+
+
+class HistoryKeeper:
+    """Puts every history of a server's path that the repository lacks (PITFALLS 11).
+
+    It remembers what it has put, so that a reconnect costs no request.
+    """
+
+    def __init__(self, repository: Repository, source: str, patience: Patience) -> None:
+        self._repository = repository
+        self._source = source
+        self._patience = patience
+        self._kept: dict[tuple[int, int], bytes] = {}
+
+    def keep(self, connection: ReplicationConnection, facts: ServerFacts) -> TimelineHistory:
+        """The server's path, once its histories are durable.
+
+        SourceUnavailable if the server does not (yet) give the history of its own timeline. One of
+        an older timeline that the server no longer has is noted, if the repository lacks it.
+        """
+        if facts.timeline == 1:
+            return TimelineHistory(1)
+        path = _parsed(facts.timeline, self._keep_one(connection, facts, facts.timeline))
+        for timeline in path.path()[:-1]:
+            if timeline > 1:
+                self._keep_older(connection, facts, timeline)
+        return path
+
+    def _keep_older(
+        self, connection: ReplicationConnection, facts: ServerFacts, timeline: int
+    ) -> None:
+        try:
+            self._keep_one(connection, facts, timeline)
+        except SourceUnavailable as error:
+            if error.retryable:
+                raise
+            if not self._is_stored(facts.system_id, timeline):
+                name = history_name(timeline)
+                note = f"{facts.place} has {name} no more, and the repository lacks it"
+                self._patience.emit(Noted(note, "warning"))
+            self._kept[facts.system_id, timeline] = b""
+
+    def _keep_one(
+        self, connection: ReplicationConnection, facts: ServerFacts, timeline: int
+    ) -> bytes:
+        known = self._kept.get((facts.system_id, timeline))
+        if known is not None:
+            return known
+        content = fetch_history(connection, timeline)
+        self._patience.put(
+            lambda: put_history(self._repository, self._source, facts.system_id, timeline, content)
+        )
+        self._kept[facts.system_id, timeline] = content
+        return content
+
+    def _is_stored(self, system_id: int, timeline: int) -> bool:
+        key = layout.history_key(self._source, system_id, timeline)
+        return self._repository.store.stat(key) is not None
+
+
+def _parsed(timeline: int, content: bytes) -> TimelineHistory:
+    try:
+        return TimelineHistory.parse(timeline, content.decode("utf-8", "replace"))
+    except ValueError as error:
+        raise IntegrityError(
+            f"the server's {history_name(timeline)} is no history: {error}",
+            hint="Look at the file in its pg_wal directory.",
+        ) from error

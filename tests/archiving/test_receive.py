@@ -1,0 +1,127 @@
+"""The receiver keeps every byte of WAL, and acknowledges only what is durable."""
+
+from __future__ import annotations
+
+import pytest
+
+from drtool.errors import LeaseHeld
+from drtool.model.wal import Lsn
+from drtool.repository.layout import Lineage
+from drtool.repository.marks import newest_mark
+from drtool.sources.postgres.facts import read_facts
+from tests.archiving.rig import (
+    SOURCE,
+    Running,
+    acknowledged,
+    fill,
+    flushed,
+    held_to,
+    inventory,
+    is_streaming,
+    logged,
+    new_repository,
+    own_files,
+    receiving,
+    settings_for,
+    until,
+)
+from tests.servers.postgres import MakePostgres
+
+pytestmark = pytest.mark.postgres
+
+
+@pytest.mark.parametrize(("major", "segment_mb"), [(15, 1), (15, 16), (18, 16), (18, 64)])
+def test_the_log_equals_the_servers_own_wal(
+    make_postgres: MakePostgres, major: int, segment_mb: int
+) -> None:
+    """PITFALLS 15: segments of 1, 16 and 64 MB, whole ones and the tail."""
+    server = make_postgres(major, segment_mb=segment_mb, settings={"wal_keep_size": "1GB"})
+    repository = new_repository()
+    with receiving(repository, settings_for(server)):
+        until(lambda: is_streaming(server), "streaming")
+        begin = flushed(server)
+        fill(server, 4 if segment_mb < 64 else 70)
+        end = flushed(server)
+        until(lambda: held_to(repository, server) >= end, "all is held")
+
+    run = inventory(repository, server).timelines[1].runs[-1]
+    assert run.begin <= begin
+    assert logged(repository, server, run.begin, end=end) == own_files(server, run.begin, end=end)
+
+
+def test_what_is_acknowledged_is_durable_and_marks_follow(make_postgres: MakePostgres) -> None:
+    """PITFALLS 20: the flush position that the server sees never runs ahead of the repository."""
+    server = make_postgres(15)
+    repository = new_repository()
+    facts = read_facts(server.dsn())
+    lineage = Lineage(SOURCE, facts.system_id, 1)
+    with receiving(repository, settings_for(server)):
+        until(lambda: held_to(repository, server), "something is held")
+        for _ in range(20):
+            fill(server, 1)
+            told = acknowledged(server)
+            assert told is not None
+            assert told <= held_to(repository, server)
+        until(lambda: newest_mark(repository, lineage, most_lsn=2**63), "a mark")
+
+    mark = newest_mark(repository, lineage, most_lsn=2**63)
+    assert mark is not None
+    assert mark.lsn <= held_to(repository, server)
+
+
+def test_a_second_receiver_is_refused(make_postgres: MakePostgres) -> None:
+    """PITFALLS 22: the second instance says so and exits with 9."""
+    server = make_postgres(15)
+    repository = new_repository()
+    with receiving(repository, settings_for(server)):
+        until(lambda: is_streaming(server), "streaming")
+        second = Running(repository, settings_for(server))
+
+        with pytest.raises(LeaseHeld) as refused:
+            second.end()
+
+    assert refused.value.exit_code == 9
+
+
+def test_a_stop_leaves_a_clean_end_and_the_next_run_goes_on_there(
+    make_postgres: MakePostgres,
+) -> None:
+    server = make_postgres(15, segment_mb=1, settings={"wal_keep_size": "1GB"})
+    repository = new_repository()
+    settings = settings_for(server, flush=3600, slot="drtool")
+    ends: list[Lsn] = []
+    for _ in range(3):
+        running = Running(repository, settings)
+        until(lambda: is_streaming(server), "streaming")
+        fill(server, 2)
+        until(lambda: (acknowledged(server) or 0) >= flushed(server) - (1 << 20), "received")
+        received = running.end()
+        assert received.durable is not None
+        ends.append(held_to(repository, server))
+        assert received.durable == ends[-1]
+        until(lambda: not is_streaming(server), "the session is gone")
+
+    runs = inventory(repository, server).timelines[1].runs
+    assert len(runs) == 1
+    assert ends == sorted(ends)
+    begin, end = runs[0].begin, runs[0].end
+    assert logged(repository, server, begin, end=end) == own_files(server, begin, end=end)
+    assert server.query("SELECT count(*) FROM pg_replication_slots") == [(1,)]
+
+
+def test_a_restart_of_the_server_loses_nothing(make_postgres: MakePostgres) -> None:
+    server = make_postgres(15, settings={"wal_keep_size": "1GB"})
+    repository = new_repository()
+    with receiving(repository, settings_for(server, flush=3600)):
+        until(lambda: is_streaming(server), "streaming")
+        fill(server, 1)
+        server.restart()
+        until(lambda: is_streaming(server), "streaming again")
+        fill(server, 1)
+        end = flushed(server)
+
+    run = inventory(repository, server).timelines[1].runs
+    assert len(run) == 1
+    assert logged(repository, server, run[0].begin, end=end) == own_files(
+        server, run[0].begin, end=end
+    )
