@@ -58,7 +58,7 @@ def walk(inventory: LogInventory, history: TimelineHistory, *, timeline: int, be
     for number in path:
         run = _run_holding(inventory, number, place)
         switch = history.end_of(number)
-        wanted = None if switch is None else _handed_over(inventory, path, number, switch)
+        wanted = None if switch is None else _handed_over(inventory, path, number, switch=switch)
         end = covered if run is None else max(covered, run.end)
         if wanted is not None and end >= wanted:
             if wanted > place:
@@ -78,7 +78,7 @@ def _run_holding(inventory: LogInventory, timeline: int, lsn: Lsn) -> LogRun | N
     return runs[0] if runs else None
 
 
-def _handed_over(inventory: LogInventory, path: list[int], timeline: int, switch: Lsn) -> Lsn:
+def _handed_over(inventory: LogInventory, path: list[int], timeline: int, *, switch: Lsn) -> Lsn:
     """Up to where `timeline` itself must be there: the next one's first segment repeats its tail."""
     size = inventory.segment_bytes
     first = Lsn(switch // size * size)

@@ -29,7 +29,11 @@ from drtool.restore.look import Candidate, RecoveryFacts
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RestorePlan:
-    """One restore, decided. `spans` is exactly the WAL that the replay will be given."""
+    """One restore, decided. `spans` is exactly the WAL that the replay will be given.
+
+    `proven_end` is a position that a replay of it to its end surely passes: the newest mark's, or the
+    backup's own end.
+    """
 
     source: str
     manifest: Manifest
@@ -39,6 +43,7 @@ class RestorePlan:
     spans: tuple[WalSpan, ...]
     wal_end: Lsn
     repository_end: Lsn
+    proven_end: Lsn
     histories: frozenset[int]
     earliest: datetime | None
     latest: datetime | None
@@ -90,6 +95,7 @@ def plan_restore(
         spans=chosen.chain.up_to(wal_end, facts.inventory.segment_bytes),
         wal_end=wal_end,
         repository_end=chosen.chain.end,
+        proven_end=_proven_end(chosen, wal_end),
         histories=facts.inventory.histories,
         earliest=earliest,
         latest=latest,
@@ -112,6 +118,13 @@ def _latest(candidate: Candidate) -> datetime | None:
     if mark is None or mark.lsn < candidate.manifest.postgres.stop_lsn:
         return None
     return mark.moment
+
+
+def _proven_end(candidate: Candidate, wal_end: Lsn) -> Lsn:
+    stop, mark = candidate.manifest.postgres.stop_lsn, candidate.newest
+    if mark is None or not stop < mark.lsn <= wal_end:
+        return stop
+    return Lsn(mark.lsn)
 
 
 def preview(plan: RestorePlan, *, destination: str) -> RestorePreview:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
+
+from drtool.system.users import RunAs, give
 
 Buffer = bytes | bytearray | memoryview
 
@@ -54,10 +57,14 @@ def write_temporary(directory: Path, parts: Iterable[Buffer], *, mode: int = 0o6
     return Path(name)
 
 
-def replace_durably(path: Path, content: Buffer, *, mode: int = 0o600) -> None:
+def replace_durably(
+    path: Path, content: Buffer, *, mode: int = 0o600, owner: RunAs | None = None
+) -> None:
     """Write `content` at `path`, whole or not at all; what stood there before is replaced."""
     temporary = write_temporary(path.parent, [content], mode=mode)
     try:
+        if owner is not None:
+            give(temporary, owner)
         os.replace(temporary, path)
     except BaseException:
         os.unlink(temporary)
@@ -76,3 +83,42 @@ def create_durably(path: Path, parts: Iterable[Buffer], *, mode: int = 0o600) ->
     finally:
         os.unlink(temporary)
     sync_directory(path.parent)
+
+
+def place_whole(path: Path, content: Buffer, *, scratch: Path, owner: RunAs) -> None:
+    """Put a file at `path`, whole or not at all, by way of the directory `scratch` beside it.
+
+    Not synced: for files that a reader takes away and syncs, such as PostgreSQL with its WAL.
+    """
+    temporary = scratch / path.name
+    try:
+        with temporary.open("wb", buffering=0) as file:
+            os.fchmod(file.fileno(), 0o600)
+            view = memoryview(content).cast("B")
+            while len(view):
+                view = view[file.write(view) :]
+        give(temporary, owner)
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def sync_file_systems(places: Iterable[Path]) -> None:
+    """Make everything written on the file systems of `places` durable; OSError if it is not.
+
+    One syncfs(2) for each file system: files by the thousand are synced in one go, and since Linux
+    5.8 a write that failed in the background is reported here.
+    """
+    library = ctypes.CDLL(None, use_errno=True)
+    done: set[int] = set()
+    for place in places:
+        descriptor = os.open(place, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            device = os.fstat(descriptor).st_dev
+            if device not in done and library.syncfs(descriptor) != 0:
+                number = ctypes.get_errno()
+                raise OSError(number, os.strerror(number), str(place))
+            done.add(device)
+        finally:
+            os.close(descriptor)

@@ -1,0 +1,203 @@
+"""Where a restore writes: checked before anything is copied, and never anywhere else.
+
+Nothing here deletes. A destination is new or empty; tablespaces go beside it, or where the policy
+says, never back to where the source has them (PITFALLS 25, 53).
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from drtool.errors import DestinationRefused, IntegrityError
+from drtool.model.measure import format_size
+from drtool.restore.plan import RestorePlan
+from drtool.system.durable import make_directory, sync_directory
+from drtool.system.users import RunAs, give
+
+# PostgreSQL keeps replayed WAL until a restartpoint: as much as two max_wal_size of the default.
+_REPLAY_ROOM_BYTES = 2 << 30
+_LOST_AND_FOUND = "lost+found"
+
+
+@dataclass(frozen=True, slots=True)
+class TablespacePlace:
+    """One tablespace: where the source has it, and where the restored copy gets it."""
+
+    oid: int
+    source: str
+    path: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Destination:
+    """Places that were found fit to be written, and whose the files will be."""
+
+    data: Path
+    tablespaces: tuple[TablespacePlace, ...]
+    owner: RunAs
+
+    def place_of(self, path: bytes) -> Path:
+        """Where the entry `path` of a file table goes; IntegrityError for one that leads outside."""
+        parts = path.split(b"/")
+        if any(part in (b"", b".", b"..") for part in parts) or b"\0" in path:
+            raise IntegrityError(
+                f"the backup's file table names {os.fsdecode(path)!r}, which is no place in a data"
+                " directory",
+                hint="Run `drtool verify`, and restore from another backup.",
+            )
+        if parts[0] == b"pg_tblspc" and len(parts) > 1:
+            for space in self.tablespaces:
+                if parts[1] == b"%d" % space.oid:
+                    return Path(space.path, *map(os.fsdecode, parts[2:]))
+        return Path(self.data, *map(os.fsdecode, parts))
+
+
+def check_destination(
+    plan: RestorePlan, into: Path, *, owner: RunAs, tablespaces: Mapping[str, Path]
+) -> Destination:
+    """Look whether `into` and the tablespaces' places will do; DestinationRefused says why not.
+
+    `tablespaces` maps a tablespace's oid or old location to a new directory; others go below
+    `<into>-tablespaces`. Nothing is made yet.
+    """
+    data = _checked_place(into, owner)
+    places: list[TablespacePlace] = []
+    for oid, location in plan.manifest.postgres.tablespaces:
+        beside = data.with_name(data.name + "-tablespaces") / str(oid)
+        wanted = tablespaces.get(location) or tablespaces.get(str(oid)) or beside
+        path = _checked_place(Path(wanted), owner)
+        _refuse_live(path, location)
+        places.append(TablespacePlace(oid, location, path))
+    taken = [data, *(place.path for place in places)]
+    for path in taken:
+        if any(path != other and path.is_relative_to(other) for other in taken):
+            raise DestinationRefused(
+                f"destination {path} lies inside another place of this restore",
+                hint="Give the data directory and each tablespace a directory of its own.",
+            )
+    if len(set(taken)) != len(taken):
+        raise DestinationRefused(
+            "two places of this restore are the same directory",
+            hint="Give the data directory and each tablespace a directory of its own.",
+        )
+    _require_room(plan, data)
+    return Destination(data, tuple(places), owner)
+
+
+def make_destination(destination: Destination) -> None:
+    """Create the directories, 0700 and their owner's (PITFALLS 61); again refused if one is not empty."""
+    for path in (destination.data, *(place.path for place in destination.tablespaces)):
+        try:
+            _make_with_parents(path, destination.owner)
+        except OSError as error:
+            raise DestinationRefused(
+                f"destination {path} cannot be made: {error.strerror}",
+                hint="Restore --into a directory on a file system that can be written.",
+            ) from error
+        _refuse_content(path)
+        path.chmod(0o700)
+        give(path, destination.owner)
+        sync_directory(path.parent)
+
+
+def _make_with_parents(path: Path, owner: RunAs) -> None:
+    missing = [place for place in path.parents if not place.exists()]
+    make_directory(path)
+    for place in missing:
+        # Parents that we made must let the server's user through.
+        give(place, owner)
+
+
+def _checked_place(path: Path, owner: RunAs) -> Path:
+    """The real path of a place that is new or an empty directory which `owner` can reach."""
+    real = Path(os.path.realpath(path))
+    if path.is_symlink() and not path.exists():
+        raise DestinationRefused(
+            f"destination {path} is a symbolic link that leads nowhere",
+            hint="Restore --into the directory itself.",
+        )
+    if real.exists() and not real.is_dir():
+        raise DestinationRefused(
+            f"destination {path} is not a directory", hint="Restore --into a new directory."
+        )
+    if real.parent == real:
+        raise DestinationRefused(
+            f"destination {path} is the root of the file system",
+            hint="Restore --into a new directory.",
+        )
+    if real.is_dir():
+        _refuse_content(real)
+    if "\n" in str(real) or "\r" in str(real):
+        raise DestinationRefused(
+            f"destination {str(real)!r} has a line break in its name, which PostgreSQL cannot take",
+            hint="Restore --into a directory with another name.",
+        )
+    _require_reachable(real, owner)
+    return real
+
+
+def _refuse_content(path: Path) -> None:
+    try:
+        first = min((entry.name for entry in os.scandir(path)), default=None)
+    except OSError as error:
+        raise DestinationRefused(
+            f"destination {path} cannot be looked into: {error.strerror}",
+            hint="Restore --into a new directory.",
+        ) from error
+    if first is None:
+        return
+    below = "a directory below it" if first == _LOST_AND_FOUND else "a new directory"
+    raise DestinationRefused(
+        f"destination {path} is not empty: found {first}",
+        hint=f"Restore --into {below}; drtool never writes over what is there.",
+    )
+
+
+def _refuse_live(path: Path, location: str) -> None:
+    live = Path(os.path.realpath(location))
+    if path == live or path.is_relative_to(live) or live.is_relative_to(path):
+        raise DestinationRefused(
+            f"tablespace directory {path} is where the source itself has that tablespace",
+            hint="Name another directory under restore.tablespaces in the policy.",
+        )
+
+
+def _require_reachable(path: Path, owner: RunAs) -> None:
+    """The server's user must be able to pass through every directory above."""
+    for place in path.parents:
+        if place.exists() and not _may_pass(place.stat(), owner):
+            raise DestinationRefused(
+                f"user {owner.name}, who will run the server, cannot reach {path}: {place} is closed"
+                " to it",
+                hint=f"Restore --into another directory, or open that one: chmod o+x {place}.",
+            )
+
+
+def _may_pass(status: os.stat_result, owner: RunAs) -> bool:
+    if owner.uid == 0:
+        return True
+    if status.st_uid == owner.uid:
+        return bool(status.st_mode & stat.S_IXUSR)
+    if status.st_gid == owner.gid and status.st_mode & stat.S_IXGRP:
+        return True
+    return bool(status.st_mode & stat.S_IXOTH)
+
+
+def _require_room(plan: RestorePlan, data: Path) -> None:
+    """Enough free space for all files and the WAL that piles up; judged where the data goes."""
+    needed = plan.fetch_bytes + min(plan.wal_bytes, _REPLAY_ROOM_BYTES)
+    place = data
+    while not place.exists():
+        place = place.parent
+    status = os.statvfs(place)
+    free = status.f_bavail * status.f_frsize
+    if free < needed:
+        raise DestinationRefused(
+            f"destination {data} has {format_size(free)} free, and the restore needs"
+            f" {format_size(needed)}",
+            hint="Restore --into a directory on a larger file system.",
+        )

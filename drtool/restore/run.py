@@ -1,0 +1,227 @@
+"""Carry a restore out: provision, fetch, replay, promote, verify, finish. It reads from top to bottom."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from drtool.errors import DrtoolError, NotRecoverable
+from drtool.model.finding import Finding
+from drtool.model.outcome import LogSpan, Reached, RestoreOutcome
+from drtool.model.target import describe_target
+from drtool.model.verification import Verification
+from drtool.repository.chunks import ChunkReader
+from drtool.repository.repository import Repository
+from drtool.restore.destination import Destination, make_destination
+from drtool.restore.fetch import Fetched, fetch_files, put_control
+from drtool.restore.phases import Phases
+from drtool.restore.plan import RestorePlan
+from drtool.restore.replay import (
+    ReplayLimits,
+    reached,
+    watch_promotion,
+    watch_replay,
+)
+from drtool.restore.ring import RESTORE_COMMAND, WalRing
+from drtool.restore.settle import (
+    CHANGED_SETTINGS,
+    finish_recovery,
+    how_to_start,
+    prepare_recovery,
+)
+from drtool.restore.supply import PATIENCE, WalSupply
+from drtool.sources.postgres.binaries import ServerBinaries
+from drtool.sources.postgres.control import read_control
+from drtool.sources.postgres.recovery_settings import isolated_settings, target_settings
+from drtool.sources.postgres.server import RunningServer, ServerPlan, start_server
+from drtool.system.process import machine_memory_bytes
+from drtool.system.retry import RetryLimits
+
+
+class Verifier(Protocol):
+    """What looks at the copy: first while it runs, then once it has stopped."""
+
+    def running(self, server: RunningServer) -> Verification:
+        """Ask the running copy; DrtoolError only if it cannot be asked at all."""
+
+    def stopped(self, data_directory: Path) -> tuple[Finding, ...]:
+        """Look at the files of the copy after a clean shutdown."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RestoreSite:
+    """Where a restore happens: checked places, the server's programs, and limits.
+
+    `scratch` is where the private socket and log go; None is the temporary directory.
+    """
+
+    destination: Destination
+    binaries: ServerBinaries
+    workers: int = min(8, 2 * (os.cpu_count() or 2))
+    patience: RetryLimits = PATIENCE
+    limits: ReplayLimits = field(default_factory=ReplayLimits)
+    scratch: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Recovered:
+    reached: Reached
+    verification: Verification
+    pages: tuple[Finding, ...]
+
+
+def run_restore(
+    plan: RestorePlan,
+    site: RestoreSite,
+    *,
+    repository: Repository,
+    verifier: Verifier,
+    phases: Phases,
+) -> RestoreOutcome:
+    """Restore as `plan` says; the copy is left stopped, whole, and cut off from its source.
+
+    When it fails before that, what is left cannot be started as if it were whole: either there is no
+    control file, or a start stops at once because its restore_command refuses. The error says so.
+    """
+    destination = site.destination
+    with phases.phase("provision", "destination and server"):
+        make_destination(destination)
+    with _what_is_left(destination):
+        fetched, found = _fetch(plan, site, repository=repository, phases=phases)
+        recovered = _recover(plan, site, repository=repository, verifier=verifier, phases=phases)
+    verification, came_to = recovered.verification, recovered.reached
+    extent = plan.manifest.postgres
+    wal_bytes = max(0, (came_to.lsn or extent.start_lsn) - extent.start_lsn)
+    return RestoreOutcome(
+        source=plan.source,
+        backup_id=plan.manifest.backup_id,
+        destination=str(destination.data),
+        target=describe_target(plan.target),
+        began=phases.began,
+        phases=phases.done(),
+        total_seconds=phases.seconds(),
+        reached=came_to,
+        bytes_restored=fetched.size_bytes,
+        wal_bytes=wal_bytes,
+        log=LogSpan(
+            backup_start=extent.start_lsn,
+            backup_stop=extent.stop_lsn,
+            repository_end=plan.repository_end,
+        ),
+        server_version=site.binaries.version,
+        questions=verification.questions,
+        findings=(
+            *plan.findings,
+            *fetched.findings,
+            *found,
+            *verification.findings,
+            *recovered.pages,
+        ),
+        how_to_start=how_to_start(destination, site.binaries),
+        changed_settings=CHANGED_SETTINGS,
+    )
+
+
+def _fetch(
+    plan: RestorePlan, site: RestoreSite, *, repository: Repository, phases: Phases
+) -> tuple[Fetched, tuple[Finding, ...]]:
+    """All files, then what a recovery reads, then the control file: in this order, each durable."""
+    reader = ChunkReader(repository.store, repository.ring)
+    with phases.phase("fetch", "files of the backup", total=plan.fetch_bytes) as sizes:
+        fetched = fetch_files(
+            plan.manifest, reader, site.destination, workers=site.workers, emit=phases.emit
+        )
+        sizes.size_bytes = fetched.size_bytes
+        findings = prepare_recovery(plan.manifest, site.destination)
+        put_control(fetched, site.destination)
+    return fetched, findings
+
+
+def _recover(
+    plan: RestorePlan,
+    site: RestoreSite,
+    *,
+    repository: Repository,
+    verifier: Verifier,
+    phases: Phases,
+) -> _Recovered:
+    server_plan = _server_plan(plan, site)
+    supply = WalSupply(repository, plan, clock=phases.clock, patience=site.patience)
+    ring = WalRing(supply, site.destination.data, owner=site.destination.owner, clock=phases.clock)
+    limits, total = site.limits, plan.wal_end - plan.manifest.postgres.start_lsn
+    with ring:
+        with phases.phase("replay", "WAL", total=total, unit="wal") as sizes:
+            server = start_server(server_plan, clock=phases.clock, scratch=site.scratch)
+            with _stopped_by_failure(server):
+                watch = watch_replay(server, ring, plan, phases=phases, limits=limits)
+            sizes.size_bytes = max(0, watch.place - watch.begin)
+        with _stopped_by_failure(server):
+            with phases.phase("promote", "end of recovery"):
+                watch_promotion(server, ring, plan, watch=watch, phases=phases, limits=limits)
+                came_to = reached(watch, plan, site.destination)
+            with phases.phase("verify", "first write, questions, checks"):
+                verification = verifier.running(server)
+        with phases.phase("finish", "shutdown, page checksums, configuration"):
+            _shut_down(server)
+            pages = verifier.stopped(site.destination.data)
+            finish_recovery(site.destination)
+    return _Recovered(came_to, verification, pages)
+
+
+@contextmanager
+def _stopped_by_failure(server: RunningServer) -> Iterator[None]:
+    """Nothing of ours goes on running when something fails."""
+    try:
+        yield
+    except BaseException:
+        server.stop(is_immediate=True)
+        raise
+
+
+def _shut_down(server: RunningServer) -> None:
+    code = server.stop()
+    if code != 0:
+        raise NotRecoverable(
+            f"the restored server ended with exit code {code} where a clean shutdown was asked for",
+            hint=f"The end of its log:\n{server.log_tail}",
+        )
+
+
+def _server_plan(plan: RestorePlan, site: RestoreSite) -> ServerPlan:
+    destination, extent = site.destination, plan.manifest.postgres
+    control = read_control(destination.data, site.binaries)
+    if control.system_id != extent.system_id:
+        raise NotRecoverable(
+            f"backup {plan.manifest.backup_id} holds a control file of cluster {control.system_id},"
+            f" and its manifest says {extent.system_id}",
+            hint="Restore from another backup (`drtool status` lists them).",
+        )
+    recovery = target_settings(plan.target, timeline=plan.timeline, restore_command=RESTORE_COMMAND)
+    return ServerPlan(
+        data_directory=destination.data,
+        binaries=site.binaries,
+        run_as=destination.owner,
+        settings={
+            **isolated_settings(control, memory_bytes=machine_memory_bytes()),
+            **recovery,
+        },
+    )
+
+
+@contextmanager
+def _what_is_left(destination: Destination) -> Iterator[None]:
+    """Say with every error what lies in the destination, and what may be done with it."""
+    try:
+        yield
+    except DrtoolError as error:
+        places = [destination.data, *(place.path for place in destination.tablespaces)]
+        named = ", ".join(map(str, places))
+        error.hint = (
+            f"{error.hint} What this attempt wrote lies in {named}; it is not whole, refuses to be"
+            " started, and may be removed."
+        ).strip()
+        raise
