@@ -168,7 +168,8 @@ class ReplicationConnection:
         # Where that fails too, the session is dead, and the first error has said why.
         try:
             while self.pgconn.transaction_status == pq.TransactionStatus.ACTIVE:
-                if self.result(timeout_seconds=timeout_seconds) is None:
+                result = self.result(timeout_seconds=timeout_seconds)
+                if result is None or result.status in _BUSY:
                     return
         except SourceUnavailable:
             return

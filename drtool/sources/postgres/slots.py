@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import secrets
 from dataclasses import dataclass
 
 import psycopg
@@ -54,6 +55,16 @@ def create_slot(connection: ReplicationConnection, name: str) -> bool:
     if present and present[0][0] is not None:
         return False
     connection.rows(f"CREATE_REPLICATION_SLOT {name} PHYSICAL (RESERVE_WAL)")
+    return True
+
+
+def create_temporary_slot(connection: ReplicationConnection) -> bool:
+    """Keep WAL from the last checkpoint on while this session lives; False if no slot is to be had."""
+    name = f"drtool_{secrets.token_hex(8)}"
+    try:
+        connection.rows(f"CREATE_REPLICATION_SLOT {name} TEMPORARY PHYSICAL (RESERVE_WAL)")
+    except SourceUnavailable:
+        return False  # all max_replication_slots in use, or none allowed: it works without
     return True
 
 
