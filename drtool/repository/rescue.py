@@ -1,0 +1,560 @@
+#!/usr/bin/env python3
+"""Restore from a drtool repository without drtool.
+
+    python rescue.py list    REPO
+    python rescue.py restore REPO SOURCE BACKUP DEST
+    python rescue.py wal     REPO SOURCE DEST [--since SEGMENT]
+    python rescue.py verify  REPO
+
+REPO is a directory: the repository itself, or a copy of the bucket. The key comes from the
+environment variable DRTOOL_KEY (a passphrase) or from --key-file FILE. Needs Python 3.9 or later
+and two packages: pip install zstandard cryptography. README.txt beside this file tells the whole
+way back; FORMAT.md in drtool's source describes every byte read here. Nothing in REPO is changed,
+and every piece of content is authenticated before it is written anywhere.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import json
+import os
+import re
+import struct
+import sys
+from collections import OrderedDict
+from collections.abc import Iterator
+from typing import Any, NamedTuple  # Any: of JSON
+
+import zstandard
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
+
+PREFIX = 8  # b"DRTOOL1" and the letter of the object's type
+KEY_BLOCK = 64  # key version (4), nonce (12), object key (32), tag (16)
+TAG = 16
+LONGEST_RECORD = 256 << 20
+CHUNKS_KEPT = 128
+FOOTERS_KEPT = 64
+Json = Any  # what json.loads gives: authenticated, or checked where it is used
+
+
+class Trouble(Exception):
+    """What a person must know; printed without a traceback."""
+
+
+# ---------------------------------------------------------------- keys and sealed objects
+
+
+class Frame(NamedTuple):
+    """What one frame or chunk of an object is bound to."""
+
+    name: str
+    number: int
+    codec: int
+    size: int
+    final: bool
+
+
+class Seal(NamedTuple):
+    """The opened key of one object, and what all its frames are bound to."""
+
+    cipher: AESGCM
+    context: bytes
+
+    def open(self, frame: Frame, sealed: bytes) -> bytes:
+        """Authenticate, decrypt and unpack. FORMAT.md, section 4."""
+        name, number, codec, size, final = frame
+        bound = self.context + struct.pack(">QBIB", number, codec, size, final)
+        try:
+            plain = self.cipher.decrypt(number.to_bytes(12, "big"), sealed, bound)
+        except InvalidTag:
+            raise Trouble(f"object {name} is damaged: frame {number} is not authentic") from None
+        if codec == 1:
+            plain = zstandard.ZstdDecompressor().decompress(plain, max_output_size=size)
+        if len(plain) != size:
+            raise Trouble(f"object {name} is damaged: frame {number} has another length")
+        return plain
+
+
+class Pack(NamedTuple):
+    """An opened footer: a row is (offset, sealed bytes, plain bytes, codec) of a chunk."""
+
+    name: str
+    seal: Seal
+    rows: list[tuple[int, int, int, int]]
+
+
+class Repository:
+    """The objects of a repository, and the keys that open them."""
+
+    def __init__(self, directory: str, passphrase: bytes, key_file: bytes) -> None:
+        self.directory = directory
+        root = json.loads(self.read("drtool.json"))
+        if root["drtool"] != 1:
+            raise Trouble(f"the repository has format {root['drtool']}, this program reads 1")
+        self.id = bytes.fromhex(root["repository"])
+        self.keys = f"keys/{self.id.hex()}"
+        self.versions = self.open_versions(self.open_slot(passphrase, key_file))
+        self.packs: OrderedDict[bytes, Pack] = OrderedDict()
+        self.chunks: OrderedDict[tuple[bytes, int], bytes] = OrderedDict()
+
+    def read(self, key: str, begin: int = 0, length: int = -1) -> bytes:
+        """Bytes of an object: all of them, or `length` from `begin`, which may count from its end."""
+        try:
+            with open(os.path.join(self.directory, key), "rb") as file:
+                file.seek(begin if begin >= 0 else max(0, file.seek(0, os.SEEK_END) + begin))
+                return file.read(length)
+        except FileNotFoundError:
+            raise Trouble(f"object {key} is missing from {self.directory}") from None
+
+    def names(self, prefix: str) -> list[str]:
+        """The sorted names in one directory of the repository; none if it is not there."""
+        path = os.path.join(self.directory, prefix)
+        return sorted(os.listdir(path)) if os.path.isdir(path) else []
+
+    def open_slot(self, passphrase: bytes, key_file: bytes) -> bytes:
+        """The master key, from whatever slot the given secret opens. FORMAT.md, section 2."""
+        kinds = set()
+        for name in self.names(self.keys):
+            if not name.startswith("slot-"):
+                continue
+            slot = json.loads(self.read(f"{self.keys}/{name}"))
+            kinds.add(slot["kind"])
+            salt, wrapped = base64.b64decode(slot["salt"]), base64.b64decode(slot["wrapped"])
+            if slot["kind"] == "none":
+                return wrapped
+            if slot["kind"] == "passphrase" and passphrase:
+                n, r, p = slot["scrypt"]
+                key = Scrypt(salt=salt, length=32, n=n, r=r, p=p).derive(passphrase)
+            elif slot["kind"] == "key-file" and key_file:
+                key = HKDF(SHA256(), 32, salt=salt, info=b"drtool 1 key file").derive(key_file)
+            else:
+                continue
+            context = self.id + f"slot {slot['slot']} {slot['kind']}".encode()
+            try:
+                return AESGCM(key).decrypt(wrapped[:12], wrapped[12:], context)
+            except InvalidTag:
+                continue
+        taken = ", ".join(sorted(kinds)) or "nothing: there are none"
+        raise Trouble(f"no slot opens; they take {taken}. Set DRTOOL_KEY, or pass --key-file")
+
+    def open_versions(self, master: bytes) -> dict[int, AESGCM]:
+        """What wraps the keys of objects, by number. FORMAT.md, section 2."""
+        wrapping = HKDF(SHA256(), 32, salt=None, info=b"drtool 1 key versions").derive(master)
+        versions = {}
+        for name in self.names(self.keys):
+            if re.fullmatch("version-[0-9]{4,9}", name):
+                number, wrapped = int(name[8:]), self.read(f"{self.keys}/{name}")
+                context = self.id + f"version {number}".encode()
+                try:
+                    key = AESGCM(wrapping).decrypt(wrapped[:12], wrapped[12:], context)
+                    versions[number] = AESGCM(key)
+                except (InvalidTag, ValueError):
+                    complain(f"{self.keys}/{name} is damaged: what was sealed under it is lost")
+        return versions
+
+    def seal_of(self, kind: bytes, name: str, block: bytes) -> Seal:
+        """Open an object's key block. FORMAT.md, section 3."""
+        version = int.from_bytes(block[:4], "big")
+        if len(block) != KEY_BLOCK or version not in self.versions:
+            raise Trouble(f"object {name} is damaged, or its key version {version} is missing")
+        encoded = name.encode()
+        context = self.id + kind + struct.pack(">H", len(encoded)) + encoded
+        try:
+            key = self.versions[version].decrypt(block[4:16], block[16:], context)
+        except InvalidTag:
+            raise Trouble(f"object {name} is damaged: its key does not open") from None
+        return Seal(AESGCM(key), context)
+
+    def unseal(self, kind: bytes, name: str) -> bytes:
+        """The plain bytes of a sealed object, authenticated to its end. FORMAT.md, section 4."""
+        sealed = self.read(name)
+        if sealed[:PREFIX] != b"DRTOOL1" + kind:
+            raise Trouble(f"object {name} is damaged: it does not begin as it should")
+        seal = self.seal_of(kind, name, sealed[PREFIX : PREFIX + KEY_BLOCK])
+        place, number, final, plain = PREFIX + KEY_BLOCK, 0, False, []
+        while not final:
+            if len(sealed) < place + 9:
+                raise Trouble(f"object {name} is cut short")
+            length, flags, size = struct.unpack_from(">IBI", sealed, place)
+            final = bool(flags & 0x80)
+            frame = Frame(name, number, flags & 0x7F, size, final)
+            plain.append(seal.open(frame, sealed[place + 9 : place + 9 + length]))
+            place, number = place + 9 + length, number + 1
+        if place != len(sealed):
+            raise Trouble(f"object {name} has bytes after its end")
+        return b"".join(plain)
+
+    def pack(self, pack_id: bytes) -> Pack:
+        """A pack's footer, from the end of the object. FORMAT.md, section 5."""
+        if pack_id in self.packs:
+            return self.packs[pack_id]
+        name = f"packs/{pack_id.hex()[:2]}/{pack_id.hex()}"
+        trailer = self.read(name, -8)
+        length = int.from_bytes(trailer[:4], "big")
+        body = self.read(name, -8 - length, length)
+        if trailer[4:] != b"DRT." or not 9 + TAG + KEY_BLOCK <= length == len(body):
+            raise Trouble(f"object {name} is damaged: it does not end as a pack does")
+        seal = self.seal_of(b"P", name, body[-KEY_BLOCK:])
+        count, codec, size = struct.unpack_from(">IBI", body)
+        plain = seal.open(Frame(name, count, codec, size, True), body[9:-KEY_BLOCK])
+        rows, offset = [], PREFIX
+        for sealed_bytes, plain_bytes, codec, _ in struct.iter_unpack(">IIB32s", plain):
+            rows.append((offset, sealed_bytes, plain_bytes, codec))
+            offset += sealed_bytes
+        self.packs[pack_id] = Pack(name, seal, rows)
+        if len(self.packs) > FOOTERS_KEPT:
+            self.packs.popitem(last=False)
+        return self.packs[pack_id]
+
+    def chunk(self, pack_id: bytes, number: int) -> bytes:
+        """One chunk, authenticated; the last ones are kept, for many pages share one."""
+        plain = self.chunks.get((pack_id, number))
+        if plain is None:
+            pack = self.pack(pack_id)
+            if number >= len(pack.rows):
+                raise Trouble(f"object {pack.name} has no chunk {number}")
+            offset, sealed_bytes, size, codec = pack.rows[number]
+            sealed = self.read(pack.name, offset, sealed_bytes)
+            plain = pack.seal.open(Frame(pack.name, number, codec, size, False), sealed)
+            self.chunks[pack_id, number] = plain
+            if len(self.chunks) > CHUNKS_KEPT:
+                self.chunks.popitem(last=False)
+        return plain
+
+
+# ---------------------------------------------------------------- backups
+
+
+class Record(NamedTuple):
+    """A file of a backup, or a stretch of one; extents are (length, pack, chunk, offset)."""
+
+    kind: str
+    path: bytes
+    link: bytes
+    mode: int
+    modified_ns: int
+    size: int
+    begin: int
+    extents: list[tuple[int, bytes, int, int]]
+
+
+def read_manifest(repository: Repository, source: str, backup: str) -> Json:
+    """What is to be known of a backup. FORMAT.md, section 7."""
+    manifest = json.loads(repository.unseal(b"M", f"backups/{source}/{backup}"))
+    if manifest["manifest"] != 1 or manifest["kind"] != "postgres":
+        raise Trouble(f"backup {backup} needs a later rescue.py: take it from a newer drtool")
+    return manifest
+
+
+def read_table(repository: Repository, manifest: Json) -> Iterator[Record]:
+    """All records of a backup's file table, in order. FORMAT.md, section 6."""
+    for pack, number in manifest["table"]:
+        plain = repository.chunk(bytes.fromhex(manifest["packs"][pack]), number)
+        (pack_count,) = struct.unpack_from(">I", plain, 0)
+        packs = [plain[4 + 16 * index : 20 + 16 * index] for index in range(pack_count)]
+        place = 4 + 16 * pack_count
+        (count,) = struct.unpack_from(">I", plain, place)
+        place += 4
+        for _ in range(count):
+            record, place = read_record(plain, place, packs)
+            yield record
+
+
+def read_record(plain: bytes, place: int, packs: list[bytes]) -> tuple[Record, int]:
+    """One record, and where the next one begins."""
+    (kind, path_bytes, link_bytes, mode, _, _, modified_ns, size, begin, count, _, _, _) = (
+        struct.unpack_from(">BHHIIIqQQIIII", plain, place)
+    )
+    path_at = place + 57
+    link_at = path_at + path_bytes
+    extents_at = link_at + link_bytes
+    path, link = plain[path_at:link_at], plain[link_at:extents_at]
+    numbers = struct.unpack_from(f">{4 * count}I", plain, extents_at)
+    length, pack, chunk, offset = (numbers[count * n : count * (n + 1)] for n in range(4))
+    extents = [(length[n], packs[pack[n]], chunk[n], offset[n]) for n in range(count)]
+    record = Record(chr(kind), path, link, mode, modified_ns, size, begin, extents)
+    return record, extents_at + 16 * count
+
+
+class Restorer:
+    """Writes one backup: links after all files, and the file that makes it startable last."""
+
+    def __init__(self, repository: Repository, destination: str) -> None:
+        self.repository = repository
+        self.destination = os.fsencode(os.path.abspath(destination))
+        self.tablespaces = self.destination + b"-tablespaces"
+        self.files = 0
+        self.bytes = 0
+
+    def run(self, manifest: Json) -> None:
+        """Restore everything. What was cut off has no pg_control, so it cannot be started."""
+        make_directory(self.destination)
+        directories, links, last = [], [], []
+        for record in read_table(self.repository, manifest):
+            if record.kind == "d":
+                make_directory(self.path(record))
+                directories.append(record)
+            elif record.kind == "l":
+                links.append(record)
+            elif record.path == b"global/pg_control":
+                last.append(record)
+            elif record.path != b"tablespace_map":  # would lead the server to the source's own
+                self.write(record)
+        self.make_links(
+            links, [str(oid).encode() for oid, _ in manifest["postgres"]["tablespaces"]]
+        )
+        for record in reversed(directories):
+            give_attributes(self.path(record), record)
+        os.sync()
+        for record in last:
+            self.write(record)
+        os.sync()
+
+    def path(self, record: Record) -> bytes:
+        """Where a record belongs: tablespaces beside DEST, never where the source has them."""
+        parts = record.path.split(b"/")
+        if {b"", b".", b".."} & set(parts) or b"\0" in record.path:
+            raise Trouble(f"the backup holds the unsafe path {record.path!r}")
+        if parts[0] == b"pg_tblspc" and len(parts) > 1:
+            return os.path.join(self.tablespaces, *parts[1:])
+        return os.path.join(self.destination, *parts)
+
+    def write(self, record: Record) -> None:
+        """Write a file, or one stretch of a large one."""
+        path = self.path(record)
+        make_directory(os.path.dirname(path))
+        with open(path, "r+b" if record.begin else "xb") as file:
+            file.seek(record.begin)
+            for length, pack, number, offset in record.extents:
+                plain = self.repository.chunk(pack, number)
+                if offset + length > len(plain):
+                    raise Trouble(f"file {record.path!r} does not add up")
+                self.bytes += file.write(memoryview(plain)[offset : offset + length])
+            end = file.tell()
+        if end != min(record.size, record.begin + LONGEST_RECORD):
+            raise Trouble(f"file {record.path!r} does not add up")
+        if end == record.size:
+            self.files += 1
+            give_attributes(path, record)
+
+    def make_links(self, links: list[Record], spaces: list[bytes]) -> None:
+        """Links as they were; tablespaces linked, and mapped for the server, to their new places."""
+        for record in links:
+            if record.path.startswith(b"pg_tblspc/"):
+                spaces.append(record.path.split(b"/")[1])
+            else:
+                path = self.path(record)
+                make_directory(os.path.dirname(path))
+                os.symlink(record.link, path)
+        lines = []
+        for oid in sorted(set(spaces)):
+            place = os.path.join(self.tablespaces, oid)
+            link = os.path.join(self.destination, b"pg_tblspc", oid)
+            make_directory(place)
+            make_directory(os.path.dirname(link))
+            os.symlink(place, link)
+            lines.append(oid + b" " + re.sub(rb"([\n\r\\])", rb"\\\1", place) + b"\n")
+        if lines:
+            write_new(os.path.join(self.destination, b"tablespace_map"), b"".join(lines))
+
+
+def make_directory(path: str | bytes) -> None:
+    """Make a directory and its parents, closed to others until it gets its own mode."""
+    os.makedirs(path, 0o700, exist_ok=True)
+
+
+def give_attributes(path: bytes, record: Record) -> None:
+    """Mode and times. Files belong to whoever runs this program."""
+    os.chmod(path, record.mode & 0o7777)
+    os.utime(path, ns=(record.modified_ns, record.modified_ns))
+
+
+def write_new(path: str | bytes, content: bytes) -> None:
+    """Write and sync a file that must not be there yet."""
+    with open(path, "xb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+# ---------------------------------------------------------------- WAL (FORMAT.md, section 8)
+
+
+def log_keys(repository: Repository, place: str) -> dict[str, str]:
+    """All objects of one cluster's log, by the last part of their keys."""
+    keys = {}
+    for directory in repository.names(place):
+        for name in repository.names(f"{place}/{directory}"):
+            if name != "gaps":
+                keys[name] = f"{place}/{directory}/{name}"
+    return keys
+
+
+def extract_wal(
+    repository: Repository, keys: dict[str, str], since: str
+) -> Iterator[tuple[str, bytes]]:
+    """Segments and histories under the names that PostgreSQL asks for."""
+    parts: dict[str, list[tuple[int, int, str]]] = {}
+    for name, key in keys.items():
+        segment, _, part = name.partition(".part-")
+        if name.endswith(".history") or (segment[8:] >= since and not part):
+            yield name, repository.unseal(b"L", key)
+        elif segment[8:] >= since and segment not in keys:  # the whole one is better than its parts
+            begin, end = (int(number, 16) for number in part.split("-"))
+            parts.setdefault(segment, []).append((begin, end, key))
+    for segment, pieces in parts.items():
+        joined = join_parts(repository, sorted(pieces))
+        if joined:
+            complain(f"segment {segment} is known up to byte {len(joined)}: zeros follow")
+            yield segment, joined + bytes(segment_bytes(joined) - len(joined))
+
+
+def join_parts(repository: Repository, pieces: list[tuple[int, int, str]]) -> bytes:
+    """The bytes of a growing segment from its first byte up to the first hole."""
+    joined = bytearray()
+    for begin, end, key in pieces:
+        if begin > len(joined):
+            complain(f"there is a hole in front of {key}: it is not used")
+            break
+        plain = repository.unseal(b"L", key)
+        if len(plain) != end - begin:
+            raise Trouble(f"object {key} has another length than its name says")
+        joined += plain[len(joined) - begin :]
+    return bytes(joined)
+
+
+def segment_bytes(segment: bytes) -> int:
+    """The size of segments, as their first page says (XLogLongPageHeaderData in PostgreSQL)."""
+    for order in ("<I", ">I"):
+        (size,) = struct.unpack_from(order, segment.ljust(40, b"\0"), 32)
+        if len(segment) <= size and size in [1 << bits for bits in range(20, 31)]:
+            return int(size)
+    raise Trouble("the first page of the last segment does not tell how long segments are")
+
+
+# ---------------------------------------------------------------- commands
+
+
+def list_backups(repository: Repository, _: argparse.Namespace) -> None:
+    """Print every backup, and the first WAL segment that it needs."""
+    for source in repository.names("backups"):
+        for backup in repository.names(f"backups/{source}"):
+            try:
+                manifest = read_manifest(repository, source, backup)
+            except Trouble as trouble:
+                complain(str(trouble))
+                continue
+            extent, size = manifest["postgres"], manifest["sizes"]["read_bytes"]
+            log, position = (int(number, 16) for number in extent["start_lsn"].split("/"))
+            first = f"{extent['timeline']:08X}{log:08X}{position // extent['segment_bytes']:08X}"
+            print(f"{source} {backup} ended {extent['stopped_at']}, {size} bytes", end=", ")
+            print(f"PostgreSQL {extent['server_version'] // 10000}, needs WAL from {first}")
+
+
+def restore(repository: Repository, arguments: argparse.Namespace) -> None:
+    """Restore the files of one backup."""
+    require_empty(arguments.destination)
+    require_empty(arguments.destination + "-tablespaces")
+    restorer = Restorer(repository, arguments.destination)
+    restorer.run(read_manifest(repository, arguments.source, arguments.backup))
+    print(f"{restorer.files} files, {restorer.bytes} bytes are in {arguments.destination}")
+    print("Next: its WAL, a restore_command, and recovery.signal. RESCUE/README.txt tells how")
+
+
+def wal(repository: Repository, arguments: argparse.Namespace) -> None:
+    """Extract the WAL and the histories of a source, for restore_command = 'cp DEST/%%f %%p'."""
+    require_empty(arguments.destination)
+    systems = repository.names(f"log/{arguments.source}")
+    system = arguments.system or (systems[0] if len(systems) == 1 else "")
+    if system not in systems:
+        raise Trouble(f"choose with --system which log is meant; there are: {', '.join(systems)}")
+    make_directory(arguments.destination)
+    keys, count = log_keys(repository, f"log/{arguments.source}/{system}"), 0
+    for name, content in extract_wal(repository, keys, arguments.since[-16:]):
+        write_new(os.path.join(arguments.destination, name), content)
+        count += 1
+    print(f"{count} segments and histories are in {arguments.destination}")
+
+
+def verify(repository: Repository, _: argparse.Namespace) -> None:
+    """Read back everything that backups and logs need; one line for each trouble."""
+    troubles = 0
+    chunks: set[tuple[bytes, int]] = set()
+    for source in repository.names("backups"):
+        for backup in repository.names(f"backups/{source}"):
+            try:
+                for record in read_table(repository, read_manifest(repository, source, backup)):
+                    chunks.update((pack, number) for _, pack, number, _ in record.extents)
+            except Trouble as trouble:
+                troubles += complain(f"backup {backup} of {source}: {trouble}")
+    reads: list[tuple[Any, tuple[Any, ...]]] = [
+        (repository.chunk, place) for place in sorted(chunks)
+    ]  # Any: each its own
+    for source in repository.names("log"):
+        for system in repository.names(f"log/{source}"):
+            for key in log_keys(repository, f"log/{source}/{system}").values():
+                reads.append((repository.unseal, (b"L", key)))
+    for read, place in reads:
+        try:
+            read(*place)
+        except Trouble as trouble:
+            troubles += complain(str(trouble))
+    print(f"{len(chunks)} chunks and {len(reads) - len(chunks)} objects of the log were read")
+    if troubles:
+        raise Trouble(f"the repository is damaged: {troubles} troubles")
+
+
+def require_empty(path: str) -> None:
+    """Only new or empty places are written to."""
+    if os.path.lexists(path) and (not os.path.isdir(path) or os.listdir(path)):
+        raise Trouble(f"{path} exists and is not empty: name a new directory")
+
+
+def complain(text: str) -> int:
+    """Tell on standard error; return 1, to be counted."""
+    print(f"rescue: {text}", file=sys.stderr)
+    return 1
+
+
+def parse_arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description="Restore from a drtool repository without drtool.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    for run, name, places in (
+        (list_backups, "list", ()),
+        (restore, "restore", ("source", "backup", "destination")),
+        (wal, "wal", ("source", "destination")),
+        (verify, "verify", ()),
+    ):
+        command = commands.add_parser(name, help=run.__doc__, description=run.__doc__)
+        command.set_defaults(run=run)
+        for place in ("repository", *places):
+            command.add_argument(place)
+        command.add_argument("--key-file", help="the repository's key file, if it has one")
+        if run is wal:
+            command.add_argument("--since", default="", help="leave out segments before this one")
+            command.add_argument("--system", help="the system identifier, if there are several")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Run one command: exit 0, or 1 with the trouble on standard error."""
+    arguments = parse_arguments()
+    try:
+        key_file = b""
+        if arguments.key_file:
+            with open(arguments.key_file, "rb") as file:
+                key_file = file.read()
+        passphrase = os.environ.get("DRTOOL_KEY", "").encode()
+        arguments.run(Repository(arguments.repository, passphrase, key_file), arguments)
+    except (Trouble, OSError) as trouble:
+        sys.exit(f"rescue: {trouble}")
+
+
+if __name__ == "__main__":
+    main()
