@@ -26,17 +26,27 @@ from drtool.cli.verdicts import leave
     metavar="ZONE",
     help="IANA zone in which a time without an offset is read.",
 )
+@click.option(
+    "--repository",
+    metavar="URL",
+    help="Where backups go: file:///DIRECTORY or s3://BUCKET/PREFIX; else a local directory.",
+)
 @click.option("--dry-run", is_flag=True, help="Print what would be written, and write nothing.")
 @click.pass_obj
-def init(front: Front, *, path: Path, stack: str, timezone: str, dry_run: bool) -> None:
+def init(
+    front: Front, *, path: Path, stack: str, timezone: str, repository: str | None, dry_run: bool
+) -> None:
     """Probe servers and write a starter policy.
 
-    Looks for what the environment names (MAIN_DB_DSN), and never writes over a policy.
+    Every variable NAME_DSN of the environment becomes a source (MAIN_DB_DSN: main-db), and its
+    server is asked whether it can be protected. Never writes over a policy.
     """
     from drtool.model.request import InitRequest
-    from drtool.wiring.commands import run_init
+    from drtool.wiring.init import run_init
 
-    request = InitRequest(path=path, stack=stack, timezone=timezone, is_dry_run=dry_run)
+    request = InitRequest(
+        path=path, stack=stack, timezone=timezone, repository=repository, is_dry_run=dry_run
+    )
     with front.progress() as view:
         sheet = run_init(request, front.surroundings(view))
     front.show(sheet)

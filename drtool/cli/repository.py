@@ -22,7 +22,7 @@ RepositoryRequest = RepositoryInit | RepositoryInspect | KeyList | KeyAdd | KeyR
 
 
 def _answer(front: Front, request: RepositoryRequest) -> None:
-    from drtool.wiring.commands import run_repository
+    from drtool.wiring.repository import run_repository
 
     policy = front.policy
     with front.progress() as view:

@@ -8,7 +8,7 @@ import click
 
 from drtool.cli.front import Front
 from drtool.cli.lazy import Command
-from drtool.cli.targets import TargetOptions, read_target
+from drtool.cli.targets import TargetOptions, read_moment, read_target
 from drtool.cli.verdicts import leave
 
 
@@ -37,6 +37,14 @@ from drtool.cli.verdicts import leave
     "--plan", "--dry-run", "plan", is_flag=True, help="Say what would be done, and do nothing."
 )
 @click.option(
+    "--lost-at", metavar="TIME", help="When the disaster was, so that the loss can be judged."
+)
+@click.option(
+    "--accept-gap",
+    is_flag=True,
+    help="With --to latest: stop at a known gap in the WAL, and lose what lies behind it.",
+)
+@click.option(
     "--report",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE",
@@ -50,6 +58,8 @@ def restore(
     sources: tuple[str, ...],
     into: Path | None,
     plan: bool,
+    lost_at: str | None,
+    accept_gap: bool,
     report: Path | None,
     **target: str | None,
 ) -> None:
@@ -63,15 +73,23 @@ def restore(
     from drtool.model.outcome import RestoreReport
     from drtool.model.request import RestoreRequest
     from drtool.model.target import ToTime
-    from drtool.wiring.commands import run_restore
+    from drtool.wiring.restore import restore as carry_out
 
     policy = front.policy
     moment = read_target(TargetOptions(**target), policy.timezone)
     if isinstance(moment, ToTime):
         front.print_note(f"restoring to {format_moment(moment.moment, policy.timezone)}")
-    request = RestoreRequest(sources=sources, target=moment, into=into, report=report, is_plan=plan)
+    request = RestoreRequest(
+        sources=sources,
+        target=moment,
+        into=into,
+        report=report,
+        is_plan=plan,
+        lost_at=read_moment(lost_at, policy.timezone, option="--lost-at") if lost_at else None,
+        accepts_gap=accept_gap,
+    )
     with front.progress() as view:
-        outcome = run_restore(request, policy, front.surroundings(view))
+        outcome = carry_out(request, policy, front.surroundings(view))
     if isinstance(outcome, RestoreReport):
         front.show(outcome)
         leave([outcome])

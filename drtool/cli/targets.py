@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from datetime import datetime
 from zoneinfo import ZoneInfo
 
 from drtool.errors import UsageError
@@ -61,6 +62,14 @@ def read_target(options: TargetOptions, zone: ZoneInfo) -> RecoveryTarget:
             f"{option}: {error}",
             hint="`drtool status` shows from when to when each source can be recovered.",
         ) from error
+
+
+def read_moment(text: str, zone: ZoneInfo, *, option: str) -> datetime:
+    """The moment an option names; UsageError if it names none."""
+    try:
+        return parse_moment(text, zone)
+    except ValueError as error:
+        raise UsageError(f"{option}: {error}", hint="Write it as 2024-05-01T10:00.") from error
 
 
 def _read_time(text: str, zone: ZoneInfo) -> RecoveryTarget:

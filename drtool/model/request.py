@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
 
@@ -11,11 +12,15 @@ from drtool.model.target import RecoveryTarget
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InitRequest:
-    """Probe servers and write a starter policy to `path`; never over an existing one."""
+    """Probe servers and write a starter policy to `path`; never over an existing one.
+
+    `repository` is the url backups shall go to; None means a directory that fits the user.
+    """
 
     path: Path
     stack: str
     timezone: str
+    repository: str | None
     is_dry_run: bool
 
 
@@ -29,13 +34,19 @@ class BackupRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RestoreRequest:
-    """Bring sources back; `into` None means a new directory under the policy's restore root."""
+    """Bring sources back; `into` None means a new directory under the policy's restore root.
+
+    `lost_at` is when the disaster was, for judging the loss. `accepts_gap` goes on to the latest
+    moment although WAL behind it is known to be lost.
+    """
 
     sources: tuple[str, ...]
     target: RecoveryTarget
     into: Path | None
     report: Path | None
     is_plan: bool
+    lost_at: datetime | None = None
+    accepts_gap: bool = False
 
 
 class VerifyLevel(StrEnum):

@@ -54,6 +54,14 @@ def place_of(dsn: str) -> str:
     return f"server {host}:{given.get('port') or 5432}"
 
 
+def database_of(dsn: str) -> str | None:
+    """The database that a DSN names; None if it names none or is no connection string."""
+    try:
+        return conninfo_to_dict(dsn).get("dbname") or None
+    except psycopg.Error:
+        return None
+
+
 def connect(
     dsn: str,
     *,

@@ -1,0 +1,86 @@
+"""A restore held against what was promised: how much was lost, and how long until it answered. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+
+from drtool.model.measure import format_span
+from drtool.model.objective import LossInterval, Objective, Verdict, judge
+from drtool.model.outcome import Judgement, Phase, Promise
+from drtool.model.target import RecoveryTarget, ToLatest, ToTime
+
+# The phase at whose end the copy has taken a write and answered the policy's questions.
+ANSWERED = "answer"
+
+
+def judge_time(phases: Sequence[Phase], objective: Objective) -> Judgement:
+    """The RTO: from the declaration to the first successful read and write, questions answered."""
+    answered = [phase for phase in phases if phase.name == ANSWERED]
+    measured = None
+    if answered:
+        measured = timedelta(seconds=answered[-1].begin_seconds + answered[-1].seconds)
+    return Judgement(
+        objective=Promise.RTO,
+        promised=objective.rto,
+        measured=measured,
+        verdict=judge(measured, objective.rto),
+        explanation="from the declaration to the first read and write of the copy, and all questions"
+        " answered; deeper checks come after and are not counted",
+    )
+
+
+def judge_loss(
+    target: RecoveryTarget,
+    objective: Objective,
+    *,
+    proven_until: datetime | None,
+    declared: datetime,
+    lost_at: datetime | None,
+) -> Judgement:
+    """The RPO of a restore, from what the log proves.
+
+    `proven_until`: everything acknowledged up to this moment is in the copy (a mark says so).
+    `lost_at`: when the disaster was, if somebody knows; else it was no later than `declared`.
+    """
+    match target:
+        case ToTime(moment):
+            interval = LossInterval(timedelta(0), timedelta(0))
+            return _judged(
+                interval, objective, f"everything acknowledged by {moment.isoformat()} is there"
+            )
+        case ToLatest() if proven_until is not None:
+            until = lost_at or declared
+            span = max(until - proven_until, timedelta(0))
+            interval = LossInterval(timedelta(0), span)
+            if lost_at is None and span > objective.rpo:
+                return Judgement(
+                    objective=Promise.RPO,
+                    promised=objective.rpo,
+                    measured=interval,
+                    verdict=Verdict.UNKNOWN,
+                    explanation=f"nothing acknowledged by {proven_until.isoformat()} is lost; whether"
+                    f" anything was written in the {format_span(span)} after it, only the moment of the"
+                    " disaster tells: give it with --lost-at",
+                )
+            since = "the disaster" if lost_at else "this restore was declared"
+            return _judged(
+                interval,
+                objective,
+                f"nothing acknowledged by {proven_until.isoformat()} is lost, and {since} came"
+                f" {format_span(span)} later",
+            )
+        case _:
+            return _judged(
+                None, objective, "no moment was asked for that a loss could be told from"
+            )
+
+
+def _judged(measured: LossInterval | None, objective: Objective, explanation: str) -> Judgement:
+    return Judgement(
+        objective=Promise.RPO,
+        promised=objective.rpo,
+        measured=measured,
+        verdict=judge(measured.at_most if measured else None, objective.rpo),
+        explanation=explanation,
+    )

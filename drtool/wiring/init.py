@@ -1,0 +1,136 @@
+"""`drtool init`: ask the servers that the environment names, and write a starter policy."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from drtool.config.policy_file import parse_policy
+from drtool.errors import DrtoolError, UsageError
+from drtool.model.finding import Finding, Severity
+from drtool.model.outcome import Fact, FactSheet
+from drtool.model.request import InitRequest
+from drtool.policy.secrets import Secret
+from drtool.sources.postgres.facts import ServerFacts, read_facts, require_ready
+from drtool.system.durable import create_durably, make_directory
+from drtool.wiring.surroundings import Surroundings
+
+_VARIABLE = re.compile(r"([A-Z][A-Z0-9_]*)_DSN")
+_STARTER = """\
+# What is protected, and how much may be lost. Check it with: drtool policy check
+version: 1
+stack: {stack}
+timezone: {timezone}                 # meaning of a time without an offset, everywhere
+
+objectives:
+  default: {{rpo: 15m, rto: 1h}}     # at most 15 minutes of work lost, back within an hour
+
+repository:
+  url: {url}
+  key: env:DRTOOL_KEY               # a passphrase; keep a copy of it far from this machine
+
+sources:
+{sources}"""
+_SOURCE = """\
+  {name}:
+    kind: postgres
+    dsn: env:{variable}
+    wal: {{mode: stream, flush: 10s}}  # drtool wal receive {name}
+    schedule: {{backup: "0 2 * * *", check: "*/5 * * * *"}}
+    # checks: ["select count(*) > 0 from orders"]   # what a restored copy must answer with true
+"""
+
+
+def run_init(request: InitRequest, around: Surroundings) -> FactSheet:
+    """Probe servers and write a starter policy; UsageError if there is a policy already."""
+    if request.path.exists():
+        raise UsageError(
+            f"{request.path} is there already, and is not written over",
+            hint="Name another file, or edit this one and run `drtool policy check`.",
+        )
+    sources = _named_by(around)
+    findings: list[Finding] = []
+    if not sources:
+        sources = {"main-db": "MAIN_DB_DSN"}
+        findings.append(
+            Finding(
+                severity=Severity.WARNING,
+                subject="environment",
+                fact="no variable NAME_DSN is set, so no server was asked",
+                fix="export MAIN_DB_DSN=postgresql://drtool@HOST/postgres, and run `drtool init` again.",
+            )
+        )
+    facts = [
+        _probe(name, variable, around, findings)
+        for name, variable in sources.items()
+        if variable in around.environ
+    ]
+    url = request.repository or _default_url()
+    text = _STARTER.format(
+        stack=request.stack,
+        timezone=request.timezone,
+        url=url,
+        sources="".join(
+            _SOURCE.format(name=name, variable=variable) for name, variable in sources.items()
+        ),
+    )
+    parse_policy(text, str(request.path))
+    if not request.is_dry_run:
+        make_directory(request.path.absolute().parent, mode=0o755)
+        create_durably(request.path.absolute(), [text.encode()], mode=0o644)
+    return FactSheet(
+        kind="init-plan" if request.is_dry_run else "init",
+        title="Would write this policy; nothing was done"
+        if request.is_dry_run
+        else "Policy written",
+        facts=(
+            Fact(name="policy", value=str(request.path), shown="policy"),
+            Fact(name="repository", value=url, shown="repository"),
+            *facts,
+            *([Fact(name="text", value=text, shown="text")] if request.is_dry_run else []),
+            Fact(name="next", value="drtool repository init", shown="next"),
+        ),
+        findings=tuple(findings),
+    )
+
+
+def _named_by(around: Surroundings) -> dict[str, str]:
+    """Source name to variable, for each variable NAME_DSN that is set."""
+    named = {}
+    for variable in sorted(around.environ):
+        match = _VARIABLE.fullmatch(variable)
+        if match and around.environ[variable]:
+            named[match[1].lower().replace("_", "-")] = variable
+    return named
+
+
+def _probe(name: str, variable: str, around: Surroundings, findings: list[Finding]) -> Fact:
+    """What the server says of itself, or why it cannot be protected as it stands."""
+    dsn = around.redactor.learn(Secret(around.environ[variable])).reveal()
+    try:
+        facts = read_facts(dsn)
+        require_ready(facts)
+    except DrtoolError as error:
+        findings.append(
+            Finding(
+                severity=Severity.PROBLEM,
+                subject=f"source {name}",
+                fact=error.message,
+                fix=error.hint,
+            )
+        )
+        return Fact(name=name, value="cannot be protected as it stands", shown=name)
+    return Fact(name=name, value=_described(facts), shown=name)
+
+
+def _described(facts: ServerFacts) -> str:
+    role = "standby" if facts.is_standby else "primary"
+    checksums = "with" if facts.has_checksums else "without"
+    return f"PostgreSQL {facts.major}, {role}, {checksums} page checksums, {facts.place}"
+
+
+def _default_url() -> str:
+    if os.geteuid() == 0:
+        return "file:///var/lib/drtool/repository"
+    return f"file://{Path.home()}/.local/share/drtool/repository"
