@@ -1,0 +1,1 @@
+"""A backup and its WAL become a running copy again, on real servers."""
