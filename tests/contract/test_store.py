@@ -32,9 +32,7 @@ WITHOUT_CONDITIONS = Capabilities(
     lists_in_order=True,
 )
 # What the probe finds on moto: its listings are S3's, and need no walk.
-AS_S3 = replace(
-    WITHOUT_CONDITIONS, creates_atomically=True, replaces_if_matching=True, ranges=True
-)
+AS_S3 = replace(WITHOUT_CONDITIONS, creates_atomically=True, replaces_if_matching=True, ranges=True)
 ATOMIC = ["memory", "local", "seaweedfs", "moto"]
 ODD_KEYS = [
     "space in name",
