@@ -1,0 +1,1 @@
+"""What is always true of the bytes between source and repository."""
