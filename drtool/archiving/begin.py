@@ -35,6 +35,13 @@ def held_ends(inventory: LogInventory, path: TimelineHistory) -> dict[int, Lsn]:
     return ends
 
 
+def held_from(inventory: LogInventory, timeline: int, first: Lsn) -> dict[int, Lsn]:
+    """How far `timeline` is held without a hole from `first` on; nothing if `first` is not held."""
+    log = inventory.timelines.get(timeline)
+    run = log.run_holding(first) if log else None
+    return {timeline: run.end} if run else {}
+
+
 def plan_start(
     ends: Mapping[int, Lsn], path: TimelineHistory, first: Lsn, *, segment_bytes: int
 ) -> StartPoint:

@@ -6,7 +6,7 @@ import threading
 from dataclasses import dataclass, field
 
 from drtool.archiving.beating import Heart
-from drtool.archiving.begin import StartPoint, held_ends, plan_start, segment_start
+from drtool.archiving.begin import StartPoint, held_ends, held_from, plan_start, segment_start
 from drtool.archiving.histories import HistoryKeeper
 from drtool.archiving.keeping import KeepSettings, LogKeeper
 from drtool.archiving.lineages import require_known_system
@@ -25,7 +25,12 @@ from drtool.repository.repository import Repository
 from drtool.sources.postgres.connection import ReplicationConnection, connect_replication
 from drtool.sources.postgres.facts import ServerFacts, replication_facts, require_ready
 from drtool.sources.postgres.refusals import WalNotYetWritten, WalRemoved
-from drtool.sources.postgres.slots import create_slot, drop_slot, slot_position
+from drtool.sources.postgres.slots import (
+    create_slot,
+    create_temporary_slot,
+    drop_slot,
+    slot_position,
+)
 from drtool.sources.postgres.synchronous import is_synchronous
 from drtool.sources.postgres.walstream import TimelineEnded, open_wal_stream
 from drtool.system.clock import Clock
@@ -39,10 +44,10 @@ _TELL_SECONDS = 0.5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReceiveSettings:
-    """What is received, and how. `first` is where an empty log begins; None: where the server is.
+    """What is received, and how.
 
-    `records_gaps`: WAL that the server has removed becomes a recorded gap, and receiving goes on
-    behind it; otherwise WalRemoved is raised.
+    `is_window`: only a stretch from `first` on is wanted, for a backup. Then WAL that the server has
+    removed is an error; otherwise it becomes a recorded gap, and receiving goes on behind it.
     """
 
     source: str
@@ -50,7 +55,7 @@ class ReceiveSettings:
     wal: WalSettings = field(default_factory=WalSettings)
     accepts_new_system: bool = False
     first: Lsn | None = None
-    records_gaps: bool = True
+    is_window: bool = False
 
     @property
     def application_name(self) -> str:
@@ -125,6 +130,7 @@ class Receiver:
         self._clock = patience.clock
         self._emit = patience.emit
         self._histories = HistoryKeeper(repository, settings.source, patience)
+        self._slot = None if settings.is_window else settings.wal.slot
         self._system_id: int | None = None
         self._ends: dict[int, Lsn] | None = None
         self._marks = self._segments = self._parts = self._gaps = self._received_bytes = 0
@@ -159,6 +165,11 @@ class Receiver:
             gaps=self._gaps,
         )
 
+    def holds(self, timeline: int, lsn: Lsn) -> bool:
+        """Whether this run has seen `timeline` become durable up to `lsn`. For any thread."""
+        end = self.durable if self.timeline == timeline else (self._ends or {}).get(timeline)
+        return end is not None and end >= lsn
+
     def _pause(self, error: SourceUnavailable) -> None:
         self._failures += 1
         if self._failures == 1:
@@ -175,8 +186,10 @@ class Receiver:
             facts = replication_facts(connection)
             require_ready(facts)
             self._require_same_system(facts)
-            if settings.wal.slot is not None:
-                self._prepare_slot(connection, settings.wal.slot)
+            if settings.is_window:
+                create_temporary_slot(connection)
+            elif self._slot is not None:
+                self._prepare_slot(connection, self._slot)
             path = self._histories.keep(connection, facts)
             start = self._start(connection, facts, path)
             self._require_not_behind(facts, start)
@@ -185,7 +198,7 @@ class Receiver:
             try:
                 self._stream(connection, facts, start)
             except WalRemoved as error:
-                if not settings.records_gaps:
+                if settings.is_window:
                     raise
                 self._step_over(facts, path, start=start, error=error)
 
@@ -223,11 +236,13 @@ class Receiver:
                 self._repository, self._settings.source, facts.system_id, segment_bytes=size,
                 since=segment_start(self._settings.first or 0, size),
             )  # fmt: skip
-            self._ends = held_ends(inventory, path)
-        slot = self._settings.wal.slot
+            if self._settings.first is None:
+                self._ends = held_ends(inventory, path)
+            else:
+                self._ends = held_from(inventory, facts.timeline, self._settings.first)
         first = self._settings.first
-        if first is None and slot is not None:
-            first = slot_position(connection, slot)
+        if first is None and self._slot is not None:
+            first = slot_position(connection, self._slot)
         start = plan_start(self._ends, path, first or facts.flushed, segment_bytes=size)
         return self._reopened(facts, start) if is_new else start
 
@@ -271,7 +286,7 @@ class Receiver:
     ) -> None:
         lineage = self._lineage(facts, start.timeline)
         stream = open_wal_stream(
-            connection, start=start.begin, timeline=start.timeline, slot=self._settings.wal.slot
+            connection, start=start.begin, timeline=start.timeline, slot=self._slot
         )
         keep = KeepSettings(
             repository=self._repository,

@@ -53,6 +53,16 @@ class _Held:
             ) from error
 
 
+def lease_holder(repository: Repository, name: str) -> str | None:
+    """Who holds the lease now, by the store's clock; None if nobody does."""
+    key = layout.lease_key(name)
+    try:
+        held = _Held.from_json(repository.store.read(key), key=key)
+    except ObjectMissing:
+        return None
+    return held.owner if held.until > repository.store.now() else None
+
+
 class Lease:
     """A lease that is held, and renewed by a thread of its own until `release`."""
 
