@@ -20,11 +20,11 @@ def backup(front: Front, *, sources: tuple[str, ...], dry_run: bool) -> None:
     repository. Interrupted, it leaves nothing that counts, and the next one reuses what was stored.
     """
     from drtool.model.request import BackupRequest
-    from drtool.wiring.commands import run_backup
+    from drtool.wiring.backup import backup as carry_out
 
     policy = front.policy
     with front.progress() as view:
         request = BackupRequest(sources=sources, is_dry_run=dry_run)
-        outcomes = run_backup(request, policy, front.surroundings(view))
+        outcomes = carry_out(request, policy, front.surroundings(view))
     front.show_all("backups", outcomes)
     leave(outcomes)

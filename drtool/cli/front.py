@@ -43,6 +43,7 @@ class Front:
         self.is_quiet = False
         self.verbosity = 0
         self.ends_cleanly = False
+        self.has_begun = False
         self.stop = threading.Event()
 
     @property
@@ -109,6 +110,7 @@ class Front:
         """What the wiring needs of this run."""
         from drtool.wiring.surroundings import Surroundings
 
+        self.has_begun = True
         return Surroundings(
             environ=self.environ,
             redactor=self.redactor,
@@ -144,17 +146,20 @@ class Front:
             self.show(outcome)
 
     def print_text(self, text: str) -> None:
-        print(self.redactor.redact(text))
+        _print(self.redactor.redact(text), sys.stdout)
+
+    def flush(self) -> None:
+        _print("", sys.stdout, end="")
 
     def print_document(self, content: dict[str, Json]) -> None:
         from drtool.report.documents import dumps
 
         # Redacted before it is quoted: `***` inside a string can never break the JSON.
-        print(dumps({key: self._redacted(value) for key, value in content.items()}))
+        _print(dumps({key: self._redacted(value) for key, value in content.items()}), sys.stdout)
 
     def print_note(self, text: str) -> None:
         """A line beside the answer, on standard error."""
-        print(self.redactor.redact(text), file=sys.stderr)
+        _print(self.redactor.redact(text), sys.stderr)
 
     def _redacted(self, value: Json) -> Json:
         if isinstance(value, str):
@@ -164,3 +169,19 @@ class Front:
         if isinstance(value, dict):
             return {key: self._redacted(item) for key, item in value.items()}
         return value
+
+
+def _print(text: str, stream: TextIO, *, end: str = "\n") -> None:
+    """Print; a reader who has had enough changes nothing about how the command ends.
+
+    Only here is a broken pipe no failure: one that escapes from a verb is a lost connection.
+    """
+    try:
+        print(text, file=stream, end=end, flush=True)
+    except BrokenPipeError:
+        silence(stream)
+
+
+def silence(stream: TextIO) -> None:
+    """Let a stream that nobody reads lead nowhere; Python would try it again at exit, and complain."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

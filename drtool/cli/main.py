@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -11,7 +10,7 @@ from types import FrameType
 import click
 
 import drtool
-from drtool.cli.front import Front
+from drtool.cli.front import Front, silence
 from drtool.cli.lazy import Lazy, LazyGroup, global_options
 from drtool.errors import ExitCode
 
@@ -67,24 +66,35 @@ def run(given: Sequence[str], front: Front) -> int:
     """Run a command; return its exit code. Nothing escapes."""
     # Also where the command line cannot be understood, a program wants its answer as JSON.
     front.wants_json = "--json" in given
+    code = _answer(given, front)
+    front.flush()
+    return code
+
+
+def _answer(given: Sequence[str], front: Front) -> int:
     try:
-        code = root.main(
-            args=list(given),
-            prog_name="drtool",
-            complete_var=COMPLETION_VARIABLE,
-            standalone_mode=False,
-            obj=front,
-        )
-        sys.stdout.flush()
-        return code if isinstance(code, int) else ExitCode.DONE
-    except BrokenPipeError:
-        # Whoever read our output has enough of it. Python would complain once more at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if COMPLETION_VARIABLE in front.environ:
+            return _complete(front.environ[COMPLETION_VARIABLE])
+        # Not click's own `main`: it has its own words and codes for what goes wrong.
+        with root.make_context("drtool", list(given), obj=front) as context:
+            root.invoke(context)
         return ExitCode.DONE
+    except click.exceptions.Exit as leaving:
+        return leaving.exit_code
     except BaseException as error:  # noqa: BLE001 - each way to fail gets its words and its code
+        if isinstance(error, BrokenPipeError) and not front.has_begun:
+            silence(sys.stdout)  # click's own printing of a help
+            return ExitCode.DONE
         from drtool.cli.failure import code_for_postgres, tell
 
         return code_for_postgres(given, error, code=tell(front, error))
+
+
+def _complete(instruction: str) -> int:
+    """Answer the shell that asks what could come next."""
+    from click.shell_completion import shell_complete
+
+    return shell_complete(root, {}, "drtool", COMPLETION_VARIABLE, instruction)
 
 
 def _listen(front: Front) -> None:

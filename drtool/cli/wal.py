@@ -14,20 +14,26 @@ from drtool.cli.verdicts import leave
 @click.command(cls=Command, epilog="\b\nExample:\n  drtool wal receive main-db")
 @click.argument("source")
 @click.option("--dry-run", is_flag=True, help="Say where streaming would begin, and do nothing.")
+@click.option(
+    "--accept-new-system",
+    is_flag=True,
+    help="The source is a new cluster under its old name, as after pg_upgrade.",
+)
 @click.pass_obj
-def receive(front: Front, *, source: str, dry_run: bool) -> None:
+def receive(front: Front, *, source: str, dry_run: bool, accept_new_system: bool) -> None:
     """Stream WAL of SOURCE into the repository until told to stop.
 
     The first SIGTERM or Ctrl-C makes what has arrived durable and ends cleanly; the second ends at
     once.
     """
     from drtool.model.request import WalReceive
-    from drtool.wiring.commands import run_wal_receive
+    from drtool.wiring.wal import receive as carry_out
 
     policy = front.policy
     front.ends_cleanly = True
     with front.progress() as view:
-        sheet = run_wal_receive(WalReceive(source, dry_run), policy, front.surroundings(view))
+        request = WalReceive(source, dry_run, accept_new_system)
+        sheet = carry_out(request, policy, front.surroundings(view))
     front.show(sheet)
     leave([sheet])
 
@@ -45,11 +51,11 @@ def push(front: Front, *, source: str, path: Path) -> None:
     Any failure ends with a code from 1 to 125, so that PostgreSQL counts it and tries again.
     """
     from drtool.model.request import WalPush
-    from drtool.wiring.commands import run_wal_push
+    from drtool.wiring.wal import push as carry_out
 
     policy = front.policy
     with front.progress() as view:
-        run_wal_push(WalPush(source, path), policy, front.surroundings(view))
+        carry_out(WalPush(source, path), policy, front.surroundings(view))
 
 
 @click.command(
@@ -67,11 +73,11 @@ def fetch(front: Front, *, source: str, name: str, path: Path) -> None:
     that PostgreSQL never mistakes an outage for the end of WAL.
     """
     from drtool.model.request import WalFetch
-    from drtool.wiring.commands import run_wal_fetch
+    from drtool.wiring.wal import fetch as carry_out
 
     policy = front.policy
     with front.progress() as view:
-        run_wal_fetch(WalFetch(source, name, path), policy, front.surroundings(view))
+        carry_out(WalFetch(source, name, path), policy, front.surroundings(view))
 
 
 @click.command(cls=Command, epilog="\b\nExample:\n  drtool wal status main-db --json")
@@ -80,11 +86,11 @@ def fetch(front: Front, *, source: str, name: str, path: Path) -> None:
 def status(front: Front, *, sources: tuple[str, ...]) -> None:
     """What the log of each SOURCE holds, and how its receiver does."""
     from drtool.model.request import WalStatus
-    from drtool.wiring.commands import run_wal_status
+    from drtool.wiring.wal import status as look
 
     policy = front.policy
     with front.progress() as view:
-        sheet = run_wal_status(WalStatus(sources), policy, front.surroundings(view))
+        sheet = look(WalStatus(sources), policy, front.surroundings(view))
     front.show(sheet)
     leave([sheet])
 
@@ -98,11 +104,11 @@ def gaps(front: Front, *, sources: tuple[str, ...]) -> None:
     Ends with 7 if there is a gap.
     """
     from drtool.model.request import WalGaps
-    from drtool.wiring.commands import run_wal_status
+    from drtool.wiring.wal import gaps as look
 
     policy = front.policy
     with front.progress() as view:
-        sheet = run_wal_status(WalGaps(sources), policy, front.surroundings(view))
+        sheet = look(WalGaps(sources), policy, front.surroundings(view))
     front.show(sheet)
     leave([sheet])
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from zoneinfo import ZoneInfo, available_timezones
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
 
 from croniter import croniter
 
@@ -56,10 +56,12 @@ def _read_flag(text: str) -> bool:
 
 
 def _read_zone(text: str) -> ZoneInfo:
-    known = available_timezones()
-    if text not in known:
-        raise ValueError(f"{text!r} is not an IANA time zone{nearest(text, known)}")
-    return ZoneInfo(text)
+    try:
+        return ZoneInfo(_read_text(text))
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        # Asked for the list only now: making it reads hundreds of files.
+        near = nearest(text, available_timezones())
+        raise ValueError(f"{text!r} is not an IANA time zone{near}") from None
 
 
 def _read_path(text: str) -> Path:

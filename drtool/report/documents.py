@@ -45,7 +45,11 @@ def document(outcome: Outcome) -> dict[str, Json]:
     if isinstance(outcome, FactSheet):
         facts: dict[str, Json] = {fact.name: plain(fact.value) for fact in outcome.facts}
         return _headed(outcome.kind, {**facts, "findings": plain(outcome.findings)})
-    return _headed(_KINDS[type(outcome)], _fields(outcome))
+    kind, content = _KINDS[type(outcome)], _fields(outcome)
+    if "kind" in content:
+        # `kind` is the object's own: a backup's kind is its `backup_kind`.
+        content[f"{kind}_kind"] = content.pop("kind")
+    return _headed(kind, content)
 
 
 def several(kind: str, outcomes: tuple[Outcome, ...]) -> dict[str, Json]:

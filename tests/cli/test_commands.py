@@ -1,0 +1,395 @@
+"""The front door: help, errors, exit codes, and nothing secret on the way out."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import click
+import jsonschema
+import pytest
+
+from drtool.cli.failure import COULD_NOT_LOOK, NOT_ARCHIVED, NOT_THERE, code_for_postgres, tell
+from drtool.cli.front import Front
+from drtool.cli.lazy import LazyGroup
+from drtool.cli.main import run
+from drtool.errors import (
+    IntegrityError,
+    Interrupted,
+    NotRecoverable,
+    ObjectMissing,
+    PolicyError,
+    RepositoryUnavailable,
+)
+from tests.cli.commands import every_command
+from tests.config.samples import VALID
+
+COMMANDS = every_command()
+PROGRAM = [sys.executable, "-c", "from drtool.cli.main import main; main()"]
+ROOT = Path(__file__).parent.parent.parent
+
+
+@pytest.fixture
+def policy(tmp_path: Path) -> Path:
+    path = tmp_path / "shop.yaml"
+    path.write_text(VALID)
+    return path
+
+
+def drtool(
+    *words: str, environ: Mapping[str, str] | None = None, cwd: Path = ROOT
+) -> subprocess.CompletedProcess[str]:
+    """The program in a process of its own, at most half a minute."""
+    surroundings = {
+        **{name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ},
+        "PYTHONPATH": str(ROOT),
+        **(environ or {}),
+    }
+    return subprocess.run(
+        [*PROGRAM, *words],
+        capture_output=True,
+        text=True,
+        env=surroundings,
+        cwd=cwd,
+        timeout=30,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("words", COMMANDS)
+def test_every_help_says_what_it_does_and_has_an_example(
+    words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = run([*words.split(), "--help"], Front())
+
+    shown = capsys.readouterr().out
+    assert code == 0
+    assert "Example" in shown
+    assert "--json" in shown
+    example = shown.split("Example")[1]
+    assert f"drtool {words}".strip() in example
+
+
+@pytest.mark.parametrize("words", [words for words in COMMANDS if words])
+def test_the_words_a_group_shows_are_of_a_command_that_loads(words: str) -> None:
+    group, _, name = words.rpartition(" ")
+    parent = COMMANDS[group]
+
+    assert isinstance(parent, LazyGroup)
+    assert parent.lazy[name].summary.endswith(".")
+    assert COMMANDS[words].name == name
+
+
+CHANGING = [
+    "init",
+    "backup",
+    "restore",
+    "wal receive",
+    "repository init",
+    "repository key add",
+    "repository key remove",
+    "repository key rotate",
+]
+
+
+@pytest.mark.parametrize("words", CHANGING)
+def test_every_command_that_changes_anything_has_dry_run(words: str) -> None:
+    options = {name for parameter in COMMANDS[words].params for name in parameter.opts}
+
+    assert "--dry-run" in options
+
+
+def test_an_error_is_a_sentence_and_a_hint_on_standard_error(
+    policy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = run(["restore", "--policy", str(policy)], Front())
+
+    captured = capsys.readouterr()
+    assert code == 2
+    assert captured.out == ""
+    assert captured.err == (
+        "drtool: error: a restore has exactly one target, not none\n"
+        "  Give one of --to TIME, --to latest, --to-lsn, --to-xid, --to-name, --backup.\n"
+    )
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["restore", "--json"],
+        ["--json", "restore", "--to", "latest", "--to-xid", "7"],
+        ["restor", "--json"],
+        ["restore", "--too", "--json"],
+        ["--json", "--policy", "/nowhere.yaml", "status"],
+    ],
+)
+def test_with_json_an_error_is_the_one_object_on_standard_output(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = run(words, Front())
+
+    captured = capsys.readouterr()
+    content = json.loads(captured.out)
+    assert content["kind"] == "error"
+    assert content["exit_code"] == code == 2
+    assert content["message"]
+
+
+def test_an_unknown_command_is_answered_with_the_nearest_one(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert run(["restor"], Front()) == 2
+    assert "did you mean 'restore'?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("time", "means"),
+    [
+        ("2024-05-01T10:00", "2024-05-01 10:00:00+02:00 Europe/Warsaw (08:00:00Z)"),
+        ("2024-05-01 10:00:00Z", "2024-05-01 12:00:00+02:00 Europe/Warsaw (10:00:00Z)"),
+    ],
+)
+def test_a_time_is_read_in_the_policys_zone_and_echoed_with_it_wherever_the_host_is(
+    policy: Path, time: str, means: str
+) -> None:
+    """PITFALLS 50: the host's own zone plays no part."""
+    words = ["restore", "main-db", "--to", time, "--policy", str(policy), "--plan"]
+
+    ended = drtool(*words, environ={"TZ": "Asia/Seoul"})
+
+    assert f"restoring to {means}" in ended.stderr
+
+
+@pytest.mark.parametrize(
+    "time",
+    ["13am", "2024-03-31T02:30", "2024-10-27T02:30", "2024-05-01", "yesterday", "10:00", "LATEST"],
+)
+def test_a_time_that_names_no_single_moment_is_refused(
+    policy: Path, time: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """PITFALLS 50: skipped and doubled hours are refused, never guessed."""
+    code = run(["restore", "--to", time, "--policy", str(policy)], Front())
+
+    assert code == 2
+    assert f"--to: '{time}'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--to-lsn", "zero"],
+        ["--to-xid", "-1"],
+        ["--to-xid", "2"],
+        ["--to", "latest", "--backup", "x"],
+        ["--to-name", "a", "--to-lsn", "0/1"],
+    ],
+)
+def test_a_target_that_cannot_be_and_two_targets_are_refused(
+    policy: Path, words: list[str]
+) -> None:
+    """PITFALLS 43: the combinations are refused at the door."""
+    assert run(["restore", *words, "--policy", str(policy)], Front()) == 2
+
+
+def test_policy_check_ends_with_three_where_a_promise_cannot_be_kept(
+    policy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    policy.write_text(VALID + "    wal: {flush: 1h}\n")
+
+    code = run(["policy", "check", "--policy", str(policy), "--json"], Front())
+
+    content = json.loads(capsys.readouterr().out)
+    assert code == 3
+    assert content["verdict"] == "MISSED"
+    assert content["rows"][0]["verdict"] == "MISSED"
+
+
+def test_policy_check_ends_with_zero_where_all_can_be_kept_and_with_two_where_it_is_invalid(
+    policy: Path,
+) -> None:
+    valid = run(["policy", "check", "--policy", str(policy)], Front())
+    policy.write_text(VALID.replace("stack", "stak"))
+    invalid = run(["policy", "check", "--policy", str(policy)], Front())
+
+    assert (valid, invalid) == (0, 2)
+
+
+def test_the_schema_that_is_printed_is_a_schema(capsys: pytest.CaptureFixture[str]) -> None:
+    run(["policy", "schema"], Front())
+
+    jsonschema.Draft202012Validator.check_schema(json.loads(capsys.readouterr().out))
+
+
+def test_a_password_in_a_message_or_a_traceback_is_not_printed(
+    policy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    front = Front()
+    front.policy_path, front.verbosity = policy, 1
+    os.environ["MAIN_DB_DSN"] = "postgresql://ann:hunter22@db/shop"
+    try:
+        assert front.policy is not None
+    finally:
+        del os.environ["MAIN_DB_DSN"]
+
+    tell(front, PolicyError("cannot log in with hunter22", hint="Try hunter22 again."))
+    tell(front, RuntimeError("password hunter22"))
+    front.wants_json = True
+    tell(front, PolicyError("cannot log in with hunter22"))
+
+    captured = capsys.readouterr()
+    assert "hunter22" not in captured.out + captured.err
+    assert "***" in captured.err
+    assert json.loads(captured.out)["message"] == "cannot log in with ***"
+
+
+def test_a_bug_shows_where_it_is_and_ends_with_one(capsys: pytest.CaptureFixture[str]) -> None:
+    try:
+        raise ZeroDivisionError("division by zero")
+    except ZeroDivisionError as error:
+        code = tell(Front(), error)
+
+    shown = capsys.readouterr().err
+    assert code == 1
+    assert "test_commands.py" in shown
+    assert "drtool: error: ZeroDivisionError: division by zero" in shown
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), click.Abort(), Interrupted("stopped")])
+def test_an_interrupted_run_ends_with_130(error: BaseException) -> None:
+    assert tell(Front(), error) == 130
+
+
+FETCH, PUSH = ["wal", "fetch", "main-db", "%f", "%p"], ["--json", "wal", "push", "main-db", "%p"]
+
+
+@pytest.mark.parametrize(
+    ("words", "error", "code"),
+    [
+        (FETCH, ObjectMissing("log/x"), NOT_THERE),
+        (FETCH, NotRecoverable("outside"), NOT_THERE),
+        (FETCH, RepositoryUnavailable("down"), COULD_NOT_LOOK),
+        (FETCH, IntegrityError("flipped"), COULD_NOT_LOOK),
+        (FETCH, PolicyError("bad"), COULD_NOT_LOOK),
+        (FETCH, RuntimeError("bug"), COULD_NOT_LOOK),
+        (FETCH, KeyboardInterrupt(), COULD_NOT_LOOK),
+        (PUSH, RepositoryUnavailable("down"), 6),
+        (PUSH, KeyboardInterrupt(), NOT_ARCHIVED),
+        (["status"], KeyboardInterrupt(), 130),
+    ],
+)
+def test_postgresql_never_takes_an_outage_for_the_end_of_wal(
+    words: list[str], error: BaseException, code: int
+) -> None:
+    """PITFALLS 0, 8 and 39: the codes of restore_command and archive_command."""
+    assert code_for_postgres(words, error, code=tell(Front(), error)) == code
+
+
+@pytest.mark.parametrize("words", [["wal", "fetch", "--bad"], ["--bad", "wal", "fetch", "a", "b"]])
+def test_a_restore_command_that_is_misspelt_does_not_end_the_recovery(words: list[str]) -> None:
+    """PITFALLS 39: exit 2 would let PostgreSQL promote with what it has."""
+    assert run(words, Front()) == COULD_NOT_LOOK
+
+
+def test_help_loads_nothing_heavy_and_does_not_read_the_policy(tmp_path: Path) -> None:
+    code = (
+        "import sys; from drtool.cli.main import run; from drtool.cli.front import Front;"
+        "run(['--help'], Front());"
+        "heavy = {'boto3', 'numpy', 'obstore', 'psycopg', 'rich', 'jinja2', 'cryptography', 'zstandard',"
+        " 'ruamel.yaml', 'croniter', 'drtool.model.outcome'} & set(sys.modules);"
+        "sys.exit(repr(heavy) if heavy else 0)"
+    )
+
+    ended = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        timeout=30,
+        check=False,
+    )
+
+    assert ended.returncode == 0, ended.stderr
+    assert "Commands:" in ended.stdout
+
+
+@pytest.mark.parametrize("words", ["policy schema", "restore --help", "policy check"])
+def test_a_reader_that_has_enough_is_no_failure(words: str) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as gone:
+        ended = subprocess.run(
+            [*PROGRAM, *words.split()],
+            stdout=gone,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+            timeout=30,
+            check=False,
+        )
+
+    assert (ended.returncode, ended.stderr) == (0, "")
+
+
+def test_a_broken_connection_of_a_verb_is_not_taken_for_a_reader_that_has_enough() -> None:
+    """PITFALLS 22: nothing ends with 0 that did not happen."""
+    assert tell(Front(), BrokenPipeError(32, "Broken pipe")) == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_a_run_with_130(number: signal.Signals, tmp_path: Path) -> None:
+    # The policy is a pipe that nobody writes to: the program waits in mid-command.
+    os.mkfifo(tmp_path / "policy.yaml")
+    process = subprocess.Popen(
+        [*PROGRAM, "status", "--policy", str(tmp_path / "policy.yaml")],
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+    )
+    # Opening the other end returns once the program has opened its own.
+    with (tmp_path / "policy.yaml").open("w"):
+        process.send_signal(number)
+        _, shown = process.communicate(timeout=30)
+
+    assert process.returncode == 130
+    assert shown == "drtool: error: interrupted\n"
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_prints_a_script_for_the_shell(
+    shell: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["completion", shell], Front()) == 0
+    assert f"_DRTOOL_COMPLETE={shell}_complete" in capsys.readouterr().out
+
+
+def test_completion_knows_the_commands() -> None:
+    ended = drtool(
+        environ={"_DRTOOL_COMPLETE": "bash_complete", "COMP_WORDS": "drtool re", "COMP_CWORD": "1"}
+    )
+
+    assert {line.split(",")[1] for line in ended.stdout.split()} == {"restore", "repository"}
+
+
+def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    import drtool
+
+    assert run(["--version"], Front()) == 0
+    assert capsys.readouterr().out == f"drtool {drtool.__version__}\n"
+
+
+def test_drtool_alone_shows_its_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run([], Front()) == 2
+    assert "Commands:" in capsys.readouterr().err
+
+
+def test_no_color_reaches_the_answer(policy: Path) -> None:
+    ended = drtool("policy", "check", "--policy", str(policy), environ={"NO_COLOR": "1"})
+
+    assert ended.returncode == 0
+    assert "\x1b" not in ended.stdout
