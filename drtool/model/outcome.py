@@ -292,11 +292,14 @@ class VerifyOutcome:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fact:
-    """One line of a fact sheet: `name` is its key in JSON, `shown` its words on a screen."""
+    """One line of a fact sheet: `name` is its key in JSON; on a screen `label` (else the name)
+    stands before it, and `shown` in place of the value.
+    """
 
     name: str
     value: str | int | float | bool | datetime | tuple[str, ...] | None
     shown: str = ""
+    label: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -76,10 +76,14 @@ class StatusRequest:
 
 @dataclass(frozen=True, slots=True)
 class WalReceive:
-    """Stream WAL into the repository until told to stop."""
+    """Stream WAL into the repository until told to stop.
+
+    `accepts_new_system`: the source is another cluster than before (after pg_upgrade).
+    """
 
     source: str
     is_dry_run: bool
+    accepts_new_system: bool = False
 
 
 @dataclass(frozen=True, slots=True)

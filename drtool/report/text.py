@@ -301,7 +301,8 @@ def _facts(sheet: FactSheet, style: Style) -> str:
             value = style.moment(fact.value)
         if not value and isinstance(fact.value, tuple):
             value = ", ".join(fact.value) or "none"
-        pairs.append((fact.name.replace("_", " "), value or _show(fact.value)))
+        label = fact.label or fact.name.replace("_", " ")
+        pairs.append((label, value or _show(fact.value)))
     lines = [style.bold(sheet.title), *_pairs(pairs, style), *_findings(sheet.findings, style)]
     return "\n".join(lines)
 

@@ -85,11 +85,11 @@ def run_init(request: InitRequest, around: Surroundings) -> FactSheet:
         if request.is_dry_run
         else "Policy written",
         facts=(
-            Fact(name="policy", value=str(request.path), shown="policy"),
-            Fact(name="repository", value=url, shown="repository"),
+            Fact(name="policy", value=str(request.path), label="policy"),
+            Fact(name="repository", value=url, label="repository"),
             *facts,
-            *([Fact(name="text", value=text, shown="text")] if request.is_dry_run else []),
-            Fact(name="next", value="drtool repository init", shown="next"),
+            *([Fact(name="text", value=text, label="text")] if request.is_dry_run else []),
+            Fact(name="next", value="drtool repository init", label="next"),
         ),
         findings=tuple(findings),
     )
@@ -120,8 +120,8 @@ def _probe(name: str, variable: str, around: Surroundings, findings: list[Findin
                 fix=error.hint,
             )
         )
-        return Fact(name=name, value="cannot be protected as it stands", shown=name)
-    return Fact(name=name, value=_described(facts), shown=name)
+        return Fact(name=name, value="cannot be protected as it stands", label=name)
+    return Fact(name=name, value=_described(facts), label=name)
 
 
 def _described(facts: ServerFacts) -> str:

@@ -60,8 +60,8 @@ def _init(request: RepositoryInit, policy: Policy, around: Surroundings) -> Fact
             kind="repository-init-plan",
             title="Would create a repository; nothing was done",
             facts=(
-                Fact(name="url", value=policy.repository.url, shown="url"),
-                Fact(name="key", value=str(secret.kind), shown="opened by"),
+                Fact(name="url", value=policy.repository.url, label="url"),
+                Fact(name="key", value=str(secret.kind), label="opened by"),
             ),
         )
     prepare_place(policy.repository.url)
@@ -98,7 +98,7 @@ def _describe(repository: Repository) -> FactSheet:
         Fact(
             name=f"backups_{source}",
             value=len(backup_ids(repository, source)),
-            shown=f"backups of {source}",
+            label=f"backups of {source}",
         )
         for source in backed_up_sources(repository)
     )
@@ -114,12 +114,12 @@ def _describe(repository: Repository) -> FactSheet:
 def _facts(repository: Repository) -> tuple[Fact, ...]:
     root = repository.root
     return (
-        Fact(name="url", value=repository.store.url, shown="url"),
-        Fact(name="repository_id", value=root.repository_id.hex(), shown="id"),
-        Fact(name="created", value=root.created, shown="created"),
-        Fact(name="made_by", value=root.made_by, shown="made by"),
-        Fact(name="format", value=root.format_version, shown="format"),
-        Fact(name="key_version", value=repository.ring.newest, shown="seals with key version"),
+        Fact(name="url", value=repository.store.url, label="url"),
+        Fact(name="repository_id", value=root.repository_id.hex(), label="id"),
+        Fact(name="created", value=root.created, label="created"),
+        Fact(name="made_by", value=root.made_by, label="made by"),
+        Fact(name="format", value=root.format_version, label="format"),
+        Fact(name="key_version", value=repository.ring.newest, label="seals with key version"),
     )
 
 
@@ -128,20 +128,20 @@ def _capability_facts(capabilities: Capabilities) -> tuple[Fact, ...]:
         Fact(
             name="creates_atomically",
             value=capabilities.creates_atomically,
-            shown="two writers cannot overwrite each other",
+            label="two writers cannot overwrite each other",
         ),
         Fact(
             name="replaces_if_matching",
             value=capabilities.replaces_if_matching,
-            shown="leases are safe between machines",
+            label="leases are safe between machines",
         ),
         Fact(
             name="refuses_wrong_checksum",
             value=capabilities.refuses_wrong_checksum,
-            shown="refuses bytes damaged on the way",
+            label="refuses bytes damaged on the way",
         ),
-        Fact(name="versioning", value=capabilities.versioning, shown="keeps versions"),
-        Fact(name="object_lock", value=capabilities.object_lock, shown="can lock objects"),
+        Fact(name="versioning", value=capabilities.versioning, label="keeps versions"),
+        Fact(name="object_lock", value=capabilities.object_lock, label="can lock objects"),
     )
 
 
@@ -164,7 +164,7 @@ def _slot_fact(slot: Slot) -> Fact:
     return Fact(
         name=f"slot_{slot.slot_id}",
         value=f"{slot.kind}, made {slot.created}",
-        shown=f"slot {slot.slot_id}",
+        label=f"slot {slot.slot_id}",
     )
 
 
@@ -178,7 +178,7 @@ def _add_key(request: KeyAdd, repository: Repository, around: Surroundings) -> F
         return FactSheet(
             kind="repository-key-add-plan",
             title="Would add a slot; nothing was done",
-            facts=(Fact(name="kind", value=str(secret.kind), shown="opened by"),),
+            facts=(Fact(name="kind", value=str(secret.kind), label="opened by"),),
         )
     slot = add_slot(repository, secret, now=around.clock.now())
     return FactSheet(
@@ -212,5 +212,5 @@ def _rotate(request: KeyRotate, repository: Repository) -> FactSheet:
     else:
         title, version = "Key rotated; what is stored stays readable", rotate_key(repository)
     kind = "repository-key-rotate-plan" if request.is_dry_run else "repository-key-rotate"
-    fact = Fact(name="key_version", value=version, shown="new objects are sealed with version")
+    fact = Fact(name="key_version", value=version, label="new objects are sealed with version")
     return FactSheet(kind=kind, title=title, facts=(fact,))

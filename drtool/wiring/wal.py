@@ -1,0 +1,184 @@
+"""`drtool wal`: receive, fetch, and how the log stands."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from drtool.archiving.receive import Received, ReceiveSettings, receive_wal
+from drtool.archiving.status import WalStatus, wal_status
+from drtool.errors import DestinationRefused, ObjectMissing, UsageError
+from drtool.model.finding import Finding, Severity
+from drtool.model.measure import format_size, format_span
+from drtool.model.outcome import Fact, FactSheet
+from drtool.model.request import WalFetch, WalGaps, WalReceive
+from drtool.model.request import WalStatus as WalStatusRequest
+from drtool.model.wal import WalSegment
+from drtool.policy.policy import Policy
+from drtool.repository.backups import PostgresExtent, read_manifests
+from drtool.repository.layout import Lineage, history_key, parse_history_name
+from drtool.repository.log import read_log_object, read_segment
+from drtool.repository.repository import Repository
+from drtool.sources.postgres.facts import read_facts, require_ready
+from drtool.system.durable import replace_durably
+from drtool.wiring.parts import chosen_sources, dsn_of, opened_repository
+from drtool.wiring.surroundings import Surroundings
+
+
+def receive(request: WalReceive, policy: Policy, around: Surroundings) -> FactSheet:
+    """Stream WAL until `around.stop` is set; what was received, at the end."""
+    source = policy.postgres(request.source)
+    settings = ReceiveSettings(
+        source=request.source,
+        dsn=dsn_of(source.dsn, around),
+        wal=source.wal,
+        accepts_new_system=request.accepts_new_system,
+    )
+    with opened_repository(policy, around) as repository:
+        if request.is_dry_run:
+            return _would_receive(settings, repository, around)
+        received = receive_wal(
+            repository, settings, stop=around.stop, clock=around.clock, emit=around.emit
+        )
+    return _received(received)
+
+
+def fetch(request: WalFetch, policy: Policy, around: Surroundings) -> None:
+    """Put one segment or history file in place, whole or not at all.
+
+    ObjectMissing if the repository surely lacks it; any other error means it could not be asked.
+    """
+    policy.postgres(request.source)
+    with opened_repository(policy, around) as repository:
+        manifests, errors = read_manifests(repository, request.source)
+        if not manifests:
+            raise errors[0] if errors else ObjectMissing(f"backups/{request.source}/")
+        content = _wal_file(request.name, repository, request.source, manifests[-1].postgres)
+    try:
+        replace_durably(request.path.absolute(), content)
+    except OSError as error:
+        raise DestinationRefused(
+            f"{request.path} cannot be written: {error.strerror}",
+            hint="Look at the file system of the server's data directory.",
+        ) from error
+
+
+def _wal_file(name: str, repository: Repository, source: str, /, extent: PostgresExtent) -> bytes:
+    timeline = parse_history_name(name)
+    if timeline is not None:
+        key = history_key(source, extent.system_id, timeline)
+        return read_log_object(repository, key)
+    try:
+        segment = WalSegment.parse(name, extent.segment_bytes)
+    except ValueError as error:
+        raise UsageError(
+            str(error), hint="Let restore_command pass %f: `drtool wal fetch main-db %f %p`."
+        ) from None
+    lineage = Lineage(source, extent.system_id, segment.timeline)
+    return read_segment(repository, lineage, segment, extent.segment_bytes)
+
+
+def status(request: WalStatusRequest, policy: Policy, around: Surroundings) -> FactSheet:
+    """What the log of each source holds; a gap is a finding that is a problem."""
+    looked = list(_look(request.sources, policy, around))
+    return FactSheet(
+        kind="wal-status",
+        title="WAL",
+        facts=tuple(fact for one in looked for fact in _status_facts(one)),
+        findings=tuple(
+            finding for one in looked for finding in (*one.findings, *_gap_findings(one))
+        ),
+    )
+
+
+def gaps(request: WalGaps, policy: Policy, around: Surroundings) -> FactSheet:
+    """What the log of each source lacks; a gap is a finding that is a problem."""
+    looked = list(_look(request.sources, policy, around))
+    return FactSheet(
+        kind="wal-gaps",
+        title="Gaps in the WAL",
+        facts=tuple(
+            Fact(name=f"{one.source}_gaps", value=len(one.gaps), label=f"gaps of {one.source}")
+            for one in looked
+        ),
+        findings=tuple(finding for one in looked for finding in _gap_findings(one)),
+    )
+
+
+def _look(names: tuple[str, ...], policy: Policy, around: Surroundings) -> Iterator[WalStatus]:
+    sources = chosen_sources(names, policy, around)
+    with opened_repository(policy, around) as repository:
+        for name in sources:
+            manifests, _ = read_manifests(repository, name)
+            extents = [manifest.postgres for manifest in manifests]
+            yield wal_status(repository, name, extents, now=around.clock.now())
+
+
+def _status_facts(one: WalStatus) -> Iterator[Fact]:
+    name = one.source
+    yield Fact(name=f"{name}_system", value=one.system_id, label=f"{name}: cluster")
+    yield Fact(name=f"{name}_timeline", value=one.timeline, label=f"{name}: timeline")
+    end = None if one.end is None else str(one.end.lsn)
+    yield Fact(name=f"{name}_end", value=end, label=f"{name}: whole up to")
+    yield Fact(
+        name=f"{name}_recoverable_until",
+        value=one.recoverable_until,
+        label=f"{name}: recoverable until",
+    )
+    rpo = None if one.rpo_now is None else format_span(one.rpo_now)
+    yield Fact(name=f"{name}_rpo_now", value=rpo, label=f"{name}: RPO now")
+    yield Fact(name=f"{name}_receiver", value=one.receiver or "none", label=f"{name}: receiver")
+
+
+def _gap_findings(one: WalStatus) -> Iterator[Finding]:
+    for gap in one.gaps:
+        yield Finding(
+            severity=Severity.PROBLEM,
+            subject=f"{one.source}, timeline {gap.timeline}",
+            fact=f"WAL from {gap.begin} to {gap.end} is missing"
+            f" ({format_size(gap.end - gap.begin)})",
+            fix=f"No moment behind it is reached from an older backup: run `drtool backup {one.source}`.",
+        )
+
+
+def _would_receive(
+    settings: ReceiveSettings, repository: Repository, around: Surroundings
+) -> FactSheet:
+    facts = read_facts(settings.dsn)
+    require_ready(facts)
+    manifests, _ = read_manifests(repository, settings.source)
+    extents = [manifest.postgres for manifest in manifests]
+    stands = wal_status(repository, settings.source, extents, now=around.clock.now())
+    after = "nothing is held yet" if stands.end is None else str(stands.end.lsn)
+    return FactSheet(
+        kind="wal-receive-plan",
+        title=f"Would receive WAL of {settings.source}; nothing was done",
+        facts=(
+            Fact(name="server", value=facts.place, label="from"),
+            Fact(name="timeline", value=facts.timeline, label="timeline"),
+            Fact(name="server_at", value=str(facts.flushed), label="server is at"),
+            Fact(name="after", value=after, label="goes on after"),
+            Fact(name="receiver", value=stands.receiver or "none", label="receiver now"),
+        ),
+    )
+
+
+def _received(received: Received) -> FactSheet:
+    durable = None if received.durable is None else str(received.durable)
+    return FactSheet(
+        kind="wal-receive",
+        title=f"Received WAL of {received.source}",
+        facts=(
+            Fact(name="timeline", value=received.timeline, label="timeline"),
+            Fact(name="durable", value=durable, label="durable up to"),
+            Fact(
+                name="received_bytes",
+                value=received.received_bytes,
+                label="received",
+                shown=format_size(received.received_bytes),
+            ),
+            Fact(name="segments", value=received.segments, label="whole segments put"),
+            Fact(name="parts", value=received.parts, label="parts put"),
+            Fact(name="marks", value=received.marks, label="marks put"),
+            Fact(name="gaps", value=received.gaps, label="gaps recorded"),
+        ),
+    )
