@@ -66,6 +66,7 @@ def test_extents_expand_to_the_places_they_were_made_of(places: Places, missing:
 
     assert expand(extents).tolist() == places.tolist()
     assert int(extents["length"].sum(dtype=np.int64)) == size
+    assert not (extents["length"][:-1] % PAGE_BYTES).any(), "only the last page may be short"
     assert _as_bytes(extents) == places.tolist()
 
 
