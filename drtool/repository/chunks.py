@@ -120,21 +120,22 @@ class PackBuilder:
         return [self._buffer[: self._used], tail + _TRAILER.pack(len(tail), _END)]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PackFooter:
-    """What is in a pack: for chunk `n` its place, lengths, codec and id."""
+    """What is in a pack: for chunk `n` its place, lengths, codec and id; `tail_bytes` follow the last."""
 
     seal: ObjectSeal
     offsets: npt.NDArray[np.int64]
     rows: npt.NDArray[np.void]
+    tail_bytes: int
 
     def __len__(self) -> int:
         return len(self.rows)
 
     @property
-    def chunks_end(self) -> int:
-        """Where the last chunk ends in the pack, and the footer begins."""
-        return int(self.offsets[-1])
+    def pack_bytes(self) -> int:
+        """How long the pack must be."""
+        return int(self.offsets[-1]) + self.tail_bytes
 
     def chunk_ids(self) -> Iterator[bytes]:
         """The ids of all chunks, in order."""
@@ -165,7 +166,8 @@ def parse_footer(ring: KeyRing, pack_id: bytes, tail: Buffer) -> PackFooter | in
     rows = np.frombuffer(unpack(codec, packed, plain_bytes, name=name), dtype=_FOOTER_ROW)
     ends = np.cumsum(rows["sealed"].astype(np.int64))
     offsets = np.concatenate([np.zeros(1, np.int64), ends]) + PREFIX_BYTES
-    return PackFooter(seal, offsets, rows)
+    tail_bytes = int(length) + _TRAILER.size
+    return PackFooter(seal=seal, offsets=offsets, rows=rows, tail_bytes=tail_bytes)
 
 
 class ChunkReader:

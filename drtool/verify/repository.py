@@ -1,0 +1,178 @@
+"""Read a repository back: keys, manifests, packs, chunks and the log, as deep as is asked for.
+
+What is missing or damaged is a finding. A store that cannot be asked raises RepositoryUnavailable:
+then nothing was verified. Marks, attempts and evidence are not read: no restore depends on them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+from drtool.errors import AlreadyExists, ExitCode, IntegrityError
+from drtool.model.finding import Severity
+from drtool.model.outcome import VerifyOutcome
+from drtool.model.progress import Emit
+from drtool.repository import layout
+from drtool.repository.backups import Manifest, backed_up_sources
+from drtool.repository.chunks import ChunkReader
+from drtool.repository.repository import Repository, RepositoryRoot, read_slots
+from drtool.repository.sealing import ObjectType
+from drtool.system.clock import Clock, Stopwatch
+from drtool.verify.changelog import GAP, verify_log
+from drtool.verify.contents import (
+    judge_backups,
+    list_packs,
+    look_at_packs,
+    open_manifests,
+    read_chunks,
+    read_tables,
+)
+from drtool.verify.depth import Choice, Depth, Quick, Sampled, level_of
+from drtool.verify.tally import Tally
+
+NO_BACKUP = "backups of"
+
+
+def verify_repository(
+    repository: Repository,
+    *,
+    depth: Depth,
+    sources: Sequence[str] | None,
+    emit: Emit,
+    clock: Clock,
+    seed: int,
+) -> VerifyOutcome:
+    """Verify what the backups and logs of `sources` need (None: of all), and leave evidence of it.
+
+    `seed` decides which sample is taken. Reads with four threads; memory does not grow with the
+    bytes read: see `contents`.
+    """
+    watch, began = Stopwatch(clock), clock.now()
+    tally = Tally(emit, clock)
+    chosen = sorted(sources) if sources else _all_sources(repository)
+    choice = Choice(depth, seed)
+    reader = ChunkReader(repository.store, repository.ring)
+    end = tally.phase("verify", "repository")
+    _verify_keys(repository, tally)
+    shelf = list_packs(repository, tally)
+    manifests: list[Manifest] = []
+    for source in chosen:
+        mine = open_manifests(repository, source, tally)
+        if not mine:
+            tally.problem(
+                f"{NO_BACKUP} {source}",
+                "there is none that opens",
+                f"Run `drtool backup {source}`.",
+            )
+        manifests += mine
+        verify_log(repository, source, mine, choice=choice, tally=tally)
+    look_at_packs(manifests, reader, shelf, tally=tally)
+    read: dict[str, tuple[int, int]] = {}
+    if not isinstance(depth, Quick):
+        read_tables(manifests, reader, shelf, tally=tally)
+        read = read_chunks(reader, shelf, choice, tally=tally)
+    judge_backups(manifests, shelf, tally=tally)
+    end()
+    outcome = VerifyOutcome(
+        level=level_of(depth),
+        sources=tuple(chosen),
+        began=began,
+        seconds=watch.seconds(),
+        backups=len(manifests),
+        objects=tally.objects,
+        read_bytes=tally.read_bytes,
+        gaps=tuple(tally.gaps),
+        findings=tuple(tally.findings),
+    )
+    _leave_evidence(repository, outcome, depth, seed=seed, read=read)
+    return outcome
+
+
+def exit_code_of(outcome: VerifyOutcome) -> ExitCode:
+    """7 if something is damaged or missing, 4 if only a backup or a stretch of log is, 0 otherwise."""
+    problems = [f for f in outcome.findings if f.severity is Severity.PROBLEM]
+    if not problems:
+        return ExitCode.DONE
+    is_whole = all(problem.subject.startswith((GAP, NO_BACKUP)) for problem in problems)
+    return ExitCode.NOT_RECOVERABLE if is_whole else ExitCode.INTEGRITY
+
+
+def last_verified(repository: Repository) -> datetime | None:
+    """When a verification last came to its end; None if none ever did."""
+    prefix = layout.evidence_key("verify", "")
+    latest: datetime | None = None
+    for found in repository.store.list(prefix):
+        try:
+            latest = datetime.strptime(found.key.removeprefix(prefix), _STAMP).replace(tzinfo=UTC)
+        except ValueError:
+            continue
+    return latest
+
+
+_STAMP = "%Y%m%dT%H%M%S.%fZ"
+
+
+def _all_sources(repository: Repository) -> list[str]:
+    """Those with a backup, and those that have only a log so far."""
+    return sorted({*backed_up_sources(repository), *repository.store.list_directories("log/")})
+
+
+def _verify_keys(repository: Repository, tally: Tally) -> None:
+    store, ring = repository.store, repository.ring
+    root = RepositoryRoot.from_json(store.read(layout.ROOT))
+    if root.repository_id != ring.repository_id:
+        raise IntegrityError(
+            f"object {layout.ROOT} is not the one that this run has opened",
+            hint="Somebody has put another repository in its place. Find out who, and when.",
+        )
+    slots, errors = read_slots(repository)
+    tally.looked_at(layout.ROOT)
+    for slot in slots:
+        tally.looked_at(layout.slot_key(ring.repository_id, slot.slot_id))
+    for error in errors:
+        tally.wrong("a key slot", error)
+    for version in range(1, ring.newest + 1):
+        key = layout.version_key(ring.repository_id, version)
+        if store.stat(key) is None:
+            tally.problem(
+                key, "is missing: nothing that was sealed under it opens",
+                "Bring it back from a copy of the repository.",
+            )  # fmt: skip
+        tally.looked_at(key)
+    for key in (layout.RESCUE_PROGRAM, layout.RESCUE_TEXT):
+        if store.stat(key) is None:
+            tally.warn(key, "is missing: without drtool nobody could restore from here")
+
+
+def _leave_evidence(
+    repository: Repository,
+    outcome: VerifyOutcome,
+    depth: Depth,
+    *,
+    seed: int,
+    read: dict[str, tuple[int, int]],
+) -> None:
+    """What was read when: FORMAT.md, section 11."""
+    document = {
+        "evidence": 1,
+        "kind": "verify",
+        "level": outcome.level,
+        "percent": depth.percent if isinstance(depth, Sampled) else None,
+        "seed": seed,
+        "sources": list(outcome.sources),
+        "began": outcome.began.isoformat(),
+        "seconds": round(outcome.seconds, 3),
+        "backups": outcome.backups,
+        "objects": outcome.objects,
+        "read_bytes": outcome.read_bytes,
+        "gaps": [[gap.timeline, str(gap.begin), str(gap.end)] for gap in outcome.gaps],
+        "findings": [[str(f.severity), f.subject, f.fact, f.fix] for f in outcome.findings],
+        "packs": {pack_id: list(counts) for pack_id, counts in read.items()},
+    }
+    key = layout.evidence_key("verify", outcome.began.astimezone(UTC).strftime(_STAMP))
+    try:
+        repository.put(ObjectType.EVIDENCE, key, json.dumps(document).encode())
+    except AlreadyExists:
+        return  # two runs in one microsecond: one of them has left word

@@ -1,0 +1,1 @@
+"""Reading back: what verification finds, and what it must not confuse."""
