@@ -108,7 +108,7 @@ def _no_backup(source: str, errors: Iterable[Exception]) -> Exception:
 
 def _cluster_of(manifests: list[Manifest], target: RecoveryTarget) -> Manifest:
     """The backup whose cluster is meant: a source may have had several (pg_upgrade, PITFALLS 64)."""
-    newest = max(manifests, key=lambda manifest: manifest.ended)
+    newest = max(manifests, key=lambda manifest: manifest.postgres.stopped_at)
     if isinstance(target, ToBackup):
         named = [m for m in manifests if m.backup_id == target.backup_id]
         if not named:
@@ -119,7 +119,7 @@ def _cluster_of(manifests: list[Manifest], target: RecoveryTarget) -> Manifest:
         return named[0]
     if isinstance(target, ToTime):
         before = [m for m in manifests if m.postgres.stopped_at <= target.moment]
-        return max(before, key=lambda manifest: manifest.ended, default=newest)
+        return max(before, key=lambda manifest: manifest.postgres.stopped_at, default=newest)
     return newest
 
 

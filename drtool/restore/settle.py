@@ -78,7 +78,8 @@ def finish_recovery(destination: Destination) -> None:
 def how_to_start(destination: Destination, binaries: ServerBinaries) -> tuple[str, ...]:
     """Command lines that start and stop the copy, to be pasted into a shell."""
     control = [str(binaries.program("pg_ctl")), "-D", str(destination.data)]
-    log = str(destination.data.with_name(destination.data.name + ".log"))
+    # Inside the copy: its owner may write nowhere else for certain.
+    log = str(destination.data / "server.log")
     prefix = [] if destination.owner.is_us else ["sudo", "-u", destination.owner.name]
     return (
         shlex.join([*prefix, *control, "-l", log, "start"]),

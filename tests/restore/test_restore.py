@@ -52,4 +52,3 @@ def test_a_cluster_comes_back_to_the_latest_moment_and_to_one_in_the_middle(
     assert [phase.name for phase in latest.phases] == [
         "plan", "provision", "fetch", "replay", "promote", "verify", "finish",
     ]  # fmt: skip
-    print(latest)
