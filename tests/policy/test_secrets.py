@@ -101,6 +101,7 @@ DSNS = [
     ("postgres://ann@db/shop?password=q%20pass&sslmode=require", "q pass"),
     ("host=db user=ann password=plainpw dbname=shop", "plainpw"),
     ("host=db password = 'it''s' sslpassword=other1", "other1"),
+    ("postgresql://ann:two%20words%2Fslash@db/shop", "two words/slash"),
     (r"host=db password='a \'quoted\' one'", "a 'quoted' one"),
 ]
 
