@@ -18,6 +18,7 @@ from drtool.errors import (
 )
 from drtool.stores.capabilities import Capabilities
 from drtool.stores.keys import check_directory, check_key, check_prefix, check_range, in_order
+from drtool.stores.multipart import SINGLE_PUT_BYTES, put_in_parts
 from drtool.stores.place import RemotePlace
 from drtool.stores.protocol import Buffer, Names, StoredObject
 from drtool.stores.remote_client import (
@@ -200,7 +201,10 @@ class RemoteStore:
             if self._put_new(key, views):
                 return
         elif self._stat_once(key) is None:
-            self._put(key, views, mode="overwrite")
+            if self._is_large(views):
+                self._put_large(key, views, if_absent=False)
+            else:
+                self._put(key, views, mode="overwrite")
             return
         found = self._stat_once(key)
         if found is None:
@@ -214,11 +218,23 @@ class RemoteStore:
 
     def _put_new(self, key: str, views: Sequence[Buffer]) -> bool:
         """Put if absent; False if the store refuses because something is there."""
+        if self._is_large(views):
+            return self._put_large(key, views, if_absent=True)
         try:
             self._put(key, views, mode="create")
         except AlreadyExistsError:
             return False
         return True
+
+    def _is_large(self, views: Sequence[Buffer]) -> bool:
+        """Whether it takes more than one put; Google and Azure take gigabytes in one."""
+        size = sum(len(view) for view in views)
+        return self.place.scheme == "s3" and size > SINGLE_PUT_BYTES
+
+    def _put_large(self, key: str, views: Sequence[Buffer], *, if_absent: bool) -> bool:
+        address = (self.place.bucket, self.object_path(key))
+        pieces = [memoryview(view) for view in views]
+        return put_in_parts(self.control(), address, pieces, if_absent=if_absent)
 
     def _put(self, key: str, views: Sequence[Buffer], *, mode: Any) -> None:
         """One put; the library's own exceptions for a condition that does not hold.

@@ -54,7 +54,8 @@ def control_client(place: RemotePlace) -> Any:  # boto3 makes its clients' class
     import boto3
     from botocore.config import Config
 
-    return boto3.client(
+    # A session of its own: the default one is not for several threads, and remembers credentials.
+    return boto3.Session().client(
         "s3",
         endpoint_url=place.endpoint,
         region_name=place.region or os.environ.get("AWS_REGION"),

@@ -306,6 +306,21 @@ def test_a_large_object_comes_back_byte_for_byte(store: Store) -> None:
     store.delete("large")
 
 
+def test_an_object_of_many_parts_is_put_whole_and_only_once(store: Store) -> None:
+    """PITFALLS 10: multipart uploads that came out cut or mixed up."""
+    content = random.Random(10).randbytes(70 * 1024 * 1024)
+    view = memoryview(content)
+
+    store.create("huge", [view[:5], view[5 : 20 << 20], view[20 << 20 :]])
+
+    assert hashlib.sha256(store.read("huge")).digest() == hashlib.sha256(content).digest()
+    store.create("huge", [content])
+    with pytest.raises(AlreadyExists):
+        store.create("huge", [view[:-1], b"\0" if content[-1] else b"\1"])
+    assert bytes(store.read_tail("huge", 100)) == content[-100:]
+    store.delete("huge")
+
+
 def test_a_lease_is_taken_only_as_expected(store: Store) -> None:
     assert not store.replace_if("leases/x", b"mine", b"somebody's")
     assert store.replace_if("leases/x", b"mine", None)

@@ -5,17 +5,30 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from drtool.errors import AlreadyExists, ObjectMissing, PlaceMissing, RepositoryUnavailable
+from drtool.errors import (
+    AccessDenied,
+    AlreadyExists,
+    ObjectMissing,
+    PlaceMissing,
+    RepositoryUnavailable,
+)
 from drtool.stores.capabilities import Capabilities
 from drtool.stores.place import RemotePlace, parse_place
 from drtool.stores.remote import RemoteStore
 from drtool.stores.remote_client import RemoteLimits
 from drtool.system.clock import SystemClock
 from drtool.system.retry import RetryLimits
-from tests.servers.object_stores import SHARED_BUCKET, S3Server, free_ports
+from tests.servers.object_stores import (
+    ACCESS_KEY,
+    SECRET_KEY,
+    SHARED_BUCKET,
+    S3Server,
+    free_ports,
+)
 from tests.servers.proxy import (
     Answer,
     CutAnswer,
@@ -184,11 +197,11 @@ def test_a_silent_store_is_waited_for_no_longer_than_the_limits_say(
 
 def test_a_listing_that_is_cut_goes_on_where_it_was(moto_s3: S3Server) -> None:
     """PITFALLS 69: a failure in mid-listing is never its end."""
-    client = moto_s3.client()
     prefix = f"cut/{time.monotonic_ns()}"
-    names = [f"d/{number:05d}" for number in range(1500)]
+    names = [f"d/{number:05d}" for number in range(1100)]
+    direct = remote(moto_s3.url(SHARED_BUCKET, prefix))
     for name in names:
-        client.put_object(Bucket=SHARED_BUCKET, Key=f"{prefix}/{name}", Body=b"")
+        direct.create(name, [b""])
     with proxied(moto_s3.address) as between:
         store = remote(moto_s3.url(SHARED_BUCKET, prefix, endpoint=between.endpoint))
         flat = store.with_capabilities(IN_ORDER)
@@ -243,3 +256,47 @@ def test_missing_and_unreachable_are_different_answers(seaweedfs: S3Server) -> N
         nobody.stat("key")
     with pytest.raises(RepositoryUnavailable):
         nobody.now()
+
+
+def test_wrong_credentials_are_refused_in_words(
+    seaweedfs: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PITFALLS 79: an expired credential is neither a missing object nor a secret in a message."""
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIAWRONG")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hunter2hunter2")
+    store = remote(seaweedfs.new_url())
+
+    for call in (
+        lambda: store.read("key"),
+        lambda: store.stat("key"),
+        lambda: store.create("key", [b"x"]),
+        lambda: store.create("large", [bytes(65 << 20)]),
+        lambda: list(store.list("")),
+        lambda: store.delete("key"),
+        lambda: store.replace_if("key", b"x", None),
+    ):
+        with pytest.raises(AccessDenied) as caught:
+            call()
+        assert caught.value.hint
+        assert "hunter2" not in str(caught.value)
+        assert not caught.value.retryable
+
+
+def test_an_aws_profile_gives_the_credentials(
+    seaweedfs: S3Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    monkeypatch.setenv("AWS_PROFILE", "backup")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
+    (tmp_path / "credentials").write_text(
+        f"[backup]\naws_access_key_id={ACCESS_KEY}\naws_secret_access_key={SECRET_KEY}\n"
+    )
+    store = remote(seaweedfs.new_url())
+
+    store.create("key", [b"x"])
+
+    assert store.read("key") == b"x"
+    monkeypatch.setenv("AWS_PROFILE", "nobody")
+    with pytest.raises(AccessDenied, match="profile"):
+        remote(seaweedfs.new_url())
