@@ -102,6 +102,7 @@ DSNS = [
     ("host=db user=ann password=plainpw dbname=shop", "plainpw"),
     ("host=db password = 'it''s' sslpassword=other1", "other1"),
     ("postgresql://ann:two%20words%2Fslash@db/shop", "two words/slash"),
+    ("host=db password='two words/slash' user=ann", "two words/slash"),
     (r"host=db password='a \'quoted\' one'", "a 'quoted' one"),
 ]
 
