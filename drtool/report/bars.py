@@ -18,11 +18,20 @@ from rich.progress import (
     TaskID,
     TextColumn,
 )
+from rich.table import Column
 from rich.text import Text
 
 from drtool.model.measure import format_size, format_span
 from drtool.model.progress import Event, Noted, PhaseAdvanced, PhaseBegan, PhaseEnded
 from drtool.report.progress import Redact, show_amount
+
+# Narrower terminals have room for what is counted, not for its details.
+WIDE_COLUMNS = 110
+
+
+def _one_line() -> Column:
+    """A column that is never broken over two lines."""
+    return Column(no_wrap=True, overflow="ellipsis")
 
 
 class _AmountColumn(ProgressColumn):
@@ -69,14 +78,20 @@ class BarsProgress:
         )
         self._lock = threading.Lock()
         self._tasks: dict[str, TaskID] = {}
-        self._progress = Progress(
+        columns: list[ProgressColumn] = [
             SpinnerColumn(finished_text="[green]✓[/]"),
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            _AmountColumn(),
-            _RateColumn(),
-            _TimeColumn(),
-            TextColumn("[dim]{task.fields[detail]}[/]"),
+            TextColumn("{task.description}", table_column=_one_line()),
+            BarColumn(bar_width=24 if self._console.width >= WIDE_COLUMNS else 8),
+            _AmountColumn(table_column=_one_line()),
+            _RateColumn(table_column=_one_line()),
+            _TimeColumn(table_column=_one_line()),
+        ]
+        if self._console.width >= WIDE_COLUMNS:
+            columns.append(
+                TextColumn("[dim]{task.fields[detail]}[/]", table_column=Column(no_wrap=True))
+            )
+        self._progress = Progress(
+            *columns,
             console=self._console,
             refresh_per_second=8,
         )
