@@ -61,7 +61,7 @@ def wal_status(
     path, findings = _path(repository, inventory)
     since = mine[0].start_lsn if mine else Lsn(0)
     end = _best_end(inventory, path, mine)
-    mark = _newest_on_path(repository, inventory, path, end) if end else None
+    mark = _newest_on_path(repository, inventory, path, end=end) if end else None
     return WalStatus(
         source=source,
         system_id=inventory.system_id,
@@ -143,7 +143,7 @@ def _last(inventory: LogInventory, path: TimelineHistory) -> LogEnd | None:
 
 
 def _newest_on_path(
-    repository: Repository, inventory: LogInventory, path: TimelineHistory, end: LogEnd
+    repository: Repository, inventory: LogInventory, path: TimelineHistory, *, end: LogEnd
 ) -> Mark | None:
     """The newest mark at or before `end`, on its timeline or, where that has none yet, an earlier one."""
     line = path.path() if end.timeline in path.path() else (end.timeline,)

@@ -1,0 +1,203 @@
+"""The warm side of `drtool-wal push`: takes files over a Unix socket and answers once they are durable."""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from drtool.archiving.beating import Heart
+from drtool.archiving.lineages import require_known_system
+from drtool.archiving.pushed import store_pushed
+from drtool.archiving.receive import ReceiveSettings, lease_name
+from drtool.errors import DrtoolError, RepositoryUnavailable, UsageError
+from drtool.model.progress import Emit, Noted, PhaseAdvanced, PhaseBegan, silent
+from drtool.repository.layout import Lineage
+from drtool.repository.lease import Lease
+from drtool.repository.repository import Repository
+from drtool.sources.postgres.facts import read_facts
+from drtool.system.clock import Clock
+from drtool.system.durable import make_directory
+
+# The archiver pushes one file at a time; more would wait in the socket's queue.
+THREADS = 4
+BACKLOG = 16
+ACCEPT_SECONDS = 0.5
+REQUEST_SECONDS = 10.0
+LONGEST_NAME_BYTES = 256
+_CREDENTIALS = struct.Struct("3i")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PushSite:
+    """Where files are taken, and from whom: from processes of our own user and of `user_ids`."""
+
+    socket: Path
+    user_ids: frozenset[int] = field(default_factory=frozenset)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PushServed:
+    """What came while it was served."""
+
+    files: int
+    refused: int
+
+
+def serve_push(
+    repository: Repository,
+    settings: ReceiveSettings,
+    site: PushSite,
+    *,
+    stop: threading.Event,
+    clock: Clock,
+    emit: Emit = silent,
+) -> PushServed:
+    """Take WAL files at `site` until `stop` is set, and make marks meanwhile.
+
+    The server at the DSN says which cluster it is; WAL of any other is refused (PITFALLS 2).
+    LeaseHeld if another receiver of this source runs. Memory: THREADS times a segment.
+    """
+    facts = read_facts(settings.dsn)
+    with Lease(repository, lease_name(settings.source), clock=clock) as lease:
+        require_known_system(
+            repository, settings.source, facts, accepts_new=settings.accepts_new_system
+        )
+        heart = Heart(
+            settings.dsn,
+            application_name=settings.application_name,
+            seconds=settings.wal.heartbeat.total_seconds(),
+            clock=clock,
+        )
+        intake = _Intake(
+            repository=repository,
+            source=settings.source,
+            system_id=facts.system_id,
+            lease=lease,
+            heart=heart,
+            emit=emit,
+        )
+        heart.start(at_once=threading.Event(), emit=emit)
+        emit(PhaseBegan(phase="wal", title=f"WAL of {settings.source}", total=None, unit="wal"))
+        try:
+            with _listening(site) as listener:
+                _serve(listener, site, intake, stop=stop)
+        finally:
+            heart.close()
+            site.socket.unlink(missing_ok=True)
+    return PushServed(files=intake.files, refused=intake.refused)
+
+
+def _listening(site: PushSite) -> socket.socket:
+    """A socket that only those may use who are meant to; who connects is checked besides."""
+    directory = site.socket.parent
+    is_shared = bool(site.user_ids - {os.geteuid()})
+    try:
+        make_directory(directory)
+        if directory.stat().st_uid == os.geteuid():
+            directory.chmod(0o711 if is_shared else 0o700)
+        # We hold the lease: whoever left this socket behind is gone.
+        site.socket.unlink(missing_ok=True)
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        listener.bind(str(site.socket))
+        site.socket.chmod(0o666 if is_shared else 0o600)
+    except OSError as error:
+        raise UsageError(
+            f"no socket can be made at {site.socket}: {error}",
+            hint="Set XDG_RUNTIME_DIR to a directory of this user, or make /run/drtool for it.",
+        ) from error
+    listener.listen(BACKLOG)
+    listener.settimeout(ACCEPT_SECONDS)
+    return listener
+
+
+def _serve(
+    listener: socket.socket, site: PushSite, intake: _Intake, *, stop: threading.Event
+) -> None:
+    room = threading.BoundedSemaphore(THREADS)
+    with ThreadPoolExecutor(THREADS, thread_name_prefix="push") as pool:
+        while not stop.is_set():
+            if not room.acquire(timeout=ACCEPT_SECONDS):
+                continue
+            try:
+                connection, _ = listener.accept()
+            except TimeoutError:
+                room.release()
+                continue
+            pool.submit(_answer, connection, site, intake).add_done_callback(
+                lambda _: room.release()
+            )
+
+
+def _answer(connection: socket.socket, site: PushSite, intake: _Intake) -> None:
+    """One request, one line of answer. A client that has gone meanwhile will push again."""
+    with connection:
+        connection.settimeout(REQUEST_SECONDS)
+        try:
+            answer = _answer_to(connection, site, intake)
+            connection.sendall(answer.encode("utf-8", "replace") + b"\n")
+        except OSError:
+            return
+
+
+def _answer_to(connection: socket.socket, site: PushSite, intake: _Intake) -> str:
+    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    _, user_id, _ = _CREDENTIALS.unpack(credentials)
+    message, descriptors, _, _ = socket.recv_fds(connection, LONGEST_NAME_BYTES, 4)
+    try:
+        if user_id not in {os.geteuid(), *site.user_ids}:
+            return f"{int(UsageError.exit_code)} user {user_id} may not push WAL here"
+        if len(descriptors) != 1 or not message.endswith(b"\n"):
+            return f"{int(UsageError.exit_code)} not a request of drtool-wal"
+        return intake.store(message[:-1].decode("utf-8", "replace"), descriptors[0])
+    finally:
+        for descriptor in descriptors:
+            os.close(descriptor)
+
+
+@dataclass(slots=True, kw_only=True)
+class _Intake:
+    """Stores and counts; any thread."""
+
+    repository: Repository
+    source: str
+    system_id: int
+    lease: Lease
+    heart: Heart
+    emit: Emit
+    files: int = 0
+    refused: int = 0
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def store(self, name: str, descriptor: int) -> str:
+        """The answer: `0` once the file is durable, else an exit code and why."""
+        try:
+            self.lease.check()
+            pushed = store_pushed(
+                self.repository,
+                self.source,
+                system_id=self.system_id,
+                name=name,
+                descriptor=descriptor,
+            )
+        except DrtoolError as error:
+            return self._refuse(name, error)
+        with self.lock:
+            self.files += 1
+            if pushed.end is not None:
+                lineage = Lineage(self.source, self.system_id, pushed.timeline)
+                self.heart.keep(self.repository, lineage, pushed.end)
+                self.emit(PhaseAdvanced(phase="wal", done=pushed.end, detail=name))
+        return "0"
+
+    def _refuse(self, name: str, error: DrtoolError) -> str:
+        with self.lock:
+            self.refused += 1
+        if not isinstance(error, RepositoryUnavailable):
+            self.emit(Noted(f"{name} is refused: {error.message}. {error.hint}", "warning"))
+        text = " ".join(f"{error.message}. {error.hint}".split())
+        return f"{int(error.exit_code)} {text[:3000]}"
