@@ -43,10 +43,10 @@ def demo(
     Needs the extra `demo`: pip install 'drtool[demo]'.
     """
     from drtool.model.request import DemoRequest
-    from drtool.wiring.commands import run_demo
+    from drtool.wiring.demo import demo as tell_story
 
     request = DemoRequest(directory=directory, report=report, keep=keep, seconds=seconds)
     with front.progress() as view:
-        outcome = run_demo(request, front.surroundings(view))
+        outcome = tell_story(request, front.surroundings(view))
     front.show(outcome)
     leave([outcome])

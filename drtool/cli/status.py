@@ -18,10 +18,10 @@ def status(front: Front, *, sources: tuple[str, ...]) -> None:
     Ends with 3 if a promise is missed, or nobody can tell that it is met.
     """
     from drtool.model.request import StatusRequest
-    from drtool.wiring.commands import run_status
+    from drtool.wiring.status import status as look
 
     policy = front.policy
     with front.progress() as view:
-        report = run_status(StatusRequest(sources), policy, front.surroundings(view))
+        report = look(StatusRequest(sources), policy, front.surroundings(view))
     front.show(report)
     leave([report])

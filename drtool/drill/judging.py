@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
+from drtool.drill.loss import Loss
 from drtool.model.measure import format_span
 from drtool.model.objective import LossInterval, Objective, Verdict, judge
 from drtool.model.outcome import Judgement, Phase, Promise
@@ -84,3 +85,18 @@ def _judged(measured: LossInterval | None, objective: Objective, explanation: st
         verdict=judge(measured.at_most if measured else None, objective.rpo),
         explanation=explanation,
     )
+
+
+def judge_ledger(loss: Loss, objective: Objective) -> Judgement:
+    """The RPO as a ledger of acknowledged writes measured it: the strongest evidence there is."""
+    writes = loss.writes
+    told = f"{writes.lost} of {writes.acknowledged} acknowledged writes were lost; judged on the upper end"
+    if writes.is_prefix is False:
+        return Judgement(
+            objective=Promise.RPO,
+            promised=objective.rpo,
+            measured=loss.interval,
+            verdict=Verdict.MISSED,
+            explanation=f"{told}. What came back has holes: it is no prefix of what was acknowledged",
+        )
+    return _judged(loss.interval, objective, told)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -88,6 +89,15 @@ class ChildProcess:
         """Send a signal; nothing happens if it has ended."""
         self._process.send_signal(number)
 
+    def kill_family(self) -> None:
+        """SIGKILL it and all that descends from it, as a power cut would; its own end is awaited."""
+        family = _descendants(self.pid)
+        self.send(signal.SIGKILL)
+        for pid in family:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self.wait(10)
+
     def wait(self, timeout_seconds: float) -> int | None:
         """Its exit code, or None if it still runs after `timeout_seconds`."""
         try:
@@ -138,6 +148,16 @@ def machine_memory_bytes() -> int:
     except OSError:
         return physical
     return min(physical, int(limit)) if limit.isdigit() else physical
+
+
+def _descendants(pid: int) -> list[int]:
+    """All that a process has started, and what that has started (Linux: /proc)."""
+    try:
+        told = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+    except OSError:
+        return []
+    children = [int(child) for child in told.split()]
+    return children + [grandchild for child in children for grandchild in _descendants(child)]
 
 
 def _guarded(command: Sequence[str], death_signal: signal.Signals | None) -> list[str]:

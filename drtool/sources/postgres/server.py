@@ -140,6 +140,10 @@ class RunningServer:
         shutil.rmtree(self._runtime, ignore_errors=True)
         return code
 
+    def kill(self) -> None:
+        """Kill all its processes at once, as a power cut would; it is then still to be stopped."""
+        self._child.kill_family()
+
     def release(self) -> None:
         """Let go of a server that goes on without us; its socket directory and log stay."""
         self._log.close()

@@ -1,0 +1,125 @@
+"""`drtool status`: from when to when each source can be recovered, and whether its promise is kept now."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import datetime, timedelta
+
+from drtool.archiving.status import WalStatus, wal_status
+from drtool.config.promises import longest_pause
+from drtool.errors import IntegrityError
+from drtool.model.finding import Finding, Severity
+from drtool.model.measure import format_span
+from drtool.model.objective import LossInterval, judge
+from drtool.model.outcome import StatusReport, StatusRow
+from drtool.model.request import StatusRequest
+from drtool.policy.policy import Policy
+from drtool.policy.sources import PostgresSource
+from drtool.repository.backups import Manifest, read_manifests
+from drtool.repository.repository import Repository
+from drtool.wiring.parts import chosen_sources, opened_repository
+from drtool.wiring.surroundings import Surroundings
+
+# A backup may take its time before it counts as overdue.
+GRACE = timedelta(hours=1)
+
+
+def status(request: StatusRequest, policy: Policy, around: Surroundings) -> StatusReport:
+    """How things stand, told from the repository alone: a source need not be there."""
+    sources = chosen_sources(request.sources, policy, around)
+    now = around.clock.now()
+    with opened_repository(policy, around) as repository:
+        rows = tuple(
+            _row(name, source, policy, repository=repository, now=now)
+            for name, source in sources.items()
+        )
+    return StatusReport(stack=policy.stack, timezone=policy.timezone.key, at=now, rows=rows)
+
+
+def _row(
+    name: str, source: PostgresSource, policy: Policy, *, repository: Repository, now: datetime
+) -> StatusRow:
+    manifests, errors = read_manifests(repository, name)
+    log = wal_status(repository, name, [m.postgres for m in manifests], now=now)
+    rpo = None if log.rpo_now is None else max(log.rpo_now, timedelta(0))
+    objective = policy.objective_of(name)
+    newest = manifests[-1] if manifests else None
+    findings = [
+        *_damaged(errors),
+        *_backup_findings(name, source, policy, newest=newest, now=now),
+        *_log_findings(log, source),
+        *log.findings,
+    ]
+    return StatusRow(
+        source=name,
+        kind=source.kind,
+        objective=objective,
+        verdict=judge(rpo, objective.rpo),
+        earliest=_earliest(manifests, log),
+        latest=log.recoverable_until,
+        rpo_now=None if rpo is None else LossInterval(timedelta(0), rpo),
+        last_backup=newest.backup_id if newest else None,
+        last_backup_finished=newest.ended if newest else None,
+        receiver=log.receiver or "none",
+        gaps=log.gaps,
+        findings=tuple(findings),
+    )
+
+
+def _earliest(manifests: Sequence[Manifest], log: WalStatus) -> datetime | None:
+    """The end of the oldest backup of the cluster that the log is of."""
+    mine = [m for m in manifests if m.postgres.system_id == log.system_id]
+    return min((m.postgres.stopped_at for m in mine), default=None)
+
+
+def _damaged(errors: Sequence[IntegrityError]) -> Iterator[Finding]:
+    for error in errors:
+        yield Finding(
+            severity=Severity.PROBLEM, subject="manifest", fact=error.message, fix=error.hint
+        )
+
+
+def _backup_findings(
+    name: str,
+    source: PostgresSource,
+    policy: Policy,
+    *,
+    newest: Manifest | None,
+    now: datetime,
+) -> Iterator[Finding]:
+    if newest is None:
+        yield Finding(
+            severity=Severity.PROBLEM,
+            subject=f"source {name}",
+            fact="there is no backup: nothing can be recovered",
+            fix=f"Run `drtool backup {name}`.",
+        )
+        return
+    line = source.schedule.backup
+    pause = longest_pause(line, policy.timezone) if line else None
+    age = now - newest.ended
+    if pause is not None and age > pause + GRACE:
+        yield Finding(
+            severity=Severity.WARNING,
+            subject=f"source {name}",
+            fact=f"the last backup is {format_span(age)} old, and one is due every {format_span(pause)}",
+            fix=f"Run `drtool backup {name}`, and look at why the scheduled one did not.",
+        )
+    yield from newest.findings
+
+
+def _log_findings(log: WalStatus, source: PostgresSource) -> Iterator[Finding]:
+    if log.receiver is None and source.wal.mode == "stream":
+        yield Finding(
+            severity=Severity.WARNING,
+            subject=f"WAL of {log.source}",
+            fact="nobody receives it: every change from now on would be lost",
+            fix=f"Run `drtool wal receive {log.source}`.",
+        )
+    if log.mark is None:
+        yield Finding(
+            severity=Severity.WARNING,
+            subject=f"WAL of {log.source}",
+            fact="no mark tells up to which moment it can be recovered",
+            fix=f"Let `drtool wal receive {log.source}` run: it makes a mark every few seconds.",
+        )
