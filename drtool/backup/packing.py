@@ -22,21 +22,31 @@ LONGEST_PUT_SECONDS = 900.0
 class KnownChunks:
     """Ids of chunks that are stored already, with their places. Any thread may use it.
 
-    At most a million: 200 MB would hold four times as many, and one more stored twice harms nobody.
+    At most 500,000, which is 128 GB of pages in some 80 MB of memory: a chunk beyond them may be
+    stored twice, which harms nobody.
     """
 
-    MOST = 1_000_000
+    MOST = 500_000
 
     def __init__(self) -> None:
-        self._places: dict[bytes, tuple[int, int]] = {}
+        # Pack and number in one int: half the memory of a tuple.
+        self._places: dict[bytes, int] = {}
+        self._distrusted: frozenset[int] = frozenset()
 
     def find(self, chunk_id: bytes) -> tuple[int, int] | None:
         """(pack index, chunk number), or None."""
-        return self._places.get(chunk_id)
+        place = self._places.get(chunk_id)
+        if place is None or place >> 16 in self._distrusted:
+            return None
+        return place >> 16, place & 0xFFFF
 
     def add(self, chunk_id: bytes, pack: int, number: int) -> None:
-        if len(self._places) < self.MOST:
-            self._places[chunk_id] = (pack, number)
+        if len(self._places) < self.MOST or chunk_id in self._places:
+            self._places[chunk_id] = pack << 16 | number
+
+    def distrust(self, pack: int) -> None:
+        """Take no chunk from this pack again: something in it is damaged."""
+        self._distrusted |= {pack}
 
 
 class PackingHall:
@@ -47,7 +57,14 @@ class PackingHall:
     """
 
     def __init__(
-        self, repository: Repository, attempt: Attempt, packs: PackList, *, packers: int, level: int
+        self,
+        repository: Repository,
+        attempt: Attempt,
+        packs: PackList,
+        *,
+        known: KnownChunks,
+        packers: int,
+        level: int,
     ) -> None:
         self._repository = repository
         self._attempt = attempt
@@ -62,7 +79,7 @@ class PackingHall:
         self._failure: BaseException | None = None
         self._uploads = ThreadPoolExecutor(UPLOADS, thread_name_prefix="put")
         self._pending: list[Future[None]] = []
-        self.known = KnownChunks()
+        self.known = known
         self.new_bytes = 0
         self.stored_bytes = 0
         self.packs_stored = 0
@@ -74,7 +91,7 @@ class PackingHall:
         try:
             yield packer
         finally:
-            self._give_back(packer.builder)
+            self._give_back(packer)
 
     def take_builder(self) -> PackBuilder:
         """An open builder, or a fresh one; waits while all buffers are on their way up."""
@@ -91,7 +108,8 @@ class PackingHall:
                     buffer = bytearray(PACK_BUFFER_BYTES)
                     return self._begin(PackBuilder(self._repository.ring, compressor, buffer))
                 if not self._changed.wait(LONGEST_PUT_SECONDS):
-                    raise RepositoryUnavailable(
+                    # Everybody must stop, or another would take the full pack of this one for open.
+                    self._failure = RepositoryUnavailable(
                         f"no pack could be put into {self._repository.store.url}"
                         f" within {LONGEST_PUT_SECONDS:.0f} s",
                         hint="Look at the network and the store, then run the backup again.",
@@ -133,9 +151,10 @@ class PackingHall:
         builder.begin(pack_id)
         return builder
 
-    def _give_back(self, builder: PackBuilder) -> None:
+    def _give_back(self, packer: Packer) -> None:
         with self._changed:
-            self._open.append(builder)
+            self.new_bytes += packer.new_bytes
+            self._open.append(packer.builder)
             self._changed.notify()
 
     def _send(self, builder: PackBuilder) -> None:
@@ -167,6 +186,7 @@ class Packer:
     def __init__(self, hall: PackingHall, builder: PackBuilder) -> None:
         self._hall = hall
         self.builder = builder
+        self.new_bytes = 0
 
     def store(self, plain: memoryview | bytes) -> tuple[int, int]:
         """Store a chunk unless its content is known; return (pack index, chunk number)."""
@@ -179,5 +199,5 @@ class Packer:
         number = self.builder.add(plain, chunk_id)
         pack = self._hall.index_of(self.builder)
         self._hall.known.add(chunk_id, pack, number)
-        self._hall.new_bytes += len(plain)
+        self.new_bytes += len(plain)
         return pack, number

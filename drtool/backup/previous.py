@@ -9,8 +9,10 @@ import numpy as np
 
 from drtool.backup.batches import KnownPages
 from drtool.backup.packing import KnownChunks
-from drtool.errors import IntegrityError, ObjectMissing
+from drtool.errors import DrtoolError, IntegrityError, ObjectMissing
+from drtool.model.finding import Finding, Severity
 from drtool.pipeline.pages import PAGE_BYTES, Digests, Places, expand
+from drtool.repository import layout
 from drtool.repository.backups import Attempt, Manifest, open_table
 from drtool.repository.chunks import ChunkReader, PackFooter
 from drtool.repository.table import (
@@ -21,25 +23,44 @@ from drtool.repository.table import (
     TableRecord,
 )
 
+_LOOK = "Run `drtool verify` to see which backups suffer; the new one does not."
 MOST_FOOTERS = 1000
+# More than a backup that died can have had under way.
 MOST_MISSING = 8
+# Of one interrupted backup: 160 GB of packs.
+MOST_ATTEMPT_PACKS = 5000
 
 
 class PreviousBackup:
-    """The pages of the previous backup, by file and place. One thread."""
+    """The pages of the previous backup, by file and place. One thread.
 
-    def __init__(self, manifest: Manifest, reader: ChunkReader) -> None:
+    What is damaged in it is taken for unknown, and told in `findings`: its content is read anyway,
+    and stored again.
+    """
+
+    def __init__(self, manifest: Manifest, reader: ChunkReader, known: KnownChunks) -> None:
+        """ObjectMissing or IntegrityError if its file table cannot be read."""
+        self._manifest = manifest
+        self._known = known
         self._table: Table = open_table(manifest, reader)
         self._table.index()
         self._digests = DigestReader(reader, self._table.packs)
         self._current: tuple[bytes, int] | None = None
         self._record: TableRecord | None = None
         self._pages: tuple[Digests, Places] | None = None
-        self._lost: list[int] = []
+        self._lost: set[int] = set()
+        self.findings: list[Finding] = []
 
     def forget(self, pack_ids: Iterable[bytes]) -> None:
         """Take all pages in these packs for unknown: they will be stored again."""
-        self._lost = [self._table.packs.index_of(pack_id) for pack_id in pack_ids]
+        for pack_id in pack_ids:
+            pack = self._table.packs.index_of(pack_id)
+            self._lost.add(pack)
+            self._known.distrust(pack)
+
+    def close(self) -> None:
+        """Let the table go."""
+        self._table.close()
 
     @property
     def packs(self) -> PackList:
@@ -52,9 +73,7 @@ class PreviousBackup:
         if self._current != (path, start):
             self._current = (path, start)
             self._record = self._table.find(path, start)
-            self._pages = None
-            if self._record is not None and self._record.digests is not None:
-                self._pages = self._read_pages(self._record)
+            self._pages = self._read_pages(self._record) if self._record else None
         if self._record is None or self._pages is None:
             return None
         first = (begin - start) // PAGE_BYTES
@@ -67,11 +86,44 @@ class PreviousBackup:
     def _read_pages(self, record: TableRecord) -> tuple[Digests, Places] | None:
         if record.digests is None or record.digests.pack in self._lost:
             return None
-        digests, places = self._digests.read(record), expand(record.extents)
+        try:
+            digests = self._digests.read(record)
+        except (ObjectMissing, IntegrityError) as error:
+            # Or the same digests, packed once more, would be found to be in that pack already.
+            self.forget([self._table.packs.ids[record.digests.pack]])
+            self.findings.append(_damage(self._manifest, error))
+            return None
+        places = expand(record.extents)
         if self._lost:
-            gone = np.isin(places["pack"], self._lost)
+            gone = np.isin(places["pack"], list(self._lost))
             digests = np.where(gone, ~digests, digests)
         return digests, places
+
+
+def open_previous(
+    manifest: Manifest, reader: ChunkReader, known: KnownChunks
+) -> tuple[PreviousBackup | None, list[Finding]]:
+    """The previous backup with what it stored made known, and what was found damaged in it.
+
+    None if its table cannot be read. Then all is compared by content alone, and nothing is taken
+    from the packs that hold the table, so that it is whole in the new backup.
+    """
+    findings: list[Finding] = []
+    previous: PreviousBackup | None = None
+    doubtful: set[bytes] = set()
+    try:
+        previous = PreviousBackup(manifest, reader, known)
+    except (ObjectMissing, IntegrityError) as error:
+        findings.append(_damage(manifest, error))
+        doubtful = {place.pack_id for place in manifest.table}
+    packs = previous.packs if previous else PackList()
+    trusted = [pack_id for pack_id in manifest.packs if pack_id not in doubtful]
+    lost = learn_packs(trusted, reader, packs=packs, known=known)
+    if lost:
+        findings.append(_lost_packs(manifest, lost))
+    if previous:
+        previous.forget(lost)
+    return previous, findings
 
 
 def learn_packs(
@@ -84,7 +136,7 @@ def learn_packs(
     """
     lost: list[bytes] = []
     wanted = list(pack_ids)
-    with ThreadPoolExecutor(8, thread_name_prefix="footers") as threads:
+    with ThreadPoolExecutor(MOST_MISSING, thread_name_prefix="footers") as threads:
         footers = threads.map(lambda pack_id: _footer(reader, pack_id), wanted)
         for number, (pack_id, footer) in enumerate(zip(wanted, footers, strict=True)):
             if footer is None:
@@ -99,30 +151,48 @@ def learn_attempts(
 ) -> int:
     """Take in what interrupted backups stored; return the number of packs found.
 
-    An attempt's packs have ids that follow from its seed. Up to eight in a row may be missing:
-    that many at most were under way when it died.
+    An attempt's packs have ids that follow from its seed. They are asked for eight at a time, until
+    none of eight is there: fewer were under way when it died.
     """
     found = 0
-    for attempt in attempts:
-        missing, number = 0, 0
-        while missing < MOST_MISSING and number < MOST_FOOTERS:
-            pack_id = attempt.pack_id(number)
-            number += 1
-            footer = _footer(reader, pack_id)
-            if footer is None:
-                missing += 1
-                continue
-            missing = 0
-            found += 1
-            _learn(pack_id, footer, packs=packs, known=known)
+    with ThreadPoolExecutor(MOST_MISSING, thread_name_prefix="footers") as threads:
+        for attempt in attempts:
+            for first in range(0, MOST_ATTEMPT_PACKS, MOST_MISSING):
+                ids = [attempt.pack_id(number) for number in range(first, first + MOST_MISSING)]
+                footers = list(threads.map(lambda pack_id: _footer(reader, pack_id), ids))
+                for pack_id, footer in zip(ids, footers, strict=True):
+                    if footer is not None:
+                        found += 1
+                        _learn(pack_id, footer, packs=packs, known=known)
+                if all(footer is None for footer in footers):
+                    break
     return found
+
+
+def _damage(manifest: Manifest, error: DrtoolError) -> Finding:
+    return Finding(
+        severity=Severity.WARNING,
+        subject=f"backup {manifest.backup_id}",
+        fact=f"could not be compared with in full, so more was stored again: {error.message}",
+        fix=_LOOK,
+    )
+
+
+def _lost_packs(manifest: Manifest, lost: list[bytes]) -> Finding:
+    return Finding(
+        severity=Severity.WARNING,
+        subject=f"backup {manifest.backup_id}",
+        fact=f"{len(lost)} of its packs are lost or damaged, the first is {layout.pack_key(lost[0])};"
+        " what of their content is still in the source was stored again",
+        fix=_LOOK,
+    )
 
 
 def _footer(reader: ChunkReader, pack_id: bytes) -> PackFooter | None:
     try:
         return reader.footer(pack_id)
     except (ObjectMissing, IntegrityError):
-        # What cannot be read is not used again; `drtool verify` is where it is told.
+        # What cannot be read is not used again.
         return None
 
 

@@ -8,7 +8,7 @@ a kilobyte for each file.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
@@ -16,10 +16,11 @@ from typing import Protocol
 from drtool import __version__
 from drtool.backup.assembly import Assembly
 from drtool.backup.intake import WORKERS, Intake
-from drtool.backup.packing import PackingHall
+from drtool.backup.packing import KnownChunks, PackingHall
 from drtool.backup.plan import BackupPlan
-from drtool.backup.previous import PreviousBackup, learn_attempts, learn_packs
+from drtool.backup.previous import PreviousBackup, learn_attempts, open_previous
 from drtool.errors import IntegrityError
+from drtool.model.finding import Finding
 from drtool.model.outcome import BackupKind, BackupOutcome
 from drtool.model.progress import Emit, Noted, PhaseAdvanced, PhaseBegan, PhaseEnded
 from drtool.model.wal import Lsn
@@ -107,14 +108,11 @@ def run_backup(
     Whatever goes wrong before the manifest is put leaves no backup, and packs that the next run uses.
     """
     watch, began = Stopwatch(clock), clock.now()
-    reader = ChunkReader(repository.store, repository.ring)
-    previous = PreviousBackup(plan.previous, reader) if plan.previous else None
-    packs = previous.packs if previous else PackList()
+    known = _learn(plan, ChunkReader(repository.store, repository.ring), emit)
+    packs, previous = known.packs, known.previous
     attempt = begin_attempt(repository, plan.source, plan.backup_id)
-    hall = PackingHall(repository, attempt, packs, packers=WORKERS, level=level)
+    hall = PackingHall(repository, attempt, packs, known=known.chunks, packers=WORKERS, level=level)
     try:
-        for note in _learn(plan, previous, reader, hall=hall):
-            emit(note)
         assembly = Assembly(hall, TableWriter(packs))
         with Intake(hall, assembly, previous, seed=repository.ring.page_seed()) as intake:
             read = _read_stream(source, intake, emit)
@@ -127,6 +125,9 @@ def run_backup(
         source.wal.abandon()
         hall.abandon()
         raise
+    finally:
+        if previous:
+            previous.close()
     needed = {packs.ids[index] for index in referred} | {place.pack_id for place in places}
     manifest = Manifest(
         source=plan.source,
@@ -144,11 +145,12 @@ def run_backup(
         ),
         table=tuple(places),
         packs=tuple(sorted(needed)),
-        findings=read.ended.findings,
+        findings=(*read.ended.findings, *known.all_findings()),
     )
     lease.check()
     commit_backup(repository, manifest)
-    return _outcome(plan, manifest, assembly, wal_end=wal_end, seconds=watch.seconds())
+    compared_with = plan.previous.backup_id if plan.previous and previous else None
+    return _outcome(manifest, assembly, compared_with, wal_end=wal_end, seconds=watch.seconds())
 
 
 def _extent(source: BackupSource, read: ReadStream, stopped_at: datetime) -> PostgresExtent:
@@ -168,13 +170,18 @@ def _extent(source: BackupSource, read: ReadStream, stopped_at: datetime) -> Pos
 
 
 def _outcome(
-    plan: BackupPlan, manifest: Manifest, assembly: Assembly, *, wal_end: Lsn, seconds: float
+    manifest: Manifest,
+    assembly: Assembly,
+    compared_with: str | None,
+    *,
+    wal_end: Lsn,
+    seconds: float,
 ) -> BackupOutcome:
     extent, sizes = manifest.postgres, manifest.sizes
     return BackupOutcome(
-        source=plan.source,
-        backup_id=plan.backup_id,
-        kind=BackupKind.INCREMENTAL if plan.previous else BackupKind.FULL,
+        source=manifest.source,
+        backup_id=manifest.backup_id,
+        kind=BackupKind.INCREMENTAL if compared_with else BackupKind.FULL,
         began=manifest.began,
         seconds=seconds,
         files=sizes.files,
@@ -187,28 +194,36 @@ def _outcome(
         wal_included_to=wal_end,
         pages=assembly.pages,
         pages_changed=assembly.pages_changed,
-        previous=plan.previous.backup_id if plan.previous else None,
+        previous=compared_with,
         findings=manifest.findings,
     )
 
 
-def _learn(
-    plan: BackupPlan, previous: PreviousBackup | None, reader: ChunkReader, *, hall: PackingHall
-) -> Iterator[Noted]:
-    """Make known what is stored already; yield what a person should know of it."""
-    packs, known = hall.packs, hall.known
-    if plan.previous and previous:
-        lost = learn_packs(plan.previous.packs, reader, packs=packs, known=known)
-        previous.forget(lost)
-        if lost:
-            yield Noted(
-                f"{len(lost)} packs of backup {plan.previous.backup_id} are lost or damaged: their"
-                " content is stored again. Run `drtool verify` to see what else suffers",
-                "warning",
-            )
-    found = learn_attempts(plan.attempts, reader, packs=packs, known=known)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Known:
+    """What is stored already, and what was found while looking."""
+
+    packs: PackList
+    chunks: KnownChunks
+    previous: PreviousBackup | None
+    findings: tuple[Finding, ...]
+
+    def all_findings(self) -> tuple[Finding, ...]:
+        """Those of the beginning, and those that came up while pages were compared."""
+        return (*self.findings, *(self.previous.findings if self.previous else ()))
+
+
+def _learn(plan: BackupPlan, reader: ChunkReader, emit: Emit) -> _Known:
+    chunks, previous, findings = KnownChunks(), None, list[Finding]()
+    if plan.previous:
+        previous, findings = open_previous(plan.previous, reader, chunks)
+    packs = previous.packs if previous else PackList()
+    found = learn_attempts(plan.attempts, reader, packs=packs, known=chunks)
     if found:
-        yield Noted(f"using {found} packs again that an interrupted backup had stored")
+        emit(Noted(f"using {found} packs again that an interrupted backup had stored"))
+    for finding in findings:
+        emit(Noted(f"{finding.subject}: {finding.fact}", "warning"))
+    return _Known(packs=packs, chunks=chunks, previous=previous, findings=tuple(findings))
 
 
 def _read_stream(source: BackupSource, intake: Intake, emit: Emit) -> ReadStream:

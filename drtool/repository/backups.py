@@ -96,13 +96,21 @@ def begin_attempt(repository: Repository, source: str, backup_id: str) -> Attemp
 
 
 def unfinished_attempts(repository: Repository, source: str, *, most: int) -> Iterator[Attempt]:
-    """The newest attempts, at most `most`, that left no manifest: their packs can be used again."""
+    """The newest attempts, at most `most`, that left no manifest: their packs can be used again.
+
+    One that cannot be read is passed over: nothing is lost but what it might have spared us.
+    """
     begun = [found.key for found in repository.store.list(layout.attempts(source))]
     done = set(backup_ids(repository, source))
     for key in reversed(begun[-most:]):
         backup_id = key.removeprefix(layout.attempts(source))
-        if backup_id not in done:
-            yield Attempt(source, backup_id, repository.get(ObjectType.ATTEMPT, key))
+        if backup_id in done:
+            continue
+        try:
+            seed = repository.get(ObjectType.ATTEMPT, key)
+        except (ObjectMissing, IntegrityError):
+            continue
+        yield Attempt(source, backup_id, seed)
 
 
 def backup_ids(repository: Repository, source: str) -> list[str]:

@@ -115,7 +115,7 @@ class TableWriter:
 
     def __init__(self, packs: PackList) -> None:
         self._packs = packs
-        self._spool = tempfile.SpooledTemporaryFile(max_size=_SPOOL_BYTES)  # noqa: SIM115
+        self._spool = tempfile.SpooledTemporaryFile(max_size=_SPOOL_BYTES)  # noqa: SIM115 - closed by finish
         self._index: list[tuple[bytes, int, int, int]] = []
 
     def add(self, record: TableRecord) -> None:
@@ -223,8 +223,10 @@ def _decode(plain: bytes | memoryview, place: int, *, name: str) -> tuple[TableR
     return TableRecord(attributes=attributes, begin=begin, extents=extents, digests=digests), place
 
 
-def _records(plain: memoryview, packs: PackList, *, name: str) -> Iterator[tuple[int, TableRecord]]:
-    """All records of a table chunk with their places; pack indices translated to `packs`."""
+def _records(
+    plain: memoryview, packs: PackList, *, name: str
+) -> Iterator[tuple[int, int, TableRecord]]:
+    """All records of a table chunk with begin and end; pack indices translated to `packs`."""
     (pack_count,) = struct.unpack_from(">I", plain, 0)
     translation = _pack_translation(plain, pack_count, packs)
     place = 4 + pack_count * PACK_ID_BYTES
@@ -232,7 +234,7 @@ def _records(plain: memoryview, packs: PackList, *, name: str) -> Iterator[tuple
     place += 4
     for _ in range(count):
         record, after = _decode(plain, place, name=name)
-        yield place, _translated(record, translation)
+        yield place, after, _translated(record, translation)
         place = after
     if place != len(plain):
         raise damaged(name, "a chunk of its file table does not add up")
@@ -270,40 +272,57 @@ class Table:
         self._chunks = chunks
         self._name = name
         self.packs = packs
-        self._index: dict[tuple[bytes, int], tuple[int, int]] = {}
-        self._recent: OrderedDict[int, memoryview] = OrderedDict()
+        self._index: dict[tuple[bytes, int], tuple[int, int, int]] = {}
+        self._translations: list[npt.NDArray[np.uint32]] = []
+        self._spool: tempfile.SpooledTemporaryFile[bytes] | None = None
 
     def __iter__(self) -> Iterator[TableRecord]:
         """All records in order of (path, begin), one chunk in memory at a time."""
         for chunk in self._chunks:
             plain = self._reader.read_one(chunk)
-            for _, record in _records(plain, self.packs, name=self._name):
+            for _, _, record in _records(plain, self.packs, name=self._name):
                 yield record
 
     def index(self) -> None:
-        """Read the whole table once and remember where each record lies: 300 bytes a record."""
+        """Read the whole table once, so that `find` need not ask the store, whatever it is asked for.
+
+        Memory: 350 bytes a record, and 32 MiB of the table; the rest lies in a temporary file.
+        """
+        self.close()
+        self._spool = tempfile.SpooledTemporaryFile(max_size=_SPOOL_BYTES)  # noqa: SIM115
         for number, chunk in enumerate(self._chunks):
             plain = self._reader.read_one(chunk)
-            for place, record in _records(plain, self.packs, name=self._name):
-                self._index[record.attributes.path, record.begin] = (number, place)
+            at = self._spool.tell()
+            for begin, end, record in _records(plain, self.packs, name=self._name):
+                key = record.attributes.path, record.begin
+                self._index[key] = number, at + begin, end - begin
+            (pack_count,) = struct.unpack_from(">I", plain, 0)
+            self._translations.append(_pack_translation(plain, pack_count, self.packs))
+            self._spool.write(plain)
 
     def find(self, path: bytes, begin: int) -> TableRecord | None:
-        """The record of a file's stretch, from one of 16 chunks kept in memory, or read again."""
-        if (path, begin) not in self._index:
+        """The record of a file's stretch; None if there is none. `index` was called before."""
+        found = self._index.get((path, begin))
+        if found is None or self._spool is None:
             return None
-        number, place = self._index[path, begin]
-        plain = self._recent.get(number)
-        if plain is None:
-            plain = self._recent[number] = self._reader.read_one(self._chunks[number])
-            if len(self._recent) > 16:
-                self._recent.popitem(last=False)
-        (pack_count,) = struct.unpack_from(">I", plain, 0)
-        record, _ = _decode(plain, place, name=self._name)
-        return _translated(record, _pack_translation(plain, pack_count, self.packs))
+        number, place, length = found
+        self._spool.seek(place)
+        record, _ = _decode(self._spool.read(length), 0, name=self._name)
+        return _translated(record, self._translations[number])
+
+    def close(self) -> None:
+        """Let the index go."""
+        if self._spool is not None:
+            self._spool.close()
+        self._spool, self._index, self._translations = None, {}, []
 
 
 class DigestReader:
-    """Page digests of an earlier backup, by record. Keeps 16 chunks of at most 256 KiB."""
+    """Page digests of an earlier backup, by record. Keeps the last 64 chunks of at most 256 KiB.
+
+    Files that changed at the same time have their digests in the same chunk, and a server sends
+    files in much the same order each time: so few chunks are read twice.
+    """
 
     def __init__(self, reader: ChunkReader, packs: PackList) -> None:
         self._reader = reader
@@ -319,8 +338,9 @@ class DigestReader:
         plain = self._recent.get(chunk)
         if plain is None:
             plain = self._recent[chunk] = self._reader.read_one(chunk)
-            if len(self._recent) > 16:
+            if len(self._recent) > 64:
                 self._recent.popitem(last=False)
+        self._recent.move_to_end(chunk)
         pages = -(-record.covered_bytes // PAGE_BYTES)
         if place.offset + pages * DIGEST_BYTES > len(plain):
             raise damaged(
