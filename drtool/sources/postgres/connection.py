@@ -57,9 +57,10 @@ def place_of(dsn: str) -> str:
 def database_of(dsn: str) -> str | None:
     """The database that a DSN names; None if it names none or is no connection string."""
     try:
-        return conninfo_to_dict(dsn).get("dbname") or None
+        name = conninfo_to_dict(dsn).get("dbname")
     except psycopg.Error:
         return None
+    return str(name) if name else None
 
 
 def connect(

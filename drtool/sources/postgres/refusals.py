@@ -148,6 +148,8 @@ _REFUSALS = (
 _LSN = "[0-9A-F]{1,8}/[0-9A-F]{1,8}"
 _NEW_BACKUP = "Take a new base backup; use a replication slot so that WAL waits for the receiver."
 _OTHER_PAST = "Check that the DSN leads to the cluster that this repository holds, then start anew."
+_ASK_FOR_REPLICATION = "Run ALTER ROLE the_role WITH REPLICATION there as a superuser."
+_MAKE_SLOT = "Create it with SELECT pg_create_physical_replication_slot('NAME', true)."
 # SQLSTATE, what its message holds in any language, the error, the fact, the next step.
 _ANSWERS: tuple[tuple[str, str, type[SourceUnavailable], str, str], ...] = (
     ("58P01", "[0-9A-F]{24}", WalRemoved, "has removed WAL that was asked for", _NEW_BACKUP),
@@ -155,12 +157,21 @@ _ANSWERS: tuple[tuple[str, str, type[SourceUnavailable], str, str], ...] = (
     ("XX000", f"{_LSN}.*{_LSN}", WalNotYetWritten, "is not as far as was asked for", _OTHER_PAST),
     ("XX000", _LSN, NotInHistory, "has another history than was asked for", _OTHER_PAST),
     ("XX001", "", DataCorrupted, "found damage in its data", "Read the findings of this backup."),
+    ("42501", "", SourceUnsuitable, "does not permit it", _ASK_FOR_REPLICATION),
+    ("42704", "", SourceUnsuitable, "has no such replication slot", _MAKE_SLOT),
     (
-        "42501",
+        "55006",
         "",
-        SourceUnsuitable,
-        "does not permit it",
-        "Run ALTER ROLE the_role WITH REPLICATION.",
+        SourceUnavailable,
+        "has that replication slot in use",
+        "Stop the other receiver.",
+    ),
+    (
+        "55000",
+        "invalidated|no longer",
+        WalRemoved,
+        "has given up that replication slot",
+        _NEW_BACKUP,
     ),
 )
 # Classes of SQLSTATE that pass: connection, resources, operator intervention, system, not in state.

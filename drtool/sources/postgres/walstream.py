@@ -69,7 +69,8 @@ class WalStream:
         """The next item, or None if none came in time.
 
         After TimelineEnded the stream is over, and so it is after any error: WalRemoved if the server
-        no longer has the WAL, SourceUnavailable if it went away or shuts down.
+        no longer has the WAL, WalNotYetWritten if it never had it, SourceUnavailable if it went away
+        or shuts down.
         """
         if self._ended is not None:
             return self._ended
@@ -168,9 +169,9 @@ def open_wal_stream(
 ) -> WalStream:
     """Stream WAL from `start` on `timeline`.
 
-    WalRemoved if the server no longer has it, WalNotYetWritten if it never got that far,
-    NotInHistory if it took another path. Start at the first byte of a segment: a receiver that wants
-    whole segments has no other choice, and the server does not mind.
+    NotInHistory if the server took another path. That it no longer has that WAL (WalRemoved), or
+    never got that far (WalNotYetWritten), it says only after it began: `receive` raises it. Start at
+    the first byte of a segment: whoever wants whole segments has no other choice.
     """
     use_slot = f"SLOT {check_slot_name(slot)} " if slot else ""
     connection.send(f"START_REPLICATION {use_slot}PHYSICAL {start} TIMELINE {timeline:d}")

@@ -1,0 +1,164 @@
+"""Programs run as the right user, with limits, without our secrets, and die with us."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from drtool.errors import NotRecoverable, PolicyError
+from drtool.sources.postgres.binaries import ServerBinaries, find_binaries, reachable_by
+from drtool.system.process import ProgramFailed, run_program, start_program
+from drtool.system.users import choose_user, current_user
+from tests.servers.postgres import give_to_server_user, server_user
+
+IS_ROOT = os.geteuid() == 0
+
+
+def test_a_child_knows_no_secret_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DRTOOL_KEY", "secret")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+
+    told = run_program(["env"], timeout_seconds=10)
+
+    assert "secret" not in told.output
+    assert "LC_ALL=C" in told.output
+
+
+def test_a_program_that_takes_too_long_or_is_not_there_is_an_error() -> None:
+    with pytest.raises(ProgramFailed, match="did not end within"):
+        run_program(["sleep", "60"], timeout_seconds=0.2)
+    with pytest.raises(ProgramFailed, match="cannot be started"):
+        run_program(["/does/not/exist"], timeout_seconds=1)
+
+
+def test_a_child_dies_when_we_are_killed(tmp_path: Path) -> None:
+    """Even by SIGKILL, and even if the thread that asked for it is long gone."""
+    program = (
+        "import sys, threading, time\n"
+        "from drtool.system.process import start_program\n"
+        "def begin():\n"
+        "    child = start_program(['sleep', '600'], output=open(sys.argv[1], 'wb'))\n"
+        "    print(child.pid, flush=True)\n"
+        "    global kept\n"
+        "    kept = child\n"
+        "worker = threading.Thread(target=begin); worker.start(); worker.join()\n"
+        "print('thread gone', flush=True)\n"
+        "time.sleep(600)\n"
+    )
+    parent = subprocess.Popen(
+        [sys.executable, "-c", program, str(tmp_path / "out")],
+        stdout=subprocess.PIPE,
+        cwd=Path(__file__).parents[2],
+    )
+    assert parent.stdout is not None
+    pid = int(parent.stdout.readline())
+    parent.stdout.readline()
+    before = _is_running(pid)
+
+    parent.kill()
+    parent.wait()
+    parent.stdout.close()
+
+    assert before
+    deadline = time.monotonic() + 20
+    while _is_running(pid):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def test_a_child_is_told_to_stop_and_reaped(tmp_path: Path) -> None:
+    with (tmp_path / "out").open("wb") as output:
+        child = start_program(["sleep", "600"], output=output)
+    assert child.wait(0) is None
+
+    child.send(signal.SIGTERM)
+
+    assert child.wait(20) == -signal.SIGTERM
+    assert child.exit_code() == -signal.SIGTERM
+
+
+def test_a_server_never_runs_as_root(server_root: Path) -> None:
+    inside = choose_user(server_root / "not" / "there" / "yet")
+    elsewhere = choose_user(Path("/etc/nowhere"))
+
+    assert inside.uid == server_root.stat().st_uid
+    assert 0 not in (inside.uid, elsewhere.uid)
+    assert elsewhere.name == (server_user() or current_user().name)
+
+
+@pytest.mark.parametrize("name", ["root", "no-such-user"])
+def test_a_configured_user_who_cannot_be_is_refused(server_root: Path, name: str) -> None:
+    with pytest.raises(PolicyError):
+        choose_user(server_root, name)
+
+
+def test_a_program_runs_as_the_chosen_user(server_root: Path) -> None:
+    user = choose_user(server_root)
+
+    told = run_program(["id", "-u", "-n"], timeout_seconds=10, run_as=user)
+    groups = run_program(["id", "-G"], timeout_seconds=10, run_as=user)
+
+    assert told.output.strip() == user.name
+    assert not IS_ROOT or groups.output.split() == [str(user.gid)]
+
+
+@pytest.mark.parametrize("major", [15, 18])
+def test_the_programs_of_a_major_version_are_found(major: int) -> None:
+    found = find_binaries(major)
+
+    assert found.major == major
+    assert found.version.startswith(f"{major}.")
+    assert found.has("pg_controldata")
+    assert find_binaries(major, bin_dir=found.bin_dir) == found
+
+
+def test_a_version_that_is_not_installed_is_named_with_how_to_get_it() -> None:
+    with pytest.raises(NotRecoverable, match="PostgreSQL 99") as caught:
+        find_binaries(99)
+
+    assert "apt-get install postgresql-99" in caught.value.hint
+
+
+def test_a_bin_dir_of_another_version_is_refused_though_the_right_one_is_installed() -> None:
+    wrong = find_binaries(18).bin_dir
+
+    with pytest.raises(NotRecoverable, match=r"needs PostgreSQL 15.*holds PostgreSQL 18"):
+        find_binaries(15, bin_dir=wrong)
+
+
+def test_programs_that_the_servers_user_cannot_reach_are_copied_for_it(
+    server_root: Path, tmp_path: Path
+) -> None:
+    found = find_binaries(18)
+    user = choose_user(server_root)
+    hidden = tmp_path / "hidden"
+    hidden.mkdir(mode=0o700)
+    (hidden / "pkg").symlink_to(found.bin_dir.parent.parent)
+    unreachable = ServerBinaries(
+        bin_dir=hidden / "pkg" / "pginstall" / "bin", version=found.version, major=18
+    )
+    scratch = server_root / "scratch"
+    scratch.mkdir(mode=0o755)
+    give_to_server_user(scratch)
+
+    usable = reachable_by(unreachable, user, scratch)
+
+    told = run_program(
+        [str(usable.program("postgres")), "--version"], timeout_seconds=30, run_as=user
+    )
+    assert told.code == 0
+    # Ourselves reach what is ours; another user needs the copy.
+    assert (usable.bin_dir == unreachable.bin_dir) is user.is_us
