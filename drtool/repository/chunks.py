@@ -158,7 +158,7 @@ def parse_footer(ring: KeyRing, pack_id: bytes, tail: Buffer) -> PackFooter | in
     count, codec_value, plain_bytes = struct.unpack(">IBI", body[:9])
     if plain_bytes != count * _FOOTER_ROW.itemsize or codec_value not in (0, 1):
         raise damaged(name, "its footer does not add up")
-    seal = open_seal(ring, ObjectType.PACK, name, body[-KEY_BLOCK_BYTES:])
+    seal = open_seal(ring, ObjectType.PACK, name, key_block=body[-KEY_BLOCK_BYTES:])
     codec = Codec(codec_value)
     packed = open_frame(
         seal, count, body[9:-KEY_BLOCK_BYTES], codec=codec, plain_bytes=plain_bytes, final=True

@@ -36,14 +36,17 @@ def slots(repository_id: bytes) -> str:
 
 
 def slot_key(repository_id: bytes, slot_id: str) -> str:
+    """A slot: JSON, readable without a key."""
     return f"{slots(repository_id)}{slot_id}.json"
 
 
 def versions(repository_id: bytes) -> str:
+    """What all key versions begin with."""
     return f"keys/{repository_id.hex()}/version-"
 
 
 def version_key(repository_id: bytes, version: int) -> str:
+    """A key version, wrapped by the master key."""
     return f"{versions(repository_id)}{version:04d}"
 
 
@@ -60,18 +63,22 @@ def pack_key(pack_id: bytes) -> str:
 
 
 def manifests(source: str) -> str:
+    """What all manifests of a source begin with."""
     return f"backups/{source}/"
 
 
 def manifest_key(source: str, backup_id: str) -> str:
+    """The object that makes a backup exist."""
     return f"{manifests(source)}{backup_id}"
 
 
 def attempts(source: str) -> str:
+    """What all attempts of a source begin with."""
     return f"attempts/{source}/"
 
 
 def attempt_key(source: str, backup_id: str) -> str:
+    """The word that a backup has begun."""
     return f"{attempts(source)}{backup_id}"
 
 
@@ -114,20 +121,26 @@ class Lineage:
 
 
 def histories(source: str, system_id: int) -> str:
+    """What all timeline histories of a cluster begin with."""
     return f"{system_log(source, system_id)}histories/"
 
 
 def history_key(source: str, system_id: int, timeline: int) -> str:
+    """The history of one timeline."""
     return f"{histories(source, system_id)}{timeline:08X}.history"
 
 
 @dataclass(frozen=True, slots=True)
 class WholeSegment:
+    """The name of a whole segment."""
+
     segment: str
 
 
 @dataclass(frozen=True, slots=True)
 class SegmentPart:
+    """The name of bytes `begin` up to, not including, `end` of a segment."""
+
     segment: str
     begin: int
     end: int
@@ -135,6 +148,8 @@ class SegmentPart:
 
 @dataclass(frozen=True, slots=True)
 class RecordedGap:
+    """The name of the record that WAL from `begin` up to `end` is lost."""
+
     begin: Lsn
     end: Lsn
 
@@ -167,8 +182,10 @@ def parse_mark_name(name: str) -> tuple[datetime, Lsn] | None:
 
 
 def lease_key(name: str) -> str:
+    """A lease: plain JSON, the only kind of object that is ever replaced."""
     return f"leases/{name}"
 
 
 def evidence_key(kind: str, name: str) -> str:
+    """A record of what was done or found."""
     return f"evidence/{kind}/{name}"

@@ -70,7 +70,7 @@ def put_log_object(repository: Repository, key: str, parts: list[bytes]) -> None
             return
         except AlreadyExists:
             pass  # another writer was quicker: its bytes are compared like any that stood there before
-    mine = unseal_whole(repository.ring, ObjectType.LOG, key, b"".join(parts))
+    mine = unseal_whole(repository.ring, ObjectType.LOG, key, sealed=b"".join(parts))
     if read_log_object(repository, key) != mine:
         raise IntegrityError(
             f"object {key} holds other WAL than the server now sends under that name",
@@ -118,7 +118,7 @@ def read_history(
 
 def read_log_object(repository: Repository, key: str) -> bytes:
     """The plain bytes of a segment, a part or a history, authenticated to the end."""
-    return unseal_whole(repository.ring, ObjectType.LOG, key, repository.store.read(key))
+    return unseal_whole(repository.ring, ObjectType.LOG, key, sealed=repository.store.read(key))
 
 
 def read_segment(

@@ -46,11 +46,11 @@ class Repository:
 
     def put(self, object_type: ObjectType, key: str, plain: bytes) -> None:
         """Seal `plain` and create the object `key`; AlreadyExists if there is one."""
-        self.store.create(key, seal_whole(self.ring, object_type, key, [plain]))
+        self.store.create(key, seal_whole(self.ring, object_type, key, plain=[plain]))
 
     def get(self, object_type: ObjectType, key: str) -> bytes:
         """The plain bytes of the sealed object `key`, authenticated."""
-        return unseal_whole(self.ring, object_type, key, self.store.read(key))
+        return unseal_whole(self.ring, object_type, key, sealed=self.store.read(key))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

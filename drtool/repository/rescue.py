@@ -24,6 +24,7 @@ import struct
 import sys
 from collections import OrderedDict
 from collections.abc import Iterator
+from functools import partial
 from typing import Any, NamedTuple  # Any: of JSON
 
 import zstandard
@@ -122,23 +123,20 @@ class Repository:
         for name in self.names(self.keys):
             if not name.startswith("slot-"):
                 continue
-            slot = json.loads(self.read(f"{self.keys}/{name}"))
-            kinds.add(slot["kind"])
-            salt, wrapped = base64.b64decode(slot["salt"]), base64.b64decode(slot["wrapped"])
-            if slot["kind"] == "none":
-                return wrapped
-            if slot["kind"] == "passphrase" and passphrase:
-                n, r, p = slot["scrypt"]
-                key = Scrypt(salt=salt, length=32, n=n, r=r, p=p).derive(passphrase)
-            elif slot["kind"] == "key-file" and key_file:
-                key = HKDF(SHA256(), 32, salt=salt, info=b"drtool 1 key file").derive(key_file)
-            else:
-                continue
-            context = self.id + f"slot {slot['slot']} {slot['kind']}".encode()
             try:
-                return AESGCM(key).decrypt(wrapped[:12], wrapped[12:], context)
+                slot = json.loads(self.read(f"{self.keys}/{name}"))
+                kinds.add(slot["kind"])
+                key = slot_key(slot, passphrase, key_file)
+                wrapped = base64.b64decode(slot["wrapped"])
+                if slot["kind"] == "none":
+                    return wrapped
+                if key:
+                    context = self.id + f"slot {slot['slot']} {slot['kind']}".encode()
+                    return AESGCM(key).decrypt(wrapped[:12], wrapped[12:], context)
             except InvalidTag:
                 continue
+            except (ValueError, KeyError, TypeError) as error:
+                complain(f"{self.keys}/{name} is damaged: {error!r}")
         taken = ", ".join(sorted(kinds)) or "nothing: there are none"
         raise Trouble(f"no slot opens; they take {taken}. Set DRTOOL_KEY, or pass --key-file")
 
@@ -225,6 +223,17 @@ class Repository:
             if len(self.chunks) > CHUNKS_KEPT:
                 self.chunks.popitem(last=False)
         return plain
+
+
+def slot_key(slot: Json, passphrase: bytes, key_file: bytes) -> bytes:
+    """What opens a slot, from the secret of its kind; nothing if none was given."""
+    salt = base64.b64decode(slot["salt"])
+    if slot["kind"] == "passphrase" and passphrase:
+        n, r, p = slot["scrypt"]
+        return Scrypt(salt=salt, length=32, n=n, r=r, p=p).derive(passphrase)
+    if slot["kind"] == "key-file" and key_file:
+        return HKDF(SHA256(), 32, salt=salt, info=b"drtool 1 key file").derive(key_file)
+    return b""
 
 
 # ---------------------------------------------------------------- backups
@@ -492,16 +501,14 @@ def verify(repository: Repository, _: argparse.Namespace) -> None:
                     chunks.update((pack, number) for _, pack, number, _ in record.extents)
             except Trouble as trouble:
                 troubles += complain(f"backup {backup} of {source}: {trouble}")
-    reads: list[tuple[Any, tuple[Any, ...]]] = [
-        (repository.chunk, place) for place in sorted(chunks)
-    ]  # Any: each its own
+    reads = [partial(repository.chunk, pack, number) for pack, number in sorted(chunks)]
     for source in repository.names("log"):
         for system in repository.names(f"log/{source}"):
-            for key in log_keys(repository, f"log/{source}/{system}").values():
-                reads.append((repository.unseal, (b"L", key)))
-    for read, place in reads:
+            keys = log_keys(repository, f"log/{source}/{system}").values()
+            reads += [partial(repository.unseal, b"L", key) for key in keys]
+    for read in reads:
         try:
-            read(*place)
+            read()
         except Trouble as trouble:
             troubles += complain(str(trouble))
     print(f"{len(chunks)} chunks and {len(reads) - len(chunks)} objects of the log were read")

@@ -78,7 +78,9 @@ def new_seal(ring: KeyRing, object_type: ObjectType, name: str) -> ObjectSeal:
     return ObjectSeal(name, AESGCM(key), context, struct.pack(">I", ring.newest) + wrapped)
 
 
-def open_seal(ring: KeyRing, object_type: ObjectType, name: str, key_block: Buffer) -> ObjectSeal:
+def open_seal(
+    ring: KeyRing, object_type: ObjectType, name: str, *, key_block: Buffer
+) -> ObjectSeal:
     """The key from an object's key block; IntegrityError if it does not open."""
     block = bytes(key_block)
     if len(block) != KEY_BLOCK_BYTES:
@@ -186,7 +188,7 @@ class SealedWriter:
 
 
 def seal_whole(
-    ring: KeyRing, object_type: ObjectType, name: str, plain: Iterable[Buffer]
+    ring: KeyRing, object_type: ObjectType, name: str, *, plain: Iterable[Buffer]
 ) -> list[bytes]:
     """The parts of a sealed object that holds `plain`."""
     writer = SealedWriter(new_seal(ring, object_type, name), object_type, Compressor(1))
@@ -196,7 +198,7 @@ def seal_whole(
 
 
 def unseal_frames(
-    ring: KeyRing, object_type: ObjectType, name: str, sealed: Buffer
+    ring: KeyRing, object_type: ObjectType, name: str, *, sealed: Buffer
 ) -> Iterator[memoryview]:
     """The plain frames of a sealed object, each authenticated before it is handed out.
 
@@ -207,7 +209,7 @@ def unseal_frames(
     if view[:PREFIX_BYTES] != object_type.magic:
         raise damaged(name, "it does not begin as a sealed object of its type does")
     place = PREFIX_BYTES + KEY_BLOCK_BYTES
-    seal = open_seal(ring, object_type, name, view[PREFIX_BYTES:place])
+    seal = open_seal(ring, object_type, name, key_block=view[PREFIX_BYTES:place])
     number, final = 0, False
     while not final:
         if len(view) < place + _FRAME_HEADER.size:
@@ -228,9 +230,9 @@ def unseal_frames(
         raise damaged(name, "there are bytes after its end")
 
 
-def unseal_whole(ring: KeyRing, object_type: ObjectType, name: str, sealed: Buffer) -> bytes:
+def unseal_whole(ring: KeyRing, object_type: ObjectType, name: str, *, sealed: Buffer) -> bytes:
     """All plain bytes of a sealed object, authenticated to its end."""
-    return b"".join(unseal_frames(ring, object_type, name, sealed))
+    return b"".join(unseal_frames(ring, object_type, name, sealed=sealed))
 
 
 def open_frame(

@@ -107,10 +107,10 @@ def read_tables(
             table = open_table(manifest, reader)
             packs = table.packs
             for place in manifest.table:
-                _need(reader, shelf, place.pack_id, np.array([place.number]))
+                _need(reader, shelf, place.pack_id, numbers=np.array([place.number]))
             listed = len(packs.ids)
             for record in table:
-                _need_record(reader, shelf, packs, record, name=name)
+                _need_record(reader, shelf, record, packs=packs, name=name)
             if len(packs.ids) != listed:
                 tally.problem(name, "its file table names packs that the manifest does not")
         except (IntegrityError, ObjectMissing) as error:
@@ -119,7 +119,7 @@ def read_tables(
 
 
 def _need_record(
-    reader: ChunkReader, shelf: Shelf, packs: PackList, record: TableRecord, *, name: str
+    reader: ChunkReader, shelf: Shelf, record: TableRecord, *, packs: PackList, name: str
 ) -> None:
     extents = record.extents
     for pack in np.unique(extents["pack"]):
@@ -128,7 +128,7 @@ def _need_record(
             continue
         here = extents[extents["pack"] == pack]
         numbers = here["chunk"].astype(np.int64)
-        _need(reader, shelf, pack_id, numbers)
+        _need(reader, shelf, pack_id, numbers=numbers)
         plain = reader.footer(pack_id).rows["plain"].astype(np.int64)[numbers]
         if (here["offset"].astype(np.int64) + here["length"] > plain).any():
             raise IntegrityError(
@@ -138,11 +138,11 @@ def _need_record(
     if record.digests is not None:
         place = packs.place(record.digests.pack, record.digests.chunk)
         if place.pack_id not in shelf.bad:
-            _need(reader, shelf, place.pack_id, np.array([place.number]))
+            _need(reader, shelf, place.pack_id, numbers=np.array([place.number]))
 
 
 def _need(
-    reader: ChunkReader, shelf: Shelf, pack_id: bytes, numbers: npt.NDArray[np.int64]
+    reader: ChunkReader, shelf: Shelf, pack_id: bytes, *, numbers: npt.NDArray[np.int64]
 ) -> None:
     if pack_id in shelf.bad:
         return
