@@ -15,9 +15,12 @@ from drtool.model.target import RecoveryTarget, ToLatest, ToTime
 ANSWERED = "answer"
 
 
-def judge_time(phases: Sequence[Phase], objective: Objective) -> Judgement:
-    """The RTO: from the declaration to the first successful read and write, questions answered."""
-    answered = [phase for phase in phases if phase.name == ANSWERED]
+def judge_time(phases: Sequence[Phase], objective: Objective, *, is_answered: bool) -> Judgement:
+    """The RTO: from the declaration to the first successful read and write, questions answered.
+
+    `is_answered`: whether the write went through and every question was answered as it should.
+    """
+    answered = [phase for phase in phases if phase.name == ANSWERED and is_answered]
     measured = None
     if answered:
         measured = timedelta(seconds=answered[-1].begin_seconds + answered[-1].seconds)

@@ -143,6 +143,7 @@ class RestoreOutcome:
     how_to_start: tuple[str, ...] = ()
     changed_settings: tuple[ChangedSetting, ...] = ()
     lost_writes: LostWrites | None = None
+    is_writable: bool = True
 
     def __post_init__(self) -> None:
         unaccounted_seconds(self.phases, self.total_seconds)

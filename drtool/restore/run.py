@@ -43,10 +43,13 @@ from drtool.system.retry import RetryLimits
 
 
 class Verifier(Protocol):
-    """What looks at the copy: first while it runs, then once it has stopped."""
+    """What looks at the copy: asks it, looks deeper while it runs, and once it has stopped."""
 
-    def running(self, server: RunningServer) -> Verification:
-        """Ask the running copy; DrtoolError only if it cannot be asked at all."""
+    def answers(self, server: RunningServer) -> Verification:
+        """A first write, and the policy's questions: at its end the copy could be used."""
+
+    def running(self, server: RunningServer) -> tuple[Finding, ...]:
+        """Look deeper into the running copy."""
 
     def stopped(self, data_directory: Path) -> tuple[Finding, ...]:
         """Look at the files of the copy after a clean shutdown."""
@@ -71,7 +74,7 @@ class RestoreSite:
 class _Recovered:
     reached: Reached
     verification: Verification
-    pages: tuple[Finding, ...]
+    found: tuple[Finding, ...]
 
 
 def run_restore(
@@ -114,12 +117,13 @@ def run_restore(
         ),
         server_version=site.binaries.version,
         questions=verification.questions,
+        is_writable=verification.is_writable,
         findings=(
             *plan.findings,
             *fetched.findings,
             *found,
             *verification.findings,
-            *recovered.pages,
+            *recovered.found,
         ),
         how_to_start=how_to_start(destination, site.binaries),
         changed_settings=CHANGED_SETTINGS,
@@ -163,13 +167,15 @@ def _recover(
             with phases.phase("promote", "end of recovery"):
                 watch_promotion(server, ring, plan, watch=watch, phases=phases, limits=limits)
                 came_to = reached(watch, plan, site.destination)
-            with phases.phase("verify", "first write, questions, checks"):
-                verification = verifier.running(server)
+            with phases.phase("answer", "first write and questions"):
+                verification = verifier.answers(server)
+            with phases.phase("verify", "catalogs, tables, indexes"):
+                deeper = verifier.running(server)
         with phases.phase("finish", "shutdown, page checksums, configuration"):
             _shut_down(server)
             pages = verifier.stopped(site.destination.data)
             finish_recovery(site.destination)
-    return _Recovered(came_to, verification, pages)
+    return _Recovered(came_to, verification, (*deeper, *pages))
 
 
 @contextmanager

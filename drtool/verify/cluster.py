@@ -74,11 +74,21 @@ class ClusterVerifier:
     owner: RunAs
     limits: CheckLimits = CheckLimits()
 
-    def running(self, server: Server) -> Verification:
-        """Write, ask, and look into every database. Nothing is raised: what fails is in the answer."""
+    def answers(self, server: Server) -> Verification:
+        """Write once, and put the policy's questions: after this a user could work again.
+
+        Nothing is raised: what fails is in the answer.
+        """
         findings: list[Finding] = []
         is_writable = self._write(server, findings)
-        answers = tuple(self._ask(server, question) for question in self.questions)
+        questions = tuple(self._ask(server, question) for question in self.questions)
+        return Verification(
+            questions=questions, findings=tuple(findings), is_writable=is_writable
+        )  # fmt: skip
+
+    def running(self, server: Server) -> tuple[Finding, ...]:
+        """Look into every database, deeper than a user would. Nothing is raised."""
+        findings: list[Finding] = []
         databases = self._databases(server, findings)
         for database in databases:
             findings += self._look_into(server, database)
@@ -86,7 +96,7 @@ class ClusterVerifier:
         findings += self._amcheck(server)
         for database in without:
             self._drop_amcheck(server, database)
-        return Verification(questions=answers, findings=tuple(findings), is_writable=is_writable)
+        return tuple(findings)
 
     def stopped(self, data_directory: Path) -> tuple[Finding, ...]:
         """Check every page's checksum with pg_checksums, which needs a server that was shut down."""

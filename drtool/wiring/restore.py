@@ -137,8 +137,6 @@ def _carry_out(
         declared=phases.began,
         lost_at=request.lost_at,
     )
-    return replace(
-        outcome,
-        lost_at=request.lost_at,
-        judgements=(loss, judge_time(outcome.phases, objective)),
-    )
+    is_answered = all(question.passed for question in outcome.questions) and outcome.is_writable
+    duration = judge_time(outcome.phases, objective, is_answered=is_answered)
+    return replace(outcome, lost_at=request.lost_at, judgements=(loss, duration))
