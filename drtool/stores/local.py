@@ -84,19 +84,19 @@ class LocalStore:
 
     def read(self, key: str) -> bytes:
         with self._opened(key) as descriptor:
-            return bytes(_read_exactly(descriptor, 0, os.fstat(descriptor).st_size, key))
+            return bytes(_read_exactly(descriptor, 0, os.fstat(descriptor).st_size, key=key))
 
     def read_range(self, key: str, start: int, length: int) -> memoryview:
         check_range(start, length)
         with self._opened(key) as descriptor:
-            return memoryview(_read_exactly(descriptor, start, length, key))
+            return memoryview(_read_exactly(descriptor, start, length, key=key))
 
     def read_tail(self, key: str, length: int) -> memoryview:
         check_range(0, length)
         with self._opened(key) as descriptor:
             size = os.fstat(descriptor).st_size
             length = min(length, size)
-            return memoryview(_read_exactly(descriptor, size - length, length, key))
+            return memoryview(_read_exactly(descriptor, size - length, length, key=key))
 
     def stat(self, key: str) -> StoredObject | None:
         try:
@@ -315,7 +315,7 @@ def _described(key: str, found: os.stat_result) -> StoredObject:
     return StoredObject(key, found.st_size, datetime.fromtimestamp(found.st_mtime, UTC))
 
 
-def _read_exactly(descriptor: int, start: int, length: int, key: str) -> bytearray:
+def _read_exactly(descriptor: int, start: int, length: int, *, key: str) -> bytearray:
     if os.fstat(descriptor).st_size < start + length:
         raise _too_short(key, start + length)
     content = bytearray(length)

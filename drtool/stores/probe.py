@@ -84,7 +84,7 @@ def _replaces_if_matching(store: Store, place: str) -> bool:
             return False
         for number in range(ROUNDS):
             offers = [b"%d by %d" % (number, racer) for racer in range(RACERS)]
-            won = _race(partial(_renew, store, key, current), offers)
+            won = _race(partial(_renew, store, key, seen=current), offers)
             if won.count(True) != 1:
                 return False
             current = offers[won.index(True)]
@@ -95,7 +95,7 @@ def _replaces_if_matching(store: Store, place: str) -> bool:
     return True
 
 
-def _renew(store: Store, key: str, seen: bytes, offer: bytes) -> bool:
+def _renew(store: Store, key: str, offer: bytes, *, seen: bytes) -> bool:
     return store.replace_if(key, offer, seen)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import obstore
 from obstore.exceptions import AlreadyExistsError, PreconditionError
@@ -38,6 +38,9 @@ from drtool.stores.remote_listing import (
 )
 from drtool.system.clock import Clock
 from drtool.system.retry import retrying
+
+if TYPE_CHECKING:
+    from obstore import PutMode, UpdateVersion
 
 T = TypeVar("T")
 
@@ -236,7 +239,7 @@ class RemoteStore:
         pieces = [memoryview(view) for view in views]
         return put_in_parts(self.control(), address, pieces, if_absent=if_absent)
 
-    def _put(self, key: str, views: Sequence[Buffer], *, mode: Any) -> None:
+    def _put(self, key: str, views: Sequence[Buffer], *, mode: PutMode) -> None:
         """One put; the library's own exceptions for a condition that does not hold.
 
         `mode` is the library's: "create", "overwrite" or a version to match.
@@ -260,7 +263,7 @@ class RemoteStore:
             offset += len(view)
         return True
 
-    def _fetch_once(self, key: str) -> tuple[bytes, dict[str, str]]:
+    def _fetch_once(self, key: str) -> tuple[bytes, UpdateVersion]:
         """The whole object, and the version to match for replacing it."""
         try:
             result = obstore.get(self._reader, key)
@@ -270,8 +273,13 @@ class RemoteStore:
             raise self._translated(error, key) from error
         if len(content) != meta["size"]:
             raise self._cut_short(key)
-        version = {"e_tag": meta["e_tag"], "version": meta["version"]}
-        return content, {name: text for name, text in version.items() if text is not None}
+        version: UpdateVersion = {}
+        # The library's types allow None here; its code does not.
+        if meta["e_tag"] is not None:
+            version["e_tag"] = meta["e_tag"]
+        if meta["version"] is not None:
+            version["version"] = meta["version"]
+        return content, version
 
     def _range_once(self, key: str, start: int, length: int) -> memoryview:
         if length == 0:
@@ -361,7 +369,7 @@ class RemoteStore:
             return False
         matching = self.capabilities is None or self.capabilities.replaces_if_matching
         try:
-            self._put(key, [content], mode=version if matching and version else "overwrite")
+            self._put(key, [content], mode=version if matching else "overwrite")
         except (AlreadyExistsError, PreconditionError):
             return False
         return True

@@ -38,10 +38,12 @@ class RemoteLimits:
 
 
 def reading_client(place: RemotePlace, limits: RemoteLimits) -> RemoteClient:
+    """For reads and listings: a short silence is enough to give a request up."""
     return _client(place, limits, stall=limits.read_stall_seconds, whole=limits.read_seconds)
 
 
 def writing_client(place: RemotePlace, limits: RemoteLimits) -> RemoteClient:
+    """For puts and deletions: the server is silent until the whole upload has arrived."""
     return _client(place, limits, stall=limits.write_seconds, whole=limits.write_seconds)
 
 

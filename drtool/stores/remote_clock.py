@@ -16,9 +16,10 @@ from drtool.stores.remote_client import RemoteLimits
 
 def server_time(place: RemotePlace, limits: RemoteLimits) -> datetime:
     """When the server says it is, to the second; one unsigned request, whose refusal will do."""
+    limit = limits.connect_seconds
     request = urllib.request.Request(_address(place), method="HEAD")  # noqa: S310 - http(s) only
     try:
-        with urllib.request.urlopen(request, timeout=limits.connect_seconds) as answer:  # noqa: S310
+        with urllib.request.urlopen(request, timeout=limit) as answer:  # noqa: S310 - http(s) only
             return _date(answer.headers, place)
     except urllib.error.HTTPError as refusal:
         with refusal:

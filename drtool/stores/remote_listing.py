@@ -37,6 +37,7 @@ MayResume = Callable[[int], bool]
 
 
 def stored(listed: Listed) -> StoredObject:
+    """The library's description of an object in our words."""
     return StoredObject(listed["path"], listed["size"], listed["last_modified"])
 
 
@@ -73,10 +74,12 @@ def list_flat(
 
 def list_by_directories(levels: Levels, prefix: str, after: str | None) -> Iterator[StoredObject]:
     """The same from a store that lists in an order of its own; `levels(directory)` is one of them."""
-    yield from _walk(levels, prefix.rpartition("/")[0], prefix, after)
+    yield from _walk(levels, prefix.rpartition("/")[0], prefix, after=after)
 
 
-def _walk(levels: Levels, directory: str, prefix: str, after: str | None) -> Iterator[StoredObject]:
+def _walk(
+    levels: Levels, directory: str, prefix: str, *, after: str | None
+) -> Iterator[StoredObject]:
     level = levels(directory)
     entries: dict[str, Listed | None] = {listed["path"]: listed for listed in level["objects"]}
     entries.update({f"{path.rstrip('/')}/": None for path in level["common_prefixes"]})
@@ -84,7 +87,7 @@ def _walk(levels: Levels, directory: str, prefix: str, after: str | None) -> Ite
         listed = entries[key]
         if listed is None:
             if may_hold(key, prefix, after):
-                yield from _walk(levels, key.rstrip("/"), prefix, after)
+                yield from _walk(levels, key.rstrip("/"), prefix, after=after)
         elif key.startswith(prefix) and (after is None or in_order(key) > in_order(after)):
             yield stored(listed)
 
