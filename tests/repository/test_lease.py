@@ -1,0 +1,214 @@
+"""Leases: one at a time, and whoever lost it publishes nothing."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from drtool.errors import IntegrityError, LeaseHeld, RepositoryUnavailable
+from drtool.repository import layout
+from drtool.repository.lease import TERM, Lease
+from drtool.repository.repository import Repository
+from drtool.stores.local import LocalStore
+from drtool.stores.memory import MemoryStore
+from drtool.stores.protocol import Store
+from drtool.system.clock import SystemClock
+from tests.repository.building import ManualClock, new_repository
+
+KEY = layout.lease_key("backup-main")
+
+
+class Still(ManualClock):
+    """Time for the holder of a lease that was stopped: nothing of it runs, its thread neither."""
+
+    def wait(self, seconds: float, until: threading.Event | None = None) -> bool:
+        if until is None:
+            return SystemClock().wait(seconds)  # the store waits for its lock
+        return until.wait(60)
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return Still()
+
+
+@pytest.fixture(params=["memory", "local"])
+def repository(request: pytest.FixtureRequest, tmp_path: Path, clock: ManualClock) -> Repository:
+    stores: dict[str, Callable[[], Store]] = {
+        "memory": lambda: MemoryStore(clock=clock),
+        "local": lambda: LocalStore(tmp_path, clock=clock),
+    }
+    return new_repository(stores[request.param]())
+
+
+@pytest.fixture
+def take(repository: Repository, clock: ManualClock) -> Iterator[Callable[[], Lease]]:
+    with ExitStack() as stack:
+        yield lambda: stack.enter_context(Lease(repository, "backup-main", clock=clock))
+
+
+Take = Callable[[], Lease]
+
+
+def test_of_two_takers_the_second_is_refused_until_the_first_lets_go(take: Take) -> None:
+    first = take()
+
+    with pytest.raises(LeaseHeld, match="pid"):
+        take()
+    first.release()
+    second = take()
+
+    second.check()
+    assert second.fencing == first.fencing + 1
+
+
+def test_of_eight_takers_at_once_one_wins(repository: Repository, clock: ManualClock) -> None:
+    """PITFALLS 33: two backups started at the same instant."""
+    won: list[Lease] = []
+    gate = threading.Barrier(8)
+
+    def attempt() -> None:
+        gate.wait(30)
+        try:
+            won.append(Lease(repository, "backup-main", clock=clock))
+        except LeaseHeld:
+            return
+
+    threads = [threading.Thread(target=attempt) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+
+    assert len(won) == 1
+    won[0].release()
+
+
+def test_a_lease_that_ran_out_is_taken_over_and_the_first_cannot_publish(
+    take: Take, clock: ManualClock
+) -> None:
+    """PITFALLS 33: the first one was stopped (SIGSTOP) past its term, and goes on."""
+    first = take()
+    clock.pass_(TERM + timedelta(seconds=1))
+
+    second = take()
+
+    with pytest.raises(LeaseHeld, match="lost"):
+        first.check()
+    second.check()
+    first.release()
+    second.check()
+
+
+def test_a_lease_that_ran_out_and_was_wanted_by_nobody_is_renewed_by_the_check(
+    take: Take, clock: ManualClock
+) -> None:
+    first = take()
+    clock.pass_(TERM * 5)
+
+    first.check()
+
+    with pytest.raises(LeaseHeld):
+        take()
+
+
+def test_a_lease_that_lies_in_the_past_for_another_machine_is_still_held(
+    repository: Repository, take: Take
+) -> None:
+    """Only the store's clock counts: another machine's may be an hour ahead."""
+    take()
+    ahead = Still()
+    ahead.pass_(timedelta(hours=1))
+
+    with pytest.raises(LeaseHeld):
+        Lease(repository, "backup-main", clock=ahead)
+
+
+def test_a_lease_is_renewed_while_time_passes() -> None:
+    clock = ManualClock()
+    repository = new_repository(MemoryStore(clock=clock))
+    with Lease(repository, "backup-main", clock=clock) as lease:
+        before = repository.store.read(KEY)
+        clock.pass_(timedelta(seconds=20))
+        deadline = threading.Event()
+        for _ in range(1000):
+            if repository.store.read(KEY) != before:
+                break
+            deadline.wait(0.01)
+
+        assert repository.store.read(KEY) != before
+        lease.check()
+
+
+class Forgetful(MemoryStore):
+    """Puts what it is told, and then says that it could not."""
+
+    fails = False
+
+    def replace_if(self, key: str, content: bytes, expected: bytes | None) -> bool:
+        done = super().replace_if(key, content, expected)
+        if self.fails:
+            self.fails = False
+            raise RepositoryUnavailable("the answer was lost")
+        return done
+
+
+def test_a_renewal_whose_answer_was_lost_is_no_lost_lease() -> None:
+    clock = Still()
+    store = Forgetful(clock=clock)
+    with Lease(new_repository(store), "backup-main", clock=clock) as lease:
+        clock.pass_(timedelta(seconds=15))
+        store.fails = True
+        with pytest.raises(RepositoryUnavailable):
+            lease.check()
+
+        clock.pass_(timedelta(seconds=15))
+        lease.check()
+        lease.check()
+
+
+def test_nothing_is_published_while_the_store_cannot_be_asked() -> None:
+    class Away(MemoryStore):
+        is_away = False
+
+        def replace_if(self, key: str, content: bytes, expected: bytes | None) -> bool:
+            if self.is_away:
+                raise RepositoryUnavailable("the store is away")
+            return super().replace_if(key, content, expected)
+
+    clock = Still()
+    store = Away(clock=clock)
+    lease = Lease(new_repository(store), "backup-main", clock=clock)
+    store.is_away = True
+
+    with pytest.raises(RepositoryUnavailable):
+        lease.check()
+    lease.release()
+
+    assert json.loads(store.read(KEY))["fencing"] == 1
+
+
+def test_leases_of_other_names_do_not_matter(repository: Repository, clock: ManualClock) -> None:
+    with (
+        Lease(repository, "backup-main", clock=clock) as one,
+        Lease(repository, "wal-main", clock=clock) as other,
+    ):
+        one.check()
+        other.check()
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{}", b"[]", b'{"owner": 1, "until": "x", "fencing": 1}']
+)
+def test_a_damaged_lease_is_named(content: bytes, clock: ManualClock) -> None:
+    repository = new_repository(MemoryStore(clock=clock))
+    repository.store.create(KEY, [content])
+
+    with pytest.raises(IntegrityError, match=KEY):
+        Lease(repository, "backup-main", clock=clock)
