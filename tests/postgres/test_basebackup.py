@@ -19,13 +19,15 @@ from drtool.sources.postgres.basebackup import (
     BackupItem,
     BackupLimits,
     BaseBackup,
-    MemberData,
+    MemberBytes,
     MemberEnded,
 )
 from drtool.sources.postgres.connection import connect_replication
 from drtool.sources.postgres.manifest import check_manifest, parse_manifest
 from tests.postgres.unpack import unpack_backup
 from tests.servers.postgres import MakePostgres, PostgresServer, give_to_server_user
+
+pytestmark = pytest.mark.postgres
 
 
 def _make_tablespace(server: PostgresServer, directory: Path, name: str) -> int:
@@ -276,7 +278,7 @@ def test_the_iteration_keeps_nothing_of_what_it_gave(postgres: PostgresServer) -
         connect_replication(postgres.dsn(user="drtool"), purpose="backup"), label="test"
     ) as backup:
         for item in backup:
-            if isinstance(item, MemberData):
+            if isinstance(item, MemberBytes):
                 given += len(item.data)
             ended += isinstance(item, MemberEnded)
 

@@ -15,6 +15,8 @@ from drtool.sources.postgres.connection import connect, connect_replication
 from drtool.sources.postgres.facts import read_facts, require_ready
 from tests.servers.postgres import TRUST, MakePostgres, PostgresServer, free_port
 
+pytestmark = pytest.mark.postgres
+
 SECRET = "s3cr3t-never-shown"
 
 

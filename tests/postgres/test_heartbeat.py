@@ -13,6 +13,8 @@ from drtool.sources.postgres.connection import connect
 from drtool.sources.postgres.heartbeat import beat
 from tests.servers.postgres import MakePostgres, PostgresServer
 
+pytestmark = pytest.mark.postgres
+
 
 def test_an_ordinary_role_makes_marks_that_ascend(postgres: PostgresServer) -> None:
     if not postgres.query("SELECT 1 FROM pg_roles WHERE rolname = 'ordinary'"):

@@ -157,7 +157,7 @@ def test_programs_that_the_servers_user_cannot_reach_are_copied_for_it(
     usable = reachable_by(unreachable, user, scratch)
 
     told = run_program(
-        [str(usable.program("postgres")), "--version"], timeout_seconds=30, run_as=user
+        [str(usable.program("pg_basebackup")), "--version"], timeout_seconds=30, run_as=user
     )
     assert told.code == 0
     # Ourselves reach what is ours; another user needs the copy.

@@ -51,6 +51,8 @@ from drtool.system.users import choose_user
 from tests.postgres.unpack import fetch_wal, unpack_backup
 from tests.servers.postgres import PostgresServer, give_to_server_user, new_server, server_directory
 
+pytestmark = pytest.mark.postgres
+
 E = TypeVar("E")
 READY_SECONDS = 60
 MEMORY = 2 << 30

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.servers.postgres import MakePostgres, PostgresServer
+
+pytestmark = pytest.mark.postgres
 
 
 def test_the_shared_servers_answer_to_the_replication_role(postgres: PostgresServer) -> None:

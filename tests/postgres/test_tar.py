@@ -9,7 +9,7 @@ import tarfile
 import pytest
 
 from drtool.errors import IntegrityError
-from drtool.sources.postgres.tar import MemberBegan, MemberData, MemberKind, TarReader
+from drtool.sources.postgres.tar import MemberBegan, MemberBytes, MemberKind, TarReader
 
 CONTENTS = {b"a": b"", b"b": b"x", b"c": bytes(range(256)) * 2, b"d": b"y" * 8192, b"e": b"z" * 513}
 
@@ -47,7 +47,7 @@ def _read(data: bytes, cuts: list[int]) -> tuple[list[MemberBegan], dict[bytes, 
             if isinstance(item, MemberBegan):
                 members.append(item)
                 contents[item.path] = b""
-            elif isinstance(item, MemberData):
+            elif isinstance(item, MemberBytes):
                 assert len(item.data)
                 contents[members[-1].path] += item.data
     reader.finish()

@@ -10,6 +10,8 @@ from drtool.sources.postgres.facts import read_facts
 from drtool.sources.postgres.wal import check_segment_header, parse_segment_header
 from tests.servers.postgres import PostgresServer
 
+pytestmark = pytest.mark.postgres
+
 MIB = 1 << 20
 
 

@@ -19,13 +19,15 @@ from drtool.sources.postgres.wal import HEADER_BYTES, check_segment_header
 from drtool.sources.postgres.walstream import (
     Keepalive,
     TimelineEnded,
-    WalData,
+    WalBytes,
     WalStream,
     fetch_history,
     open_wal_stream,
 )
 from tests.postgres.unpack import fetch_wal
 from tests.servers.postgres import MakePostgres, PostgresServer
+
+pytestmark = pytest.mark.postgres
 
 SECONDS = 30
 
@@ -43,7 +45,7 @@ def _receive(stream: WalStream, at: Lsn, *, until: Lsn) -> tuple[bytes, Lsn, Tim
         assert time.monotonic() < deadline
         if isinstance(item, TimelineEnded):
             return bytes(received), at, item
-        if isinstance(item, WalData):
+        if isinstance(item, WalBytes):
             assert item.begin == at
             received += item.data
             at = Lsn(at + len(item.data))
@@ -238,7 +240,7 @@ def _acknowledge_all(stream: WalStream, received: Lsn) -> None:
     deadline = time.monotonic() + SECONDS
     while time.monotonic() < deadline:
         item = stream.receive(1)
-        if isinstance(item, WalData):
+        if isinstance(item, WalBytes):
             received = Lsn(item.begin + len(item.data))
         # A walsender waits with its shutdown until all that it sent is flushed.
         stream.report(received=received, flushed=received)
@@ -265,7 +267,7 @@ def test_finishing_leaves_the_session_fit_for_the_next_command(postgres: Postgre
     with _replication(postgres) as connection:
         for _ in range(3):
             stream = open_wal_stream(connection, start=start, timeline=1)
-            while not isinstance(stream.receive(SECONDS), WalData):
+            while not isinstance(stream.receive(SECONDS), WalBytes):
                 pass
 
             stream.finish()

@@ -11,13 +11,13 @@ from drtool.sources.postgres.basebackup import (
     BackupBegan,
     BackupEnded,
     BaseBackup,
-    ManifestData,
+    ManifestBytes,
     MemberBegan,
-    MemberData,
+    MemberBytes,
 )
 from drtool.sources.postgres.connection import connect_replication
 from drtool.sources.postgres.tar import MemberKind
-from drtool.sources.postgres.walstream import WalData, open_wal_stream
+from drtool.sources.postgres.walstream import WalBytes, open_wal_stream
 from tests.servers.postgres import PostgresServer, give_to_server_user
 
 
@@ -42,12 +42,12 @@ def unpack_backup(dsn: str, directory: Path, *, label: str = "test") -> Unpacked
     file: int | None = None
     with BaseBackup(connect_replication(dsn, purpose="backup"), label=label) as backup:
         for item in backup:
-            if isinstance(item, MemberData):
+            if isinstance(item, MemberBytes):
                 assert file is not None
                 os.write(file, item.data)
             elif isinstance(item, MemberBegan):
                 file = _begin(made, item, file)
-            elif isinstance(item, ManifestData):
+            elif isinstance(item, ManifestBytes):
                 made.manifest += item.data
             elif isinstance(item, ArchiveBegan):
                 made.archives.append(item)
@@ -96,7 +96,7 @@ def fetch_wal(
         stream = open_wal_stream(connection, start=at, timeline=timeline)
         while at < end:
             item = stream.receive(10)
-            if not isinstance(item, WalData):
+            if not isinstance(item, WalBytes):
                 continue
             assert item.begin == at
             view = item.data

@@ -26,7 +26,7 @@ from drtool.sources.postgres.facts import Tablespace
 from drtool.sources.postgres.refusals import DataCorrupted, refused
 from drtool.sources.postgres.tar import (
     MemberBegan,
-    MemberData,
+    MemberBytes,
     MemberEnded,
     MemberKind,
     TarReader,
@@ -40,8 +40,10 @@ __all__ = [
     "BackupItem",
     "BackupLimits",
     "BaseBackup",
+    "ManifestBytes",
     "ManifestData",
     "MemberBegan",
+    "MemberBytes",
     "MemberData",
     "MemberEnded",
     "MemberKind",
@@ -66,7 +68,7 @@ class ArchiveBegan:
 
 
 @dataclass(frozen=True, slots=True)
-class ManifestData:
+class ManifestBytes:
     """The next bytes of the server's backup_manifest, valid until the next item is asked for."""
 
     data: memoryview
@@ -92,13 +94,17 @@ class BackupEnded:
     findings: tuple[Finding, ...]
 
 
+# The names that callers know these by.
+MemberData = MemberBytes
+ManifestData = ManifestBytes
+
 BackupItem = (
     BackupBegan
     | ArchiveBegan
     | MemberBegan
-    | MemberData
+    | MemberBytes
     | MemberEnded
-    | ManifestData
+    | ManifestBytes
     | Advanced
     | BackupEnded
 )
@@ -118,7 +124,7 @@ class BaseBackup:
     """One run of BASE_BACKUP on `connection`, to be iterated once, by one thread.
 
     The items come in the order of the stream: BackupBegan; for each archive ArchiveBegan and its
-    members (tablespaces first, `global/pg_control` last of all); ManifestData; BackupEnded. Paths of
+    members (tablespaces first, `global/pg_control` last of all); ManifestBytes; BackupEnded. Paths of
     a tablespace begin with `pg_tblspc/OID/`. If the iteration ends without BackupEnded there is no
     backup: it raised SourceUnavailable, SourceUnsuitable or IntegrityError, or was closed.
     """
@@ -206,7 +212,7 @@ class BaseBackup:
                     if tar is not None:
                         yield from tar.feed(data[1:])
                     else:
-                        yield ManifestData(data[1:])
+                        yield ManifestBytes(data[1:])
                 elif kind == 0x70:  # p: progress
                     yield Advanced(int.from_bytes(data[1:9], "big"))
                 else:

@@ -78,7 +78,8 @@ def reachable_by(binaries: ServerBinaries, user: RunAs, scratch: Path) -> Server
             return binaries
     except ProgramFailed:
         pass
-    installation = binaries.bin_dir.parent
+    # A wheel's libraries lie beside the real package, wherever a link to it may be.
+    installation = binaries.bin_dir.resolve().parent
     package = scratch / installation.parent.name
     shutil.copytree(installation, package / installation.name, symlinks=True)
     libraries = installation.parent.with_name(installation.parent.name + ".libs")

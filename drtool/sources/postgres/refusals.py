@@ -59,7 +59,7 @@ class Refusal:
     hint: str
 
 
-def _refusal(pattern: str, error: type[SourceUnavailable], fact: str, hint: str) -> Refusal:
+def _refusal(pattern: str, error: type[SourceUnavailable], *, fact: str, hint: str) -> Refusal:
     return Refusal(pattern=re.compile(pattern, re.I | re.S), error=error, fact=fact, hint=hint)
 
 
@@ -67,82 +67,85 @@ _REFUSALS = (
     _refusal(
         r"max_wal_senders \(\D*0\)",
         SourceUnsuitable,
-        "allows no replication connections: max_wal_senders is 0",
-        "Run ALTER SYSTEM SET wal_level = 'replica', ALTER SYSTEM SET max_wal_senders = 10 there and"
+        fact="allows no replication connections: max_wal_senders is 0",
+        hint="Run ALTER SYSTEM SET wal_level = 'replica', ALTER SYSTEM SET max_wal_senders = 10 there and"
         " restart the server (max_wal_senders is 0 wherever wal_level is minimal).",
     ),
     _refusal(
         r"max_wal_senders",
         SourceUnavailable,
-        "has no replication connection to spare: max_wal_senders are all in use",
-        "Look at pg_stat_replication for receivers that nobody needs, or raise it with"
+        fact="has no replication connection to spare: max_wal_senders are all in use",
+        hint="Look at pg_stat_replication for receivers that nobody needs, or raise it with"
         " ALTER SYSTEM SET max_wal_senders and a restart.",
     ),
     _refusal(
         r"pg_hba\.conf.*(replication|replikation|réplication|replicación|replica|repli|репликац)",
         SourceUnsuitable,
-        "has no pg_hba.conf entry that lets this role open replication connections from here",
-        "Add a line such as 'hostssl replication ROLE ADDRESS scram-sha-256' to its pg_hba.conf"
+        fact="has no pg_hba.conf entry that lets this role open replication connections from here",
+        hint="Add a line such as 'hostssl replication ROLE ADDRESS scram-sha-256' to its pg_hba.conf"
         " (the database 'all' does not cover replication) and run SELECT pg_reload_conf().",
     ),
     _refusal(
         r"pg_hba\.conf",
         SourceUnsuitable,
-        "has no pg_hba.conf entry that lets this role in from here",
-        "Add a line such as 'hostssl all ROLE ADDRESS scram-sha-256' to its pg_hba.conf and run"
+        fact="has no pg_hba.conf entry that lets this role in from here",
+        hint="Add a line such as 'hostssl all ROLE ADDRESS scram-sha-256' to its pg_hba.conf and run"
         " SELECT pg_reload_conf().",
     ),
     _refusal(
         r"replication role|REPLICATION|start WAL sender",
         SourceUnsuitable,
-        "does not let this role open replication connections",
-        "Run ALTER ROLE the_role WITH REPLICATION there as a superuser.",
+        fact="does not let this role open replication connections",
+        hint="Run ALTER ROLE the_role WITH REPLICATION there as a superuser.",
     ),
     _refusal(
         r"password authentication failed|no password supplied|Passw?ort",
         SourceUnsuitable,
-        "refused the password",
-        _IN_DSN,
+        fact="refused the password",
+        hint=_IN_DSN,
     ),
     _refusal(
         r"role \"[^\"]*\" (does not exist|is not permitted)",
         SourceUnsuitable,
-        "has no such role that may log in",
-        "Create it there with CREATE ROLE the_role LOGIN REPLICATION PASSWORD '...'.",
+        fact="has no such role that may log in",
+        hint="Create it there with CREATE ROLE the_role LOGIN REPLICATION PASSWORD '...'.",
     ),
     _refusal(
-        r"database \"[^\"]*\" does not exist", SourceUnsuitable, "has no such database", _IN_DSN
+        r"database \"[^\"]*\" does not exist",
+        SourceUnsuitable,
+        fact="has no such database",
+        hint=_IN_DSN,
     ),
     _refusal(
         r"unsupported startup parameter|pgbouncer|no such database: |bouncer config",
         SourceUnsuitable,
-        "answers as a connection pooler does, not as PostgreSQL",
-        "Give the DSN of the server itself: replication and backups do not go through a pooler.",
+        fact="answers as a connection pooler does, not as PostgreSQL",
+        hint="Give the DSN of the server itself: replication and backups do not go through a pooler.",
     ),
     _refusal(
         r"too many clients|connection slots|too many connections",
         SourceUnavailable,
-        "has no connection to spare",
-        "Free some, or raise max_connections.",
+        fact="has no connection to spare",
+        hint="Free some, or raise max_connections.",
     ),
     _refusal(
         r"starting up|shutting down|recovery mode|not yet accepting|not accepting connections",
         SourceUnavailable,
-        "is starting or stopping",
-        "Wait until it accepts connections.",
+        fact="is starting or stopping",
+        hint="Wait until it accepts connections.",
     ),
     _refusal(
         r"expected authentication request|invalid response to (SSL|GSSAPI) negotiation|unsupported"
         r" frontend protocol|unexpected (response|message)|invalid message length",
         SourceUnsuitable,
-        "does not speak PostgreSQL's protocol",
-        "Check host and port of the DSN: something else listens there.",
+        fact="does not speak PostgreSQL's protocol",
+        hint="Check host and port of the DSN: something else listens there.",
     ),
     _refusal(
         r"certificate|SSL|TLS",
         SourceUnsuitable,
-        "cannot be reached over an encrypted connection as the DSN asks",
-        "Check sslmode and sslrootcert of the DSN, and ssl on the server.",
+        fact="cannot be reached over an encrypted connection as the DSN asks",
+        hint="Check sslmode and sslrootcert of the DSN, and ssl on the server.",
     ),
 )
 _LSN = "[0-9A-F]{1,8}/[0-9A-F]{1,8}"

@@ -44,7 +44,7 @@ class MemberBegan:
 
 
 @dataclass(slots=True)
-class MemberData:
+class MemberBytes:
     """The next bytes of the member, valid until the next item is asked for."""
 
     # Not frozen: one is made for every 32 KiB, and a frozen dataclass costs three times as much.
@@ -57,7 +57,7 @@ class MemberEnded:
 
 
 _ENDED = MemberEnded()
-TarItem = MemberBegan | MemberData | MemberEnded
+TarItem = MemberBegan | MemberBytes | MemberEnded
 
 
 class TarReader:
@@ -73,18 +73,18 @@ class TarReader:
         self._header = bytearray()
         self._zero_blocks = 0
 
-    def feed(self, view: memoryview) -> Iterator[MemberBegan | MemberData | MemberEnded]:
+    def feed(self, view: memoryview) -> Iterator[MemberBegan | MemberBytes | MemberEnded]:
         """The items that `view` completes. IntegrityError for bytes that are no tar."""
         length = len(view)
         if length < self._left:
             self._left -= length
-            yield MemberData(view)
+            yield MemberBytes(view)
             return
         at = 0
         while at < length:
             if self._in_member:
                 take = min(self._left, length - at)
-                yield MemberData(view[at : at + take])
+                yield MemberBytes(view[at : at + take])
                 at += take
                 self._left -= take
                 if not self._left:

@@ -25,7 +25,7 @@ _STATUS = struct.Struct(">cqqqq?")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class WalData:
+class WalBytes:
     """Bytes of WAL from position `begin`; `server_end` is how far the server has written."""
 
     begin: Lsn
@@ -54,7 +54,10 @@ class TimelineEnded:
     switch_point: Lsn
 
 
-WalItem = WalData | Keepalive | TimelineEnded
+# The name that callers know it by.
+WalData = WalBytes
+
+WalItem = WalBytes | Keepalive | TimelineEnded
 
 
 class WalStream:
@@ -123,7 +126,7 @@ class WalStream:
     def _read(self, data: memoryview) -> WalItem:
         if data[0] == 0x77:
             _, begin, end, sent = _WAL.unpack_from(data)
-            return WalData(
+            return WalBytes(
                 begin=Lsn(begin),
                 data=data[_WAL.size :],
                 server_end=Lsn(end),
