@@ -60,6 +60,7 @@ class ReceivedWal:
     server: PostgresServer
     timeline: int = 1
 
+    # The server's WAL is received before a backup begins.
     def begin(self, start: Lsn, timeline: int) -> None:
         pass
 
@@ -82,14 +83,19 @@ def protected(server: PostgresServer, store: Store) -> Iterator[Repository]:
 @contextmanager
 def streaming(repository: Repository, server: PostgresServer) -> Iterator[None]:
     """Receive the server's WAL into `repository` for as long as the block lasts."""
+    # No slot here, so nothing else keeps the WAL that the receiver has yet to fetch.
+    server.query("ALTER SYSTEM SET wal_keep_size = '1GB'")
+    server.query("SELECT pg_reload_conf()")
     settings = settings_for(server, flush=0.1, heartbeat=0.1)
     with receiving(repository, settings) as running:
-        until(lambda: _marks(repository) or running.error is not None, "a first mark")
+        before = _marks(repository)
+        until(lambda: _marks(repository) > before or running.error is not None, "a new mark")
         yield
+        assert running.error is None, (running.error, running.events)
 
 
-def _marks(repository: Repository) -> bool:
-    return next(repository.store.list("marks/"), None) is not None
+def _marks(repository: Repository) -> int:
+    return sum(1 for _ in repository.store.list("marks/"))
 
 
 def take_backup(repository: Repository, server: PostgresServer, *, timeline: int = 1) -> Manifest:

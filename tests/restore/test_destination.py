@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -68,9 +69,13 @@ def plan(repository: Repository) -> RestorePlan:
 
 
 def checked(
-    plan: RestorePlan, into: Path, *, owner: RunAs | None = None, **spaces: Path
+    plan: RestorePlan,
+    into: Path,
+    *,
+    owner: RunAs | None = None,
+    spaces: Mapping[str, Path] | None = None,
 ) -> Destination:
-    return check_destination(plan, into, owner=owner or current_user(), tablespaces=spaces)
+    return check_destination(plan, into, owner=owner or current_user(), tablespaces=spaces or {})
 
 
 def test_a_directory_with_anything_in_it_is_refused_and_left_alone(
@@ -136,7 +141,7 @@ def test_a_tablespace_never_goes_where_the_source_has_it(
     """PITFALLS 25: not there, not below it, not around it."""
     for place in (live, live / "below", live.parent):
         with pytest.raises(DestinationRefused):
-            checked(plan, tmp_path / "copy", **{str(OID): place})
+            checked(plan, tmp_path / "copy", spaces={str(OID): place})
 
 
 def test_tablespaces_go_beside_the_copy_unless_the_policy_says_where(
@@ -144,7 +149,7 @@ def test_tablespaces_go_beside_the_copy_unless_the_policy_says_where(
 ) -> None:
     """PITFALLS 25."""
     beside = checked(plan, tmp_path / "copy")
-    elsewhere = checked(plan, tmp_path / "copy", **{str(live): tmp_path / "there"})
+    elsewhere = checked(plan, tmp_path / "copy", spaces={str(live): tmp_path / "there"})
 
     assert beside.tablespaces[0].path == tmp_path / "copy-tablespaces" / str(OID)
     assert elsewhere.tablespaces[0].path == tmp_path / "there"
