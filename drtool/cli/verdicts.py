@@ -43,8 +43,9 @@ def code_of(outcome: Outcome) -> ExitCode:
             is_answered = all(question.passed for one in judged for question in one.questions)
             return ExitCode.DONE if is_met and is_answered else ExitCode.OBJECTIVE_MISSED
         case VerifyOutcome():
-            is_bad = bool(outcome.gaps) or _has_problem(outcome.findings)
-            return ExitCode.INTEGRITY if is_bad else ExitCode.DONE
+            from drtool.verify.repository import exit_code_of
+
+            return exit_code_of(outcome)
         case BackupOutcome() | FactSheet() | RestorePreview():
             is_bad = _has_problem(outcome.findings)
             return ExitCode.INTEGRITY if is_bad else ExitCode.DONE

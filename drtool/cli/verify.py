@@ -26,10 +26,10 @@ def verify(
     """Check the repository: every object there, sizes right, WAL contiguous over its timelines.
 
     With --percent or --whole contents are read back and authenticated too. Ends with 7 if anything
-    is wrong.
+    is damaged, with 4 if only a backup or a stretch of WAL is missing.
     """
     from drtool.model.request import VerifyLevel, VerifyRequest
-    from drtool.wiring.commands import run_verify
+    from drtool.wiring.verify import verify as read_back
 
     if whole and percent is not None:
         raise click.UsageError("--whole and --percent exclude each other")
@@ -38,6 +38,6 @@ def verify(
     policy = front.policy
     with front.progress() as view:
         request = VerifyRequest(sources=sources, level=level, percent=share, is_dry_run=plan)
-        outcome = run_verify(request, policy, front.surroundings(view))
+        outcome = read_back(request, policy, front.surroundings(view))
     front.show(outcome)
     leave([outcome])

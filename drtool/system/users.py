@@ -53,7 +53,7 @@ def choose_user(destination: Path, configured: str | None = None) -> RunAs:
             )
         return us
     if configured is not None:
-        chosen = _named(configured)
+        chosen = named_user(configured)
         if chosen is None:
             raise PolicyError(
                 f"the user {configured} that servers shall run as does not exist",
@@ -64,7 +64,7 @@ def choose_user(destination: Path, configured: str | None = None) -> RunAs:
                 "a PostgreSQL server cannot run as root", hint="Name an unprivileged user."
             )
         return chosen
-    chosen = _owner(destination) or _named(FALLBACK)
+    chosen = _owner(destination) or named_user(FALLBACK)
     if chosen is None:
         raise PolicyError(
             f"nobody to run a server in {destination} as: root owns it, and there is no user postgres",
@@ -80,7 +80,8 @@ def give(path: Path, owner: RunAs) -> None:
         os.chown(path, owner.uid, owner.gid, follow_symlinks=False)
 
 
-def _named(name: str) -> RunAs | None:
+def named_user(name: str) -> RunAs | None:
+    """The user of that name; None if this machine has none."""
     try:
         entry = pwd.getpwnam(name)
     except KeyError:

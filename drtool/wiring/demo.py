@@ -19,7 +19,7 @@ from drtool.drill.ledger import LedgerEntry
 from drtool.drill.loss import measure_loss, violations
 from drtool.drill.stage import Stage, build_stage, destroy, opened_copy
 from drtool.drill.writing import Writers, prepare_table, recovered_writes
-from drtool.errors import DestinationRefused, Interrupted
+from drtool.errors import DestinationRefused, Interrupted, NotRecoverable
 from drtool.model.measure import format_span
 from drtool.model.outcome import Promise, Question, RestoreReport
 from drtool.model.progress import Noted, silent
@@ -84,7 +84,7 @@ def demo(request: DemoRequest, around: Surroundings) -> RestoreReport:
             stage.server.stop(is_immediate=True)
         entries = stage.ledger.entries()
         stage.ledger.close()
-        moment = _moment_between(entries)
+        moment = _moment_between(scene, failed_at)
         scene.say(
             f"restoring to the latest moment: {len(entries)} acknowledged writes are expected"
         )
@@ -164,11 +164,18 @@ def _receive(scene: _Scene, stop: threading.Event) -> None:
     receive(WalReceive(SOURCE, is_dry_run=False), scene.policy, around)
 
 
-def _moment_between(entries: list[LedgerEntry]) -> datetime:
-    """A moment in the last third, so that it lies after the backup and well before the disaster."""
-    times = sorted(entry.acknowledged for entry in entries)
-    low, high = times[len(times) * 2 // 3], times[len(times) * 9 // 10]
-    return low + (high - low) * random.random()  # noqa: S311 - any moment will do
+def _moment_between(scene: _Scene, failed_at: datetime) -> datetime:
+    """Some moment in the middle of what can be recovered."""
+    request = _request(scene, ToLatest(), "planned", failed_at, is_plan=True)
+    planned = restore(request, scene.policy, scene.around)
+    assert isinstance(planned, tuple)
+    low, high = planned[0].recoverable_from, planned[0].recoverable_until
+    if low is None or high is None:
+        raise NotRecoverable(
+            "the demo made no mark before its disaster",
+            hint="Let it write longer: `drtool demo --seconds 20`.",
+        )
+    return low + (high - low) * random.uniform(0.3, 0.9)  # noqa: S311 - any moment will do
 
 
 def _to_latest(scene: _Scene, entries: list[LedgerEntry], failed_at: datetime) -> RestoreReport:
@@ -208,14 +215,20 @@ def _to_moment(
 def _restore(
     scene: _Scene, target: RecoveryTarget, name: str, failed_at: datetime
 ) -> RestoreReport:
-    request = RestoreRequest(
+    request = _request(scene, target, name, failed_at, is_plan=False)
+    report = restore(request, scene.policy, scene.around)
+    assert isinstance(report, RestoreReport)
+    return report
+
+
+def _request(
+    scene: _Scene, target: RecoveryTarget, name: str, /, failed_at: datetime, *, is_plan: bool
+) -> RestoreRequest:
+    return RestoreRequest(
         sources=(SOURCE,),
         target=target,
         into=scene.directory / f"restored-{name}",
         report=None,
-        is_plan=False,
+        is_plan=is_plan,
         lost_at=failed_at,
     )
-    report = restore(request, scene.policy, scene.around)
-    assert isinstance(report, RestoreReport)
-    return report

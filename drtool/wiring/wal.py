@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
+from drtool.archiving.lineages import require_known_system
+from drtool.archiving.push import socket_path
+from drtool.archiving.pushed import store_pushed
 from drtool.archiving.receive import Received, ReceiveSettings, receive_wal
+from drtool.archiving.serving import PushServed, PushSite, serve_push
 from drtool.archiving.status import WalStatus, wal_status
 from drtool.errors import DestinationRefused, ObjectMissing, UsageError
 from drtool.model.finding import Finding, Severity
 from drtool.model.measure import format_size, format_span
 from drtool.model.outcome import Fact, FactSheet
-from drtool.model.request import WalFetch, WalGaps, WalReceive
+from drtool.model.request import WalFetch, WalGaps, WalPush, WalReceive
 from drtool.model.request import WalStatus as WalStatusRequest
 from drtool.model.wal import WalSegment
 from drtool.policy.policy import Policy
+from drtool.policy.sources import PostgresSource, WalMode
 from drtool.repository.backups import PostgresExtent, read_manifests
 from drtool.repository.layout import Lineage, history_key, parse_history_name
 from drtool.repository.log import read_log_object, read_segment
 from drtool.repository.repository import Repository
 from drtool.sources.postgres.facts import read_facts, require_ready
 from drtool.system.durable import replace_durably
+from drtool.system.users import FALLBACK as SERVER_USER
+from drtool.system.users import named_user
 from drtool.wiring.parts import chosen_sources, dsn_of, opened_repository
 from drtool.wiring.surroundings import Surroundings
 
@@ -33,13 +41,59 @@ def receive(request: WalReceive, policy: Policy, around: Surroundings) -> FactSh
         wal=source.wal,
         accepts_new_system=request.accepts_new_system,
     )
+    stop, clock, emit = around.stop, around.clock, around.emit
     with opened_repository(policy, around) as repository:
         if request.is_dry_run:
             return _would_receive(settings, repository, around)
-        received = receive_wal(
-            repository, settings, stop=around.stop, clock=around.clock, emit=around.emit
-        )
-    return _received(received)
+        if source.wal.mode is WalMode.PUSH:
+            site = _push_site(request.source, source)
+            served = serve_push(repository, settings, site, stop=stop, clock=clock, emit=emit)
+            return _served(request.source, served)
+        return _received(receive_wal(repository, settings, stop=stop, clock=clock, emit=emit))
+
+
+def push(request: WalPush, policy: Policy, around: Surroundings) -> None:
+    """Return once the file is durable in the repository.
+
+    Starts Python and opens the repository for each file; `drtool-wal push` hands it to a process that
+    has done so already.
+    """
+    source = policy.postgres(request.source)
+    facts = read_facts(dsn_of(source.dsn, around))
+    with opened_repository(policy, around) as repository:
+        require_known_system(repository, request.source, facts, accepts_new=False)
+        try:
+            with request.path.open("rb") as file:
+                store_pushed(
+                    repository,
+                    request.source,
+                    system_id=facts.system_id,
+                    name=request.path.name,
+                    descriptor=file.fileno(),
+                )
+        except OSError as error:
+            raise UsageError(
+                f"{request.path} cannot be read: {error.strerror}",
+                hint="Let archive_command pass %p: `drtool wal push main-db %p`.",
+            ) from error
+
+
+def _push_site(name: str, source: PostgresSource) -> PushSite:
+    """The socket of a source, open to us and to the user that PostgreSQL runs as here."""
+    user = named_user(source.restore.run_as or SERVER_USER)
+    place = Path(socket_path(name))
+    return PushSite(socket=place, user_ids=frozenset({user.uid}) if user else frozenset())
+
+
+def _served(name: str, served: PushServed) -> FactSheet:
+    return FactSheet(
+        kind="wal-receive",
+        title=f"Took WAL of {name} that was pushed",
+        facts=(
+            Fact(name="files", value=served.files, label="files taken"),
+            Fact(name="refused", value=served.refused),
+        ),
+    )
 
 
 def fetch(request: WalFetch, policy: Policy, around: Surroundings) -> None:

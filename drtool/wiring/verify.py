@@ -1,0 +1,54 @@
+"""`drtool verify`: read the repository back."""
+
+from __future__ import annotations
+
+import secrets
+
+from drtool.errors import UsageError
+from drtool.model.outcome import Fact, FactSheet, VerifyOutcome
+from drtool.model.request import VerifyRequest
+from drtool.policy.policy import Policy
+from drtool.repository.backups import backup_ids
+from drtool.verify.depth import depth_of
+from drtool.verify.repository import last_verified, verify_repository
+from drtool.wiring.parts import chosen_sources, opened_repository
+from drtool.wiring.surroundings import Surroundings
+
+
+def verify(
+    request: VerifyRequest, policy: Policy, around: Surroundings
+) -> VerifyOutcome | FactSheet:
+    """Read back; with `is_dry_run` say what would be read."""
+    names = tuple(chosen_sources(request.sources, policy, around))
+    try:
+        depth = depth_of(request.level, request.percent)
+    except ValueError as error:
+        raise UsageError(str(error), hint="For example: `drtool verify --percent 10`.") from None
+    with opened_repository(policy, around) as repository:
+        if request.is_dry_run:
+            last = last_verified(repository)
+            return FactSheet(
+                kind="verify-plan",
+                title="Would read this back; nothing was read",
+                facts=(
+                    Fact(name="repository", value=repository.store.url),
+                    Fact(name="level", value=str(request.level)),
+                    *(
+                        Fact(
+                            name=f"backups_{name}",
+                            value=len(backup_ids(repository, name)),
+                            label=f"backups of {name}",
+                        )
+                        for name in names
+                    ),
+                    Fact(name="last_verified", value=last or "never"),
+                ),
+            )
+        return verify_repository(
+            repository,
+            depth=depth,
+            sources=names,
+            emit=around.emit,
+            clock=around.clock,
+            seed=secrets.randbits(32),
+        )
