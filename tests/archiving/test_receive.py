@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import threading
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 
-from drtool.errors import LeaseHeld
+from drtool.errors import LeaseHeld, SourceUnsuitable
 from drtool.model.wal import Lsn
 from drtool.repository.layout import Lineage
 from drtool.repository.marks import newest_mark
@@ -125,3 +130,85 @@ def test_a_restart_of_the_server_loses_nothing(make_postgres: MakePostgres) -> N
     assert logged(repository, server, run[0].begin, end=end) == own_files(
         server, run[0].begin, end=end
     )
+
+
+def test_a_commit_waits_for_the_repository_and_not_for_the_interval(
+    make_postgres: MakePostgres,
+) -> None:
+    """PITFALLS 20: named in synchronous_standby_names while it runs, it flushes at once."""
+    server = make_postgres(15)
+    repository = new_repository()
+    with receiving(repository, settings_for(server, flush=3600, heartbeat=0.1)):
+        until(lambda: is_streaming(server), "streaming")
+        server.query("""ALTER SYSTEM SET synchronous_standby_names = '"drtool-main-db"'""")
+        server.query("SELECT pg_reload_conf()")
+        server.query("CREATE TABLE answered (id int)")
+        for number in range(50):
+            server.query("INSERT INTO answered VALUES (%s)", number)
+            end = flushed(server)
+            assert end - held_to(repository, server) < 4096
+
+
+def test_another_cluster_is_refused_until_somebody_says_it_is_meant(
+    make_postgres: MakePostgres,
+) -> None:
+    """PITFALLS 2, 64: a clone archives nothing here; after pg_upgrade a flag says so."""
+    server, other = make_postgres(15, segment_mb=1), make_postgres(18, segment_mb=1)
+    repository = new_repository()
+    with receiving(repository, settings_for(server)):
+        until(lambda: held_to(repository, server), "something is held")
+
+    foreign = Running(repository, settings_for(other))
+    until(lambda: not foreign.thread.is_alive(), "the foreign receiver ended by itself")
+    with pytest.raises(SourceUnsuitable, match="is cluster") as refused:
+        foreign.end()
+    upgraded = replace(settings_for(other), accepts_new_system=True)
+    with receiving(repository, upgraded):
+        until(lambda: held_to(repository, other), "the new cluster is held")
+
+    assert "--accept-new-system" in refused.value.hint
+    assert refused.value.exit_code == 5
+    assert len(repository.store.list_directories(f"log/{SOURCE}/")) == 2
+
+
+def test_a_standby_gives_wal_but_no_marks_and_says_so_once(
+    make_postgres: MakePostgres, server_root: Path
+) -> None:
+    primary = make_postgres(15, segment_mb=1)
+    standby = primary.make_standby(server_root)
+    repository = new_repository()
+    try:
+        with receiving(repository, settings_for(standby, heartbeat=0.05)) as running:
+            fill(primary, 1)
+            end = flushed(primary)
+            until(lambda: held_to(repository, standby) >= end, "all is held")
+            until(lambda: running.warnings, "the warning")
+            fill(primary, 1)
+            end = flushed(primary)
+            until(lambda: held_to(repository, standby) >= end, "all is held")
+            warnings = [text for text in running.warnings if "marks" in text]
+    finally:
+        standby.close()
+
+    assert len(warnings) == 1
+
+
+def test_no_session_and_no_thread_is_left_behind(make_postgres: MakePostgres) -> None:
+    server = make_postgres(15)
+    before = threading.active_count()
+    descriptors = len(os.listdir("/proc/self/fd"))
+    repository = new_repository()
+    for _ in range(3):
+        with receiving(repository, settings_for(server)):
+            until(lambda: held_to(repository, server), "something is held")
+
+    def sessions() -> int:
+        return int(
+            server.query(
+                "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'drtool%'"
+            )[0][0]
+        )
+
+    until(lambda: sessions() == 0, "sessions are gone")
+    assert threading.active_count() == before
+    assert len(os.listdir("/proc/self/fd")) == descriptors

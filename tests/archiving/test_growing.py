@@ -1,0 +1,87 @@
+"""A segment that grows for days in small parts stays cheap to read, and is checked when begun again."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from drtool.archiving.growing import FAN, GrowingSegment
+from drtool.errors import IntegrityError
+from drtool.model.wal import WalSegment
+from drtool.repository.layout import Lineage
+from drtool.repository.log import list_parts, read_segment
+from drtool.repository.repository import Repository
+from drtool.stores.memory import MemoryStore
+from tests.archiving.faults import FaultyStore
+from tests.archiving.rig import SOURCE, new_repository
+
+MB = 1 << 20
+LINEAGE = Lineage(SOURCE, 7, 1)
+SEGMENT = WalSegment(1, 5)
+
+
+class Counting(FaultyStore):
+    """Counts what is read."""
+
+    reads = 0
+
+    def read(self, key: str) -> bytes:
+        self.reads += 1
+        return super().read(key)
+
+
+def grown(repository: Repository, *, known: int = 0) -> GrowingSegment:
+    growing = GrowingSegment(repository, LINEAGE, SEGMENT, segment_bytes=MB)
+    growing.begin_known(known)
+    return growing
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_thousands_of_parts_are_read_as_few(seed: int) -> None:
+    print("seed", seed)
+    chance = random.Random(seed)
+    store = Counting(MemoryStore())
+    repository = new_repository(store)
+    content = chance.randbytes(MB)
+    growing, at = grown(repository), 0
+    while at < MB // 2:
+        step = chance.randint(1, 400)
+        growing.add(memoryview(content)[at : at + step])
+        at += step
+        growing.put_tail()
+        if chance.random() < 0.002:
+            # The receiver died here: the next one is sent the segment from its start.
+            growing = grown(repository, known=at)
+            growing.add(memoryview(content)[:at])
+
+    store.reads = 0
+    held = read_segment(repository, LINEAGE, SEGMENT, MB)
+
+    assert held == content[:at] + bytes(MB - at)
+    assert len(list_parts(repository, LINEAGE, SEGMENT.name(MB))) > 1000
+    assert store.reads < 4 * FAN
+
+
+def test_a_tail_that_the_server_never_wrote_is_not_gone_on_from() -> None:
+    """PITFALLS 3: a server that lost its tail and wrote other bytes is found out."""
+    repository = new_repository()
+    first = grown(repository)
+    first.add(memoryview(b"a" * 1000))
+    first.put_tail()
+
+    again = grown(repository, known=1000)
+    with pytest.raises(IntegrityError, match="not what the server now sends"):
+        again.add(memoryview(b"a" * 999 + b"b" + b"c" * 50))
+
+
+def test_a_whole_segment_over_its_parts_is_well() -> None:
+    repository = new_repository()
+    growing = grown(repository)
+    growing.add(memoryview(b"a" * 1000))
+    growing.put_tail()
+    growing.add(memoryview(b"b" * (MB - 1000)))
+    growing.put_whole()
+    growing.put_whole()
+
+    assert read_segment(repository, LINEAGE, SEGMENT, MB) == b"a" * 1000 + b"b" * (MB - 1000)
