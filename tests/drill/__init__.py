@@ -1,0 +1,1 @@
+"""The rehearsal: ledger, loss, judgement, and the demonstration."""
