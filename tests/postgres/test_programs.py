@@ -47,6 +47,8 @@ def test_a_child_dies_when_we_are_killed(tmp_path: Path) -> None:
         "    print(child.pid, flush=True)\n"
         "    global kept\n"
         "    kept = child\n"
+        "    while open(f'/proc/{child.pid}/comm').read() != 'sleep\\n':\n"
+        "        time.sleep(0.01)\n"
         "worker = threading.Thread(target=begin); worker.start(); worker.join()\n"
         "print('thread gone', flush=True)\n"
         "time.sleep(600)\n"
@@ -59,13 +61,13 @@ def test_a_child_dies_when_we_are_killed(tmp_path: Path) -> None:
     assert parent.stdout is not None
     pid = int(parent.stdout.readline())
     parent.stdout.readline()
-    before = _is_running(pid)
+    outlived_the_thread = _is_running(pid)
 
     parent.kill()
     parent.wait()
     parent.stdout.close()
 
-    assert before
+    assert outlived_the_thread
     deadline = time.monotonic() + 20
     while _is_running(pid):
         assert time.monotonic() < deadline
