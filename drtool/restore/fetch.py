@@ -14,6 +14,7 @@ import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -82,11 +83,14 @@ def fetch_files(
     """
     layout = _Layout(destination)
     table = open_table(manifest, reader)
-    with _Writers(reader, table.packs, workers=workers, emit=emit) as writers:
+    with (
+        _told(destination.data),
+        _Writers(reader, table.packs, workers=workers, emit=emit) as writers,
+    ):
         for unit in _units(layout.pieces(table)):
             writers.submit(unit)
         writers.finish()
-    layout.finish()
+        layout.finish()
     if layout.control is None:
         raise IntegrityError(
             f"backup {manifest.backup_id} has no {CONTROL.decode()} in its file table",
@@ -107,6 +111,18 @@ def put_control(fetched: Fetched, destination: Destination) -> None:
     """From now on a server can be started here: everything else must be in place and durable."""
     path = destination.data / os.fsdecode(CONTROL)
     replace_durably(path, fetched.control, mode=fetched.control_mode, owner=destination.owner)
+
+
+@contextmanager
+def _told(place: Path) -> Iterator[None]:
+    """A file system's refusal as an error of ours; stores raise theirs already translated."""
+    try:
+        yield
+    except OSError as error:
+        raise DestinationRefused(
+            f"destination {error.filename or place} cannot be written: {error.strerror}",
+            hint="Make room there, or restore --into a directory on another file system.",
+        ) from error
 
 
 class _Layout:
@@ -291,11 +307,6 @@ class _Writers:
                 if self._stop.is_set():
                     return
                 self._write_from(int(pack), work, descriptors)
-        except OSError as error:
-            raise DestinationRefused(
-                f"destination {error.filename or work.files[0]} cannot be written: {error.strerror}",
-                hint="Make room there, remove what was restored, and run the restore again.",
-            ) from error
         finally:
             for descriptor in descriptors.values():
                 os.close(descriptor)

@@ -5,7 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from drtool.errors import DrtoolError, IntegrityError, NotRecoverable, RepositoryUnavailable
+from drtool.errors import (
+    DestinationRefused,
+    DrtoolError,
+    IntegrityError,
+    NotRecoverable,
+    RepositoryUnavailable,
+)
 from drtool.model.outcome import Reached
 from drtool.model.progress import PhaseAdvanced
 from drtool.model.target import ToLatest, ToTime, describe_target
@@ -84,12 +90,14 @@ def watch_replay(
     start = plan.manifest.postgres.start_lsn
     watch = ReplayWatch(start, start)
     patience = _Patience(phases.clock, limits.silent_seconds)
-    total = plan.wal_end - start
+    shown = start
     while not (watch.ended or server.is_ready):
         _step(server, ring, plan, watch=watch)
         patience.look((watch.place, ring.taken, watch.is_consistent), what="the replay")
-        done = min(total, watch.place - start)
-        phases.emit(PhaseAdvanced(phase="replay", done=done, detail=str(watch.place)))
+        if watch.place > shown:
+            shown = watch.place
+            done = min(plan.wal_end, shown) - start
+            phases.emit(PhaseAdvanced(phase="replay", done=done, detail=str(shown)))
     return watch
 
 
@@ -188,6 +196,11 @@ def _why_it_ended(
             f" at {watch.place}{since}",
             hint="Use --to with a moment inside the window that `drtool status` shows, or --to latest."
             f" {log}",
+        )
+    if "No space left on device" in server.log_tail:
+        return DestinationRefused(
+            f"the destination's disk is full: {told}",
+            hint=f"Restore --into a directory on a larger file system. {log}",
         )
     if any("restore_command" in text or "from archive" in text for text in watch.failures):
         return RepositoryUnavailable(

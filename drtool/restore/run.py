@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from drtool.errors import DrtoolError, NotRecoverable
+from drtool.errors import DestinationRefused, DrtoolError, NotRecoverable
 from drtool.model.finding import Finding
 from drtool.model.outcome import LogSpan, Reached, RestoreOutcome
 from drtool.model.target import describe_target
@@ -32,6 +32,7 @@ from drtool.restore.settle import (
     finish_recovery,
     how_to_start,
     prepare_recovery,
+    refuse_again,
 )
 from drtool.restore.supply import PATIENCE, WalSupply
 from drtool.sources.postgres.binaries import ServerBinaries
@@ -220,9 +221,10 @@ def _server_plan(plan: RestorePlan, site: RestoreSite) -> ServerPlan:
 
 @contextmanager
 def _what_is_left(destination: Destination) -> Iterator[None]:
-    """Say with every error what lies in the destination, and what may be done with it."""
+    """Whatever fails: what lies in the destination refuses to be started, and the error says so."""
     try:
-        yield
+        with _refusing(destination):
+            yield
     except DrtoolError as error:
         places = [destination.data, *(place.path for place in destination.tablespaces)]
         named = ", ".join(map(str, places))
@@ -230,4 +232,19 @@ def _what_is_left(destination: Destination) -> Iterator[None]:
             f"{error.hint} What this attempt wrote lies in {named}; it is not whole, refuses to be"
             " started, and may be removed."
         ).strip()
+        raise
+
+
+@contextmanager
+def _refusing(destination: Destination) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        refuse_again(destination)
+        raise DestinationRefused(
+            f"destination {error.filename or destination.data} cannot be written: {error.strerror}",
+            hint="Make room there, or restore --into a directory on another file system.",
+        ) from error
+    except BaseException:
+        refuse_again(destination)
         raise

@@ -19,6 +19,7 @@ from drtool.system.durable import replace_durably
 
 AUTO_CONF = "postgresql.auto.conf"
 _LABEL_START = re.compile(rb"^START WAL LOCATION: ([0-9A-F]+/[0-9A-F]+) ", re.M)
+_REFUSING_LINE = f"restore_command = '{REFUSING_COMMAND}'\n"
 _ESCAPED = re.compile(rb"([\n\r\\])")
 # What a cluster is given whose configuration lay outside its data directory (PITFALLS 58).
 _REPLACEMENTS = {
@@ -65,7 +66,7 @@ def prepare_recovery(manifest: Manifest, destination: Destination) -> tuple[Find
     findings = _replace_missing(destination)
     _write(destination, "tablespace_map", _tablespace_map(destination))
     _write(destination, "recovery.signal", b"")
-    text = rewrite_auto_conf(_auto_conf(destination)) + f"restore_command = '{REFUSING_COMMAND}'\n"
+    text = rewrite_auto_conf(_auto_conf(destination)) + _REFUSING_LINE
     _write(destination, AUTO_CONF, os.fsencode(text))
     return findings
 
@@ -73,6 +74,24 @@ def prepare_recovery(manifest: Manifest, destination: Destination) -> tuple[Find
 def finish_recovery(destination: Destination) -> None:
     """The copy is whole: what was there to refuse a start goes."""
     _write(destination, AUTO_CONF, os.fsencode(rewrite_auto_conf(_auto_conf(destination))))
+
+
+def refuse_again(destination: Destination) -> None:
+    """After a failure: a copy that was promoted already, and then found wanting, is not started either.
+
+    Without a control file nothing is needed, and with our configuration gone nothing is left to say.
+    """
+    if not (destination.data / "global" / "pg_control").exists():
+        return
+    if (destination.data / "recovery.signal").exists():
+        return
+    try:
+        _write(destination, "recovery.signal", b"")
+        text = rewrite_auto_conf(_auto_conf(destination)) + _REFUSING_LINE
+        _write(destination, AUTO_CONF, os.fsencode(text))
+    except OSError:
+        # The disk is full or gone. The first error is the one to be told.
+        return
 
 
 def how_to_start(destination: Destination, binaries: ServerBinaries) -> tuple[str, ...]:

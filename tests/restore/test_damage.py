@@ -164,7 +164,7 @@ def assert_refuses_to_start(data: Path) -> None:
         assert process.wait(60) != 0
     finally:
         server.stop()
-    assert "FATAL:  could not restore file" in server.log_text()
+    assert "FATAL:  could not restore file" in server.log_text(), server.log_text()
     assert "ready to accept connections" not in server.log_text()
 
 
@@ -261,6 +261,8 @@ def test_wal_that_the_server_cannot_read_on_is_not_taken_for_its_end(
 
     with pytest.raises(IntegrityError, match="ended at"):
         restore(repository, server_root / "copy", target=ToLatest())
+
+    assert_refuses_to_start(server_root / "copy")
 
 
 def test_a_backup_without_its_label_is_refused(archive: Archive, server_root: Path) -> None:

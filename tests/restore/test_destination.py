@@ -216,3 +216,18 @@ def test_files_are_written_where_they_belong_and_the_control_file_last(
     put_control(fetched, destination)
 
     assert (copy / "global" / "pg_control").read_bytes() == b"control"
+
+
+def test_a_full_disk_is_a_refused_destination_and_nothing_can_be_started(
+    repository: Repository, plan: RestorePlan, tmp_path: Path
+) -> None:
+    """PITFALLS 57: here a directory that cannot be written into, in the middle of the files."""
+    destination = checked(plan, tmp_path / "copy")
+    make_destination(destination)
+    (tmp_path / "copy" / "base").write_text("in the way")
+    reader = ChunkReader(repository.store, repository.ring)
+
+    with pytest.raises(DestinationRefused, match="cannot be written"):
+        fetch_files(plan.manifest, reader, destination, workers=3, emit=silent)
+
+    assert not (tmp_path / "copy" / "global" / "pg_control").exists()
