@@ -40,7 +40,7 @@ def test_a_program_that_takes_too_long_or_is_not_there_is_an_error() -> None:
 def test_a_child_dies_when_we_are_killed(tmp_path: Path) -> None:
     """Even by SIGKILL, and even if the thread that asked for it is long gone."""
     program = (
-        "import sys, threading, time\n"
+        "import os, sys, threading, time\n"
         "from drtool.system.process import start_program\n"
         "def begin():\n"
         "    child = start_program(['sleep', '600'], output=open(sys.argv[1], 'wb'))\n"
@@ -50,6 +50,8 @@ def test_a_child_dies_when_we_are_killed(tmp_path: Path) -> None:
         "    while open(f'/proc/{child.pid}/comm').read() != 'sleep\\n':\n"
         "        time.sleep(0.01)\n"
         "worker = threading.Thread(target=begin); worker.start(); worker.join()\n"
+        "while os.path.exists(f'/proc/self/task/{worker.native_id}'):\n"
+        "    time.sleep(0.01)\n"
         "print('thread gone', flush=True)\n"
         "time.sleep(600)\n"
     )
@@ -125,6 +127,18 @@ def test_the_programs_of_a_major_version_are_found(major: int) -> None:
     assert found.version.startswith(f"{major}.")
     assert found.has("pg_controldata")
     assert find_binaries(major, bin_dir=found.bin_dir) == found
+
+
+def test_a_directory_on_the_path_that_we_may_not_enter_is_passed_over(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As root's own directories are for the unprivileged user that a container runs as."""
+    loop = tmp_path / "loop"
+    loop.symlink_to(loop)
+    too_long = tmp_path / ("x" * 300)
+    monkeypatch.setenv("PATH", f"{loop}:{too_long}:{os.environ['PATH']}")
+
+    assert find_binaries(18).major == 18
 
 
 def test_a_version_that_is_not_installed_is_named_with_how_to_get_it() -> None:

@@ -37,7 +37,7 @@ class ServerBinaries:
 
     def has(self, name: str) -> bool:
         """Whether the installation brings that program."""
-        return self.program(name).exists()
+        return os.access(self.program(name), os.X_OK)
 
 
 def find_binaries(major: int, *, bin_dir: Path | None = None) -> ServerBinaries:
@@ -110,7 +110,8 @@ def _places(major: int) -> Iterator[Path]:
 
 def _look(bin_dir: Path) -> ServerBinaries | None:
     program = bin_dir / "postgres"
-    if not program.is_file():
+    # Path.is_file() raises where a directory on PATH may not be entered; access() says no.
+    if not os.access(program, os.X_OK):
         return None
     try:
         told = run_program([str(program), "--version"], timeout_seconds=_ANSWER_SECONDS)
