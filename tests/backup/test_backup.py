@@ -14,8 +14,10 @@ from drtool.repository.backups import open_table, read_manifest
 from drtool.repository.chunks import ChunkReader
 from drtool.repository.repository import Repository
 from tests.backup.reading import (
+    assert_holds,
     assert_same_relations,
     assert_sound,
+    contents,
     read_back,
     relation_files,
     start_copy,
@@ -128,7 +130,7 @@ def test_a_second_backup_of_an_unchanged_cluster_stores_almost_nothing(
 
 
 def test_files_that_grew_shrank_vanished_and_end_within_a_page_come_back_as_they_are(
-    still15: PostgresServer, tmp_path: Path
+    still15: PostgresServer,
 ) -> None:
     """PITFALLS 34: the boundary of a file that changed its length is where increments go wrong."""
     repository = new_repository()
@@ -150,18 +152,17 @@ def test_files_that_grew_shrank_vanished_and_end_within_a_page_come_back_as_they
 
     second = take_backup(still15.dsn(), repository)
 
-    restored = read_back(manifest_of(repository, second), repository, tmp_path / "second")
-    assert_same_relations(restored, still15.data)
-    assert (restored / "base" / "1" / "990001").stat().st_size == 3 * PAGE_BYTES + 900
-    assert (restored / "notes.txt").read_bytes() == b""
+    assert_holds(manifest_of(repository, second), repository, still15.data)
+    held = contents(manifest_of(repository, second), repository)
+    assert held["base/1/990001"] == b"a" * (3 * PAGE_BYTES + 900)
+    assert held["notes.txt"] == b""
     stray.write_bytes(b"a" * (2 * PAGE_BYTES + 100))
     third = take_backup(still15.dsn(), repository)
-    restored = read_back(manifest_of(repository, third), repository, tmp_path / "third")
-    assert_same_relations(restored, still15.data)
+    assert_holds(manifest_of(repository, third), repository, still15.data)
 
 
 def test_a_chain_of_five_holds_every_page_of_each_backup(
-    still15: PostgresServer, tmp_path: Path
+    still15: PostgresServer,
 ) -> None:
     """PITFALLS 34: skewed updates and inserts, each backup compared with the source, then all again."""
     repository = new_repository()
@@ -179,21 +180,17 @@ def test_a_chain_of_five_holds_every_page_of_each_backup(
 
         outcome = take_backup(still15.dsn(), repository)
 
-        restored = read_back(manifest_of(repository, outcome), repository, tmp_path / f"{number}")
-        assert_same_relations(restored, still15.data)
+        assert_holds(manifest_of(repository, outcome), repository, still15.data)
         if number:
             assert outcome.kind is BackupKind.INCREMENTAL
             assert 0 < outcome.stored_bytes < outcome.read_bytes / 10
-        copies.append((outcome, restored))
-    for outcome, restored in copies:
-        again = read_back(
-            manifest_of(repository, outcome), repository, tmp_path / f"{outcome.backup_id}-again"
-        )
-        assert_same_relations(again, restored)
+        copies.append((outcome, contents(manifest_of(repository, outcome), repository)))
+    for outcome, held in copies:
+        assert contents(manifest_of(repository, outcome), repository) == held
 
 
 def test_a_page_overwritten_in_place_under_the_same_time_is_stored(
-    still15: PostgresServer, tmp_path: Path
+    still15: PostgresServer,
 ) -> None:
     """PITFALLS 35: size and mtime say nothing; only the bytes count."""
     repository = new_repository()
@@ -209,12 +206,11 @@ def test_a_page_overwritten_in_place_under_the_same_time_is_stored(
 
     outcome = take_backup(still15.dsn(), repository)
 
-    restored = read_back(manifest_of(repository, outcome), repository, tmp_path / "restored")
-    assert_same_relations(restored, still15.data)
+    assert_holds(manifest_of(repository, outcome), repository, still15.data)
 
 
 def test_a_region_that_would_need_more_than_four_chunks_is_stored_whole_again(
-    still15: PostgresServer, tmp_path: Path
+    still15: PostgresServer,
 ) -> None:
     repository = new_repository()
     path = still15.data / "base" / "1" / "990003"
@@ -232,13 +228,12 @@ def test_a_region_that_would_need_more_than_four_chunks_is_stored_whole_again(
         chunks.append(len(set(pages[:REGION_PAGES])))
         assert len(set(pages[REGION_PAGES:])) == 1
     assert chunks == [2, 3, 4, 1, 2, 3, 4, 1, 2]
-    restored = read_back(manifest_of(repository, outcome), repository, tmp_path / "restored")
-    assert_same_relations(restored, still15.data)
+    assert_holds(manifest_of(repository, outcome), repository, still15.data)
     assert MOST_CHUNKS_A_REGION == 4
 
 
 def test_a_file_longer_than_a_record_is_put_together_right(
-    still15: PostgresServer, tmp_path: Path
+    still15: PostgresServer,
 ) -> None:
     """A record covers 256 MiB; a relation's segment is four of them, and the last may be short."""
     repository = new_repository()
@@ -255,8 +250,7 @@ def test_a_file_longer_than_a_record_is_put_together_right(
 
     outcome = take_backup(still15.dsn(), repository)
 
-    restored = read_back(manifest_of(repository, outcome), repository, tmp_path / "restored")
-    assert_same_relations(restored, still15.data)
+    assert_holds(manifest_of(repository, outcome), repository, still15.data)
     assert outcome.stored_bytes < 1 << 20
 
 
@@ -271,7 +265,7 @@ def test_a_copied_database_is_found_again_by_its_content(still15: PostgresServer
     assert outcome.stored_bytes < outcome.read_bytes / 20
 
 
-def test_tablespaces_come_along(still15: PostgresServer, tmp_path: Path) -> None:
+def test_tablespaces_come_along(still15: PostgresServer) -> None:
     """PITFALLS 25."""
     repository = new_repository()
     place = still15.root / "space"
@@ -283,7 +277,6 @@ def test_tablespaces_come_along(still15: PostgresServer, tmp_path: Path) -> None
     outcome = take_backup(still15.dsn(), repository)
 
     manifest = manifest_of(repository, outcome)
-    restored = read_back(manifest, repository, tmp_path / "restored")
     assert [location for _, location in manifest.postgres.tablespaces] == [str(place)]
-    assert any(name.startswith("pg_tblspc/") for name in relation_files(restored))
-    assert_same_relations(restored, still15.data)
+    assert any(name.startswith("pg_tblspc/") for name in relation_files(still15.data))
+    assert_holds(manifest, repository, still15.data)
