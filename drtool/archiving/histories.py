@@ -34,7 +34,7 @@ class HistoryKeeper:
         """
         if facts.timeline == 1:
             return TimelineHistory(1)
-        path = _parsed(facts.timeline, self._keep_one(connection, facts, facts.timeline))
+        path = parsed_history(facts.timeline, self._keep_one(connection, facts, facts.timeline))
         for timeline in path.path()[:-1]:
             if timeline > 1:
                 self._keep_older(connection, facts, timeline)
@@ -72,7 +72,8 @@ class HistoryKeeper:
         return self._repository.store.stat(key) is not None
 
 
-def _parsed(timeline: int, content: bytes) -> TimelineHistory:
+def parsed_history(timeline: int, content: bytes) -> TimelineHistory:
+    """A history file as the server gave it; IntegrityError if it is none."""
     try:
         return TimelineHistory.parse(timeline, content.decode("utf-8", "replace"))
     except ValueError as error:

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from drtool.archiving.preview import preview_receive
 from drtool.archiving.status import wal_status
 from drtool.archiving.window import (
     WalFetch,
@@ -18,7 +19,8 @@ from drtool.archiving.window import (
 from drtool.errors import LeaseHeld, SourceUnavailable
 from drtool.model.wal import Lsn
 from drtool.repository.backups import PostgresExtent
-from drtool.repository.layout import Lineage
+from drtool.repository.layout import Lineage, SegmentPart
+from drtool.repository.log import put_part
 from drtool.sources.postgres.facts import read_facts
 from drtool.sources.postgres.refusals import WalRemoved
 from drtool.system.clock import SystemClock
@@ -181,3 +183,50 @@ def test_the_status_tells_how_far_a_recovery_could_come(make_postgres: MakePostg
     without = wal_status(repository, SOURCE, [], now=datetime.now(UTC))
     assert without.mark is None
     assert without.end is not None
+
+
+def test_a_preview_tells_where_a_receiver_would_begin_and_changes_nothing(
+    make_postgres: MakePostgres,
+) -> None:
+    server = make_postgres(15, segment_mb=1)
+    repository = new_repository()
+    settings = settings_for(server, slot="drtool")
+    before = [found.key for found in repository.store.list("")]
+
+    empty = preview_receive(repository, settings)
+    untouched = [found.key for found in repository.store.list("")]
+    with receiving(repository, settings):
+        until(lambda: held_to(repository, server), "something is held")
+        running = preview_receive(repository, settings)
+    after = preview_receive(repository, settings)
+
+    assert before == untouched
+    assert (empty.held_by, empty.slot_position) == (None, None)
+    assert empty.start.begin == empty.server_flushed // (1 << 20) * (1 << 20)
+    assert running.held_by is not None
+    assert after.held_by is None
+    assert after.slot_position is not None
+    assert after.start.durable == held_to(repository, server)
+
+
+def test_a_missing_history_is_a_problem_and_not_an_end() -> None:
+    """PITFALLS 41: a log of timeline 3 without 00000003.history is told as what it is."""
+    repository = new_repository()
+    lineage = Lineage(SOURCE, 7, 3)
+    put_part(repository, lineage, SegmentPart("000000030000000000000002", 0, 10), bytes(10))
+    extent = PostgresExtent(
+        system_id=7,
+        server_version=150000,
+        timeline=3,
+        start_lsn=Lsn(2 << 20),
+        stop_lsn=Lsn((2 << 20) + 5),
+        segment_bytes=1 << 20,
+        stopped_at=datetime.now(UTC),
+        bootstrap_role="postgres",
+        has_checksums=True,
+    )
+
+    status = wal_status(repository, SOURCE, [extent], now=datetime.now(UTC))
+
+    assert [finding.subject for finding in status.findings] == ["00000003.history"]
+    assert status.mark is None
