@@ -58,7 +58,7 @@ class KeySecret:
         if self.kind is SlotKind.KEY_FILE and len(self.content) < SHORTEST_KEY_FILE:
             raise UsageError(
                 f"the repository key file holds fewer than {SHORTEST_KEY_FILE} bytes",
-                hint="Make one with `openssl rand -out drtool.key 64`, and keep a copy elsewhere.",
+                hint="Make one with `openssl rand -base64 48 > drtool.key`, and keep a copy elsewhere.",
             )
 
     def __repr__(self) -> str:
@@ -164,9 +164,9 @@ def open_slot(slot: Slot, secret: KeySecret, *, repository_id: bytes) -> bytes:
 
 def _slot_key(secret: KeySecret, salt: bytes, scrypt: tuple[int, int, int]) -> bytes:
     if secret.kind is SlotKind.KEY_FILE:
-        return HKDF(SHA256(), KEY_BYTES, salt=salt, info=b"drtool 1 key file").derive(
-            secret.content
-        )
+        # An editor may add the newline at the end, or take it away: it is no part of the key.
+        content = secret.content.rstrip(b"\r\n")
+        return HKDF(SHA256(), KEY_BYTES, salt=salt, info=b"drtool 1 key file").derive(content)
     n, r, p = scrypt
     return Scrypt(salt=salt, length=KEY_BYTES, n=n, r=r, p=p).derive(secret.content)
 

@@ -556,7 +556,7 @@ def main() -> None:
         key_file = b""
         if arguments.key_file:
             with open(arguments.key_file, "rb") as file:
-                key_file = file.read()
+                key_file = file.read().rstrip(b"\r\n")  # a newline is no part of the key
         passphrase = os.environ.get("DRTOOL_KEY", "").encode()
         arguments.run(Repository(arguments.repository, passphrase, key_file), arguments)
     except (Trouble, OSError) as trouble:

@@ -77,6 +77,14 @@ def test_a_passphrase_opens_what_it_made_and_a_wrong_one_does_not() -> None:
         open_repository(repository.store, KeySecret(SlotKind.PASSPHRASE, b"correct horse"))
 
 
+def test_a_newline_at_the_end_of_a_key_file_is_no_part_of_the_key() -> None:
+    repository = new_repository()
+
+    for end in (b"\n", b"\r\n"):
+        secret = KeySecret(SlotKind.KEY_FILE, SECRET.content + end)
+        assert open_repository(repository.store, secret).ring.master == repository.ring.master
+
+
 def test_short_secrets_are_refused_without_being_repeated() -> None:
     with pytest.raises(UsageError) as refused:
         KeySecret(SlotKind.PASSPHRASE, b"hunter2")

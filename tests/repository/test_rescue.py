@@ -51,7 +51,7 @@ class Bench:
         self.repository = new_repository(self.store, secret)
         self._packages = bare_packages(root / "packages")
         self._key_file = root / "key"
-        self._key_file.write_bytes(SECRET.content)
+        self._key_file.write_bytes(SECRET.content + b"\n")
 
     def rescue(self, command: str, *arguments: object) -> subprocess.CompletedProcess[str]:
         program = self.place / layout.RESCUE_PROGRAM
@@ -295,7 +295,7 @@ def test_postgresql_15_starts_on_what_the_program_restored(
     succeeded(bench.rescue("wal", "main", server_root / "wal"))
 
     restored = PostgresServer(server_root, 15)
-    _let_replay(server_root)
+    let_replay(server_root)
     restored.start()
     try:
         assert restored.query("SELECT sum(n) FROM kept, pg_is_in_recovery()") == [(5050,)]
@@ -338,7 +338,7 @@ def _back_up(server: PostgresServer, repository: Repository, root: Path) -> Mani
     return store_tree(repository, unpacked.directory, extent=extent)
 
 
-def _let_replay(root: Path) -> None:
+def let_replay(root: Path) -> None:
     """What RESCUE/README.txt says between restoring and starting."""
     data = root / "data"
     with (data / "postgresql.auto.conf").open("a") as file:
