@@ -77,7 +77,7 @@ class GrowingSegment:
             level += 1
         plain = b"".join(joined) if len(joined) > 1 else fresh
         part = SegmentPart(self.name, self.filled - len(plain), self.filled)
-        put_part(self._repository, self._lineage, part, plain)
+        put_part(self._repository, self._lineage, part, plain=plain)
         self._pieces = [*self._pieces[: len(self._pieces) - (len(joined) - 1)], (level, plain)]
         if sum(len(piece) for _, piece in self._pieces) > MOST_HELD_BYTES:
             self._pieces = []
@@ -105,7 +105,7 @@ class GrowingSegment:
         self._pieces = [(0, mine)]
         try:
             stored = read_segment(
-                self._repository, self._lineage, self._segment, self._segment_bytes
+                self._repository, self._lineage, self._segment, segment_bytes=self._segment_bytes
             )
         except DrtoolError:
             # Not readable: the whole segment will be put beside it, and is preferred.

@@ -62,7 +62,9 @@ class HistoryKeeper:
             return known
         content = fetch_history(connection, timeline)
         self._patience.put(
-            lambda: put_history(self._repository, self._source, facts.system_id, timeline, content)
+            lambda: put_history(
+                self._repository, self._source, facts.system_id, timeline=timeline, content=content
+            )
         )
         self._kept[facts.system_id, timeline] = content
         return content

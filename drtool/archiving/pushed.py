@@ -48,7 +48,7 @@ def store_pushed(
     if match["timeline"]:
         content = _read(descriptor, name, most=_LONGEST_HISTORY_BYTES)
         timeline = int(match["timeline"], 16)
-        put_history(repository, source, system_id, timeline, content)
+        put_history(repository, source, system_id, timeline=timeline, content=content)
         return Pushed(timeline, None)
     if match["kind"].endswith(".backup"):
         # A label of somebody's base backup; nothing in it is needed to replay WAL.
@@ -58,7 +58,7 @@ def store_pushed(
     lineage = Lineage(source, system_id, segment.timeline)
     if match["kind"]:
         # The old timeline's last segment after a promotion; what lies beyond the fork is junk.
-        put_part(repository, lineage, SegmentPart(segment.name(size), 0, size), content)
+        put_part(repository, lineage, SegmentPart(segment.name(size), 0, size), plain=content)
     else:
         writer = SegmentWriter(repository, lineage, segment.name(size))
         writer.write(content)

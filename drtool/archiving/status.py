@@ -115,7 +115,7 @@ def _segment_bytes(repository: Repository, source: str, system: str) -> int | No
 def _path(repository: Repository, inventory: LogInventory) -> tuple[TimelineHistory, list[Finding]]:
     newest = max((t for t, log in inventory.timelines.items() if log.runs), default=1)
     try:
-        return read_history(repository, inventory.source, inventory.system_id, newest), []
+        return read_history(repository, inventory.source, inventory.system_id, timeline=newest), []
     except (ObjectMissing, IntegrityError) as error:
         finding = Finding(
             severity=Severity.PROBLEM,

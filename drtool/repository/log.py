@@ -79,7 +79,7 @@ def put_log_object(repository: Repository, key: str, parts: list[bytes]) -> None
         )
 
 
-def put_part(repository: Repository, lineage: Lineage, part: SegmentPart, plain: Buffer) -> None:
+def put_part(repository: Repository, lineage: Lineage, part: SegmentPart, *, plain: Buffer) -> None:
     """Put the piece of a growing segment; return once it is durable."""
     key = lineage.part_key(part.segment, part.begin, part.end)
     if len(plain) != part.end - part.begin:
@@ -91,7 +91,7 @@ def put_part(repository: Repository, lineage: Lineage, part: SegmentPart, plain:
 
 
 def put_history(
-    repository: Repository, source: str, system_id: int, timeline: int, content: bytes
+    repository: Repository, source: str, system_id: int, *, timeline: int, content: bytes
 ) -> None:
     """Put a timeline's history file; equal content already there is a success."""
     key = layout.history_key(source, system_id, timeline)
@@ -102,7 +102,7 @@ def put_history(
 
 
 def read_history(
-    repository: Repository, source: str, system_id: int, timeline: int
+    repository: Repository, source: str, system_id: int, *, timeline: int
 ) -> TimelineHistory:
     """A timeline's history; timeline 1 has none and needs none. ObjectMissing if it is not there."""
     if timeline == 1:
@@ -122,7 +122,7 @@ def read_log_object(repository: Repository, key: str) -> bytes:
 
 
 def read_segment(
-    repository: Repository, lineage: Lineage, segment: WalSegment, segment_bytes: int
+    repository: Repository, lineage: Lineage, segment: WalSegment, *, segment_bytes: int
 ) -> bytes:
     """A whole segment; where only parts are there, they are joined and filled up with zeros.
 
@@ -135,14 +135,14 @@ def read_segment(
     try:
         plain = read_log_object(repository, key)
     except ObjectMissing:
-        return _join_parts(repository, lineage, name, segment_bytes)
+        return _join_parts(repository, lineage, name, segment_bytes=segment_bytes)
     if len(plain) != segment_bytes:
         raise damaged(key, f"it holds {len(plain)} bytes, not {segment_bytes}")
     return plain
 
 
 def _join_parts(
-    repository: Repository, lineage: Lineage, segment: str, segment_bytes: int
+    repository: Repository, lineage: Lineage, segment: str, *, segment_bytes: int
 ) -> bytes:
     joined = bytearray()
     for part in _contiguous(list_parts(repository, lineage, segment)):
@@ -234,7 +234,9 @@ def take_inventory(
     for name in repository.store.list_directories(prefix):
         if len(name) == 8:
             lineage = Lineage(source, system_id, int(name, 16))
-            timelines[lineage.timeline] = _list_timeline(repository, lineage, segment_bytes, since)
+            timelines[lineage.timeline] = _list_timeline(
+                repository, lineage, segment_bytes, since=since
+            )
     found = repository.store.list(layout.histories(source, system_id))
     named = (layout.parse_history_name(item.key.rpartition("/")[2]) for item in found)
     histories = {timeline for timeline in named if timeline is not None}
@@ -248,7 +250,7 @@ def take_inventory(
 
 
 def _list_timeline(
-    repository: Repository, lineage: Lineage, segment_bytes: int, since: Lsn
+    repository: Repository, lineage: Lineage, segment_bytes: int, *, since: Lsn
 ) -> TimelineLog:
     first = WalSegment.holding(lineage.timeline, since, segment_bytes).name(segment_bytes)
     spans: list[tuple[int, int]] = []

@@ -76,7 +76,7 @@ def _positions(repository: Repository, lineage: Lineage, day: str) -> Iterator[t
 
 
 def marks_between(
-    repository: Repository, lineage: Lineage, begin: datetime, end: datetime
+    repository: Repository, lineage: Lineage, begin: datetime, *, end: datetime
 ) -> Iterator[Mark]:
     """The marks of a timeline from `begin` to `end`, in order of time."""
     after = lineage.mark_key(begin.astimezone(UTC) - timedelta(microseconds=1), 0)

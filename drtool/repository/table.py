@@ -289,7 +289,7 @@ class Table:
         Memory: 350 bytes a record, and 32 MiB of the table; the rest lies in a temporary file.
         """
         self.close()
-        self._spool = tempfile.SpooledTemporaryFile(max_size=_SPOOL_BYTES)  # noqa: SIM115
+        self._spool = tempfile.SpooledTemporaryFile(max_size=_SPOOL_BYTES)  # noqa: SIM115 - see close
         for number, chunk in enumerate(self._chunks):
             plain = self._reader.read_one(chunk)
             at = self._spool.tell()

@@ -139,7 +139,7 @@ def _path_to(
             hint=f"It holds timelines {', '.join(map(str, sorted(known)))}: name one of them.",
         )
     try:
-        return read_history(repository, inventory.source, inventory.system_id, timeline)
+        return read_history(repository, inventory.source, inventory.system_id, timeline=timeline)
     except ObjectMissing as error:
         older = max((number for number in known if number < timeline), default=1)
         raise NotRecoverable(

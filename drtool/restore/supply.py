@@ -78,7 +78,9 @@ class WalSupply:
         lineage = Lineage(manifest.source, manifest.postgres.system_id, segment.timeline)
         try:
             return retrying(
-                lambda: read_segment(self._repository, lineage, segment, self.segment_bytes),
+                lambda: read_segment(
+                    self._repository, lineage, segment, segment_bytes=self.segment_bytes
+                ),
                 limits=self._patience,
                 clock=self._clock,
                 stop=self._stopped,

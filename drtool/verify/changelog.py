@@ -156,7 +156,9 @@ def _paths(
         if any(timeline in path.path() for path in paths):
             continue
         try:
-            paths.append(read_history(repository, inventory.source, inventory.system_id, timeline))
+            paths.append(
+                read_history(repository, inventory.source, inventory.system_id, timeline=timeline)
+            )
         except ObjectMissing as error:
             tally.problem(
                 error.key,

@@ -128,7 +128,7 @@ def _wal_file(name: str, repository: Repository, source: str, /, extent: Postgre
             str(error), hint="Let restore_command pass %f: `drtool wal fetch main-db %f %p`."
         ) from None
     lineage = Lineage(source, extent.system_id, segment.timeline)
-    return read_segment(repository, lineage, segment, extent.segment_bytes)
+    return read_segment(repository, lineage, segment, segment_bytes=extent.segment_bytes)
 
 
 def status(request: WalStatusRequest, policy: Policy, around: Surroundings) -> FactSheet:

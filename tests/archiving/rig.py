@@ -150,7 +150,7 @@ def logged(
     lineage = Lineage(SOURCE, facts.system_id, timeline)
     size = facts.segment_bytes
     joined = b"".join(
-        read_segment(repository, lineage, segment, size)
+        read_segment(repository, lineage, segment, segment_bytes=size)
         for segment in segments_between(timeline, begin, end, size)
     )
     return joined[: end - begin // size * size]

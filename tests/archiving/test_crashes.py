@@ -143,7 +143,9 @@ def committed(repository: Repository, server: PostgresServer, scratch: Path) -> 
     size = facts.segment_bytes
     scratch.mkdir()
     for segment in segments_between(1, run.begin, run.end, size):
-        (scratch / segment.name(size)).write_bytes(read_segment(repository, lineage, segment, size))
+        (scratch / segment.name(size)).write_bytes(
+            read_segment(repository, lineage, segment, segment_bytes=size)
+        )
     give_to_server_user(scratch)
     for path in scratch.iterdir():
         give_to_server_user(path)

@@ -92,7 +92,7 @@ def test_parts_count_as_far_as_they_go() -> None:
     lineage = Lineage(SOURCE, SYSTEM, 1)
     for begin, end in ((0, 100), (100, 300), (400, 500)):
         name = "000000010000000000000003"
-        put_part(repository, lineage, SegmentPart(name, begin, end), bytes(end - begin))
+        put_part(repository, lineage, SegmentPart(name, begin, end), plain=bytes(end - begin))
 
     inventory = take_inventory(repository, SOURCE, SYSTEM, segment_bytes=MB)
 

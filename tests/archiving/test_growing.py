@@ -56,7 +56,7 @@ def test_thousands_of_parts_are_read_as_few(seed: int) -> None:
             growing.add(memoryview(content)[:at])
 
     store.reads = 0
-    held = read_segment(repository, LINEAGE, SEGMENT, MB)
+    held = read_segment(repository, LINEAGE, SEGMENT, segment_bytes=MB)
 
     assert held == content[:at] + bytes(MB - at)
     assert len(list_parts(repository, LINEAGE, SEGMENT.name(MB))) > 1000
@@ -84,4 +84,6 @@ def test_a_whole_segment_over_its_parts_is_well() -> None:
     growing.put_whole()
     growing.put_whole()
 
-    assert read_segment(repository, LINEAGE, SEGMENT, MB) == b"a" * 1000 + b"b" * (MB - 1000)
+    assert read_segment(repository, LINEAGE, SEGMENT, segment_bytes=MB) == b"a" * 1000 + b"b" * (
+        MB - 1000
+    )

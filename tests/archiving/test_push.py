@@ -129,7 +129,9 @@ def test_all_kinds_of_files_are_taken_and_other_bytes_refused(
     }  # fmt: skip
     assert mode == 0o700
     lineage = Lineage(SOURCE, read_facts(server.dsn()).system_id, 1)
-    stored = read_segment(repository, lineage, WalSegment.parse(segment.name, 1 << 20), 1 << 20)
+    stored = read_segment(
+        repository, lineage, WalSegment.parse(segment.name, 1 << 20), segment_bytes=1 << 20
+    )
     assert stored == segment.read_bytes()
 
 

@@ -39,7 +39,9 @@ def replayed(standby: PostgresServer) -> Lsn:
 
 def gaps_of(repository: Repository, server: PostgresServer) -> list[LogGap]:
     log = inventory(repository, server)
-    return find_gaps(log, read_history(repository, SOURCE, log.system_id, max(log.timelines)))
+    return find_gaps(
+        log, read_history(repository, SOURCE, log.system_id, timeline=max(log.timelines))
+    )
 
 
 @pytest.mark.parametrize("major", [15, 18])
@@ -62,7 +64,7 @@ def test_a_promotion_while_streaming_is_followed(
             until(lambda: held_to(repository, standby, 2) >= end, "timeline 2 is held")
 
         log = inventory(repository, standby)
-        history = read_history(repository, SOURCE, log.system_id, 2)
+        history = read_history(repository, SOURCE, log.system_id, timeline=2)
         switch = history.ancestors[0].switch_point
         begin = log.timelines[1].runs[0].begin
         assert log.timelines[1].runs[-1].end == switch

@@ -213,7 +213,7 @@ def test_a_missing_history_is_a_problem_and_not_an_end() -> None:
     """PITFALLS 41: a log of timeline 3 without 00000003.history is told as what it is."""
     repository = new_repository()
     lineage = Lineage(SOURCE, 7, 3)
-    put_part(repository, lineage, SegmentPart("000000030000000000000002", 0, 10), bytes(10))
+    put_part(repository, lineage, SegmentPart("000000030000000000000002", 0, 10), plain=bytes(10))
     extent = PostgresExtent(
         system_id=7,
         server_version=150000,

@@ -276,4 +276,4 @@ def put_tail(
     name = WalSegment(timeline, number).name(segment_bytes)
     plain = wal_bytes(number, segment_bytes)
     for begin, end in cuts:
-        put_part(repository, lineage, SegmentPart(name, begin, end), plain[begin:end])
+        put_part(repository, lineage, SegmentPart(name, begin, end), plain=plain[begin:end])

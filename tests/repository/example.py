@@ -43,7 +43,13 @@ def make_example() -> MemoryStore:
         (tree / "PG_VERSION").write_bytes(b"15\n")
         begin_attempt(repository, "main", "20240501T100000Z-000001")
         store_tree(repository, tree)
-    put_history(repository, "main", SYSTEM, 2, b"1\t0/3000000\tno recovery target specified\n")
+    put_history(
+        repository,
+        "main",
+        SYSTEM,
+        timeline=2,
+        content=b"1\t0/3000000\tno recovery target specified\n",
+    )
     put_mark(repository, Lineage("main", SYSTEM, 1), Mark(NOW, 0x2000190, 1))
     return store
 

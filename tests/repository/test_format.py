@@ -43,7 +43,7 @@ def test_drtool_reads_the_example(document: str) -> None:
 
     assert errors == []
     assert (record.attributes.path, bytes(plain)) == (b"PG_VERSION", b"15\n")
-    assert read_history(repository, "main", SYSTEM, 2).path() == (1, 2)
+    assert read_history(repository, "main", SYSTEM, timeline=2).path() == (1, 2)
     mark = newest_mark(repository, Lineage("main", SYSTEM, 1), most_lsn=2**64 - 1)
     assert mark is not None
     assert mark.lsn == 0x2000190

@@ -46,7 +46,7 @@ def key_of(number: int, segment_bytes: int = MIB) -> str:
 
 
 def read(repository: Repository, number: int) -> bytes:
-    return read_segment(repository, LINEAGE, WalSegment(1, number), MIB)
+    return read_segment(repository, LINEAGE, WalSegment(1, number), segment_bytes=MIB)
 
 
 def runs(
@@ -102,7 +102,7 @@ def test_two_writers_of_one_segment_at_once_compare_their_bytes() -> None:
 def test_the_whole_segment_is_preferred_to_its_parts(repository: Repository) -> None:
     """PITFALLS 49."""
     name = WalSegment(1, 5).name(MIB)
-    put_part(repository, LINEAGE, SegmentPart(name, 0, 1000), b"j" * 1000)
+    put_part(repository, LINEAGE, SegmentPart(name, 0, 1000), plain=b"j" * 1000)
     put_segments(repository, [5])
 
     assert read(repository, 5) == wal_bytes(5)
@@ -209,9 +209,9 @@ def test_the_inventory_knows_histories_and_gaps_and_other_clusters_do_not_matter
 ) -> None:
     put_segments(repository, [3])
     put_segments(repository, [4], timeline=7)
-    put_history(repository, "main", SYSTEM, 7, b"1\t0/400000\tx\n")
-    put_history(repository, "main", SYSTEM, 12, b"1\t0/400000\tx\n7\t0/500000\n")
-    put_history(repository, "main", SYSTEM + 1, 5, b"1\t0/400000\tx\n")
+    put_history(repository, "main", SYSTEM, timeline=7, content=b"1\t0/400000\tx\n")
+    put_history(repository, "main", SYSTEM, timeline=12, content=b"1\t0/400000\tx\n7\t0/500000\n")
+    put_history(repository, "main", SYSTEM + 1, timeline=5, content=b"1\t0/400000\tx\n")
     gap = RecordedGap(Lsn(4 * MIB), Lsn(5 * MIB))
     repository.put(ObjectType.LOG, LINEAGE.gap_key(gap.begin, gap.end), b"{}")
 
@@ -247,15 +247,15 @@ def test_segments_of_another_size_are_a_named_error(repository: Repository) -> N
 def test_a_history_is_read_in_any_encoding_and_a_damaged_one_is_an_error(
     repository: Repository,
 ) -> None:
-    put_history(repository, "main", SYSTEM, 2, b"1\t0/400000\tat \xff\xfe point\n")
-    put_history(repository, "main", SYSTEM, 3, b"nonsense\n")
+    put_history(repository, "main", SYSTEM, timeline=2, content=b"1\t0/400000\tat \xff\xfe point\n")
+    put_history(repository, "main", SYSTEM, timeline=3, content=b"nonsense\n")
 
-    assert read_history(repository, "main", SYSTEM, 2).end_of(1) == Lsn(0x400000)
-    assert read_history(repository, "main", SYSTEM, 1).path() == (1,)
+    assert read_history(repository, "main", SYSTEM, timeline=2).end_of(1) == Lsn(0x400000)
+    assert read_history(repository, "main", SYSTEM, timeline=1).path() == (1,)
     with pytest.raises(IntegrityError):
-        read_history(repository, "main", SYSTEM, 3)
+        read_history(repository, "main", SYSTEM, timeline=3)
     with pytest.raises(ObjectMissing):
-        read_history(repository, "main", SYSTEM, 4)
+        read_history(repository, "main", SYSTEM, timeline=4)
 
 
 def test_a_segment_replayed_under_another_name_is_not_delivered(repository: Repository) -> None:

@@ -83,7 +83,7 @@ def test_marks_between_two_moments_come_in_order_with_both_ends() -> None:
     marks = [at(n, 100 + n) for n in range(10)]
     repository = with_marks(*reversed(marks))
 
-    between = list(marks_between(repository, LINEAGE, marks[3].moment, marks[6].moment))
+    between = list(marks_between(repository, LINEAGE, marks[3].moment, end=marks[6].moment))
 
     assert between == marks[3:7]
 

@@ -205,8 +205,10 @@ def test_wal_comes_out_under_its_names_with_the_tail_joined_and_filled_up(
     lineage = Lineage("main", SYSTEM, 1)
     name = WalSegment(1, 5).name(MIB)
     for begin, end in ((0, 8192), (4096, 20_000), (20_000, 30_000), (35_000, 40_000)):
-        put_part(bench.repository, lineage, layout.SegmentPart(name, begin, end), header[begin:end])
-    put_history(bench.repository, "main", SYSTEM, 2, b"1\t0/5000000\tno reason\n")
+        put_part(
+            bench.repository, lineage, layout.SegmentPart(name, begin, end), plain=header[begin:end]
+        )
+    put_history(bench.repository, "main", SYSTEM, timeline=2, content=b"1\t0/5000000\tno reason\n")
     first = WalSegment(1, 3).name(MIB)
 
     done = succeeded(bench.rescue("wal", "main", tmp_path / "wal", "--since", first))
@@ -327,7 +329,7 @@ def _back_up(server: PostgresServer, repository: Repository, root: Path) -> Mani
     last, used = (archive / names[-1]).read_bytes(), end % MIB
     for begin, stop in ((0, used // 2), (used // 3, used)):
         part = layout.SegmentPart(names[-1], begin, stop)
-        put_part(repository, lineage, part, last[begin:stop])
+        put_part(repository, lineage, part, plain=last[begin:stop])
     extent = dataclasses.replace(
         EXTENT_OF_BACKUP,
         system_id=facts.system_id,

@@ -212,7 +212,13 @@ def test_a_timeline_switch_in_the_middle_of_the_read_ahead_is_followed(
     repository: Repository, tmp_path: Path
 ) -> None:
     """PITFALLS 46, 49: the new timeline's segment, its history, and nothing of the old one's tail."""
-    put_history(repository, SOURCE, SYSTEM, 2, b"1\t0/A80000\tno recovery target specified\n")
+    put_history(
+        repository,
+        SOURCE,
+        SYSTEM,
+        timeline=2,
+        content=b"1\t0/A80000\tno recovery target specified\n",
+    )
     put_segments(repository, range(10, 12), timeline=2)
     put_tail(repository, 12, [(0, 5000)], timeline=2)
     with a_ring(repository, tmp_path / "data"):
@@ -272,7 +278,13 @@ def test_a_history_that_is_away_is_not_a_history_that_is_not_there(
     repository: Repository, store: WeakStore, tmp_path: Path
 ) -> None:
     """PITFALLS 11, 41: PostgreSQL would stay on the old timeline."""
-    put_history(repository, SOURCE, SYSTEM, 2, b"1\t0/A80000\tno recovery target specified\n")
+    put_history(
+        repository,
+        SOURCE,
+        SYSTEM,
+        timeline=2,
+        content=b"1\t0/A80000\tno recovery target specified\n",
+    )
     put_segments(repository, range(10, 12), timeline=2)
     with a_ring(repository, tmp_path / "data") as ring:
         store.is_away = True

@@ -245,7 +245,7 @@ def test_a_damaged_segment_is_found_by_reading_it(kept: Kept) -> None:
 
 
 def test_contiguity_follows_the_switch_of_a_timeline(kept: Kept) -> None:
-    put_history(kept.repository, "main", SYSTEM, 2, b"1\t0/500100\treason\n")
+    put_history(kept.repository, "main", SYSTEM, timeline=2, content=b"1\t0/500100\treason\n")
     put_segments(kept.repository, range(5, 8), timeline=2)
 
     assert verified(kept.repository, Quick()).gaps == ()
@@ -258,7 +258,7 @@ def test_contiguity_follows_the_switch_of_a_timeline(kept: Kept) -> None:
 
 def test_the_tail_of_the_old_timeline_must_be_there_up_to_the_switch(kept: Kept) -> None:
     """PITFALLS 18: a receiver that skips the tail of the old timeline."""
-    put_history(kept.repository, "main", SYSTEM, 2, b"1\t0/650000\treason\n")
+    put_history(kept.repository, "main", SYSTEM, timeline=2, content=b"1\t0/650000\treason\n")
     put_segments(kept.repository, [7], timeline=2)
 
     gaps = verified(kept.repository, Quick()).gaps
