@@ -45,6 +45,12 @@ from drtool.cli.verdicts import leave
     help="With --to latest: stop at a known gap in the WAL, and lose what lies behind it.",
 )
 @click.option(
+    "--timeline",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Follow the WAL to this timeline; else to the newest.",
+)
+@click.option(
     "--report",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE",
@@ -60,6 +66,7 @@ def restore(
     plan: bool,
     lost_at: str | None,
     accept_gap: bool,
+    timeline: int | None,
     report: Path | None,
     **target: str | None,
 ) -> None:
@@ -87,6 +94,7 @@ def restore(
         is_plan=plan,
         lost_at=read_moment(lost_at, policy.timezone, option="--lost-at") if lost_at else None,
         accepts_gap=accept_gap,
+        timeline=timeline,
     )
     with front.progress() as view:
         outcome = carry_out(request, policy, front.surroundings(view))

@@ -76,7 +76,7 @@ def restore(
 
 
 def _plan(name: str, request: RestoreRequest, repository: Repository) -> RestorePlan:
-    facts = look(repository, name, request.target)
+    facts = look(repository, name, request.target, timeline=request.timeline)
     return plan_restore(facts, request.target, accepts_gap=request.accepts_gap)
 
 

@@ -1,0 +1,82 @@
+"""drtool is killed in the middle of a restore: what it leaves behind cannot be started as if whole."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from tests.restore.rig import local_store, protected, settle, take_backup, wait_for
+from tests.restore.test_damage import assert_refuses_to_start
+from tests.servers.postgres import MakePostgres
+
+pytestmark = pytest.mark.postgres
+ROOT = Path(__file__).parent.parent.parent
+
+# Dies by its own hand, at the first event that the argument names.
+RESTORE = """
+    import os, signal, sys
+    from pathlib import Path
+    from drtool.repository.keys import NO_SECRET
+    from drtool.repository.repository import open_repository
+    from drtool.stores.local import LocalStore
+    from tests.restore.rig import CLOCK, restore
+
+    root, into, fatal = sys.argv[1:]
+
+    def emit(event):
+        if f"{type(event).__name__} {getattr(event, 'phase', '')}" == fatal:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    restore(open_repository(LocalStore(Path(root), clock=CLOCK), NO_SECRET), Path(into), emit=emit)
+"""
+
+
+def test_a_restore_that_is_killed_leaves_nothing_that_can_be_started(
+    make_postgres: MakePostgres, server_root: Path, tmp_path: Path
+) -> None:
+    """Promise 6, PITFALLS 57: at the first files, when they are all there, and in mid-replay."""
+    server = make_postgres(15)
+    server.query("CREATE TABLE ledger (id int PRIMARY KEY)")
+    with protected(server, local_store(tmp_path)) as repository:
+        take_backup(repository, server)
+        server.query("INSERT INTO ledger VALUES (1)")
+        settle(repository, server)
+    events = [
+        "PhaseAdvanced fetch",
+        "PhaseEnded fetch",
+        "PhaseBegan replay",
+        "PhaseAdvanced replay",
+    ]
+
+    for number, event in enumerate(events):
+        copy = server_root / f"copy {number}"
+        command = [sys.executable, "-c", textwrap.dedent(RESTORE)]
+        killed = subprocess.run(
+            [*command, str(tmp_path / "repository"), str(copy), event],
+            cwd=ROOT,
+            timeout=120,
+            check=False,
+        )
+
+        assert killed.returncode == -signal.SIGKILL
+        await_end(copy)
+        assert_refuses_to_start(copy)
+
+
+def await_end(data: Path) -> None:
+    """The server dies with whoever started it."""
+    wait_for(lambda: not is_running(data), "the server dies with its starter")
+
+
+def is_running(data: Path) -> bool:
+    """Whether a server that was started on this directory still runs."""
+    pid_file = data / "postmaster.pid"
+    if not pid_file.exists():
+        return False
+    pid = pid_file.read_text().split("\n", 1)[0]
+    return Path(f"/proc/{pid}").exists()
