@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -100,30 +101,60 @@ class PreviousBackup:
         return digests, places
 
 
-def open_previous(
-    manifest: Manifest, reader: ChunkReader, known: KnownChunks
-) -> tuple[PreviousBackup | None, list[Finding]]:
-    """The previous backup with what it stored made known, and what was found damaged in it.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Known:
+    """What is stored already, and what was found to be wrong with it.
 
-    None if its table cannot be read. Then all is compared by content alone, and nothing is taken
-    from the packs that hold the table, so that it is whole in the new backup.
+    `previous` is None if there is none, or its table cannot be read: then all is compared by
+    content alone. `resumed_packs` were left by backups that did not end.
     """
+
+    packs: PackList
+    chunks: KnownChunks
+    previous: PreviousBackup | None
+    resumed_packs: int
+    early_findings: tuple[Finding, ...]
+
+    def findings(self) -> tuple[Finding, ...]:
+        """Those of the beginning, and those that came up while pages were compared."""
+        return (*self.early_findings, *(self.previous.findings if self.previous else ()))
+
+    def close(self) -> None:
+        """Let go of what only the comparing needed."""
+        if self.previous:
+            self.previous.close()
+
+
+def learn(manifest: Manifest | None, attempts: Iterable[Attempt], reader: ChunkReader) -> Known:
+    """All that the backup of `manifest` and interrupted ones have stored.
+
+    Nothing is taken from the packs of a table that cannot be read, so that the new one is whole.
+    """
+    chunks, packs = KnownChunks(), PackList()
     findings: list[Finding] = []
     previous: PreviousBackup | None = None
-    doubtful: set[bytes] = set()
-    try:
-        previous = PreviousBackup(manifest, reader, known)
-    except (ObjectMissing, IntegrityError) as error:
-        findings.append(_damage(manifest, error))
-        doubtful = {place.pack_id for place in manifest.table}
-    packs = previous.packs if previous else PackList()
-    trusted = [pack_id for pack_id in manifest.packs if pack_id not in doubtful]
-    lost = learn_packs(trusted, reader, packs=packs, known=known)
-    if lost:
-        findings.append(_lost_packs(manifest, lost))
-    if previous:
-        previous.forget(lost)
-    return previous, findings
+    if manifest is not None:
+        doubtful: set[bytes] = set()
+        try:
+            previous = PreviousBackup(manifest, reader, chunks)
+            packs = previous.packs
+        except (ObjectMissing, IntegrityError) as error:
+            findings.append(_damage(manifest, error))
+            doubtful = {place.pack_id for place in manifest.table}
+        trusted = [pack_id for pack_id in manifest.packs if pack_id not in doubtful]
+        lost = learn_packs(trusted, reader, packs=packs, known=chunks)
+        if lost:
+            findings.append(_lost_packs(manifest, lost))
+        if previous:
+            previous.forget(lost)
+    resumed = learn_attempts(attempts, reader, packs=packs, known=chunks)
+    return Known(
+        packs=packs,
+        chunks=chunks,
+        previous=previous,
+        resumed_packs=resumed,
+        early_findings=tuple(findings),
+    )
 
 
 def learn_packs(

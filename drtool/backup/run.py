@@ -16,11 +16,10 @@ from typing import Protocol
 from drtool import __version__
 from drtool.backup.assembly import Assembly
 from drtool.backup.intake import WORKERS, Intake
-from drtool.backup.packing import KnownChunks, PackingHall
+from drtool.backup.packing import PackingHall
 from drtool.backup.plan import BackupPlan
-from drtool.backup.previous import PreviousBackup, learn_attempts, open_previous
+from drtool.backup.previous import Known, learn
 from drtool.errors import IntegrityError
-from drtool.model.finding import Finding
 from drtool.model.outcome import BackupKind, BackupOutcome
 from drtool.model.progress import Emit, Noted, PhaseAdvanced, PhaseBegan, PhaseEnded
 from drtool.model.wal import Lsn
@@ -34,7 +33,7 @@ from drtool.repository.backups import (
 from drtool.repository.chunks import ChunkReader
 from drtool.repository.lease import Lease
 from drtool.repository.repository import Repository
-from drtool.repository.table import Attributes, EntryKind, PackList, TableWriter
+from drtool.repository.table import Attributes, EntryKind, TableWriter
 from drtool.sources.postgres.basebackup import (
     Advanced,
     BackupBegan,
@@ -108,7 +107,8 @@ def run_backup(
     Whatever goes wrong before the manifest is put leaves no backup, and packs that the next run uses.
     """
     watch, began = Stopwatch(clock), clock.now()
-    known = _learn(plan, ChunkReader(repository.store, repository.ring), emit)
+    known = learn(plan.previous, plan.attempts, ChunkReader(repository.store, repository.ring))
+    _tell(known, emit)
     packs, previous = known.packs, known.previous
     attempt = begin_attempt(repository, plan.source, plan.backup_id)
     hall = PackingHall(repository, attempt, packs, known=known.chunks, packers=WORKERS, level=level)
@@ -126,8 +126,7 @@ def run_backup(
         hall.abandon()
         raise
     finally:
-        if previous:
-            previous.close()
+        known.close()
     needed = {packs.ids[index] for index in referred} | {place.pack_id for place in places}
     manifest = Manifest(
         source=plan.source,
@@ -145,7 +144,7 @@ def run_backup(
         ),
         table=tuple(places),
         packs=tuple(sorted(needed)),
-        findings=(*read.ended.findings, *known.all_findings()),
+        findings=(*read.ended.findings, *known.findings()),
     )
     lease.check()
     commit_backup(repository, manifest)
@@ -199,31 +198,12 @@ def _outcome(
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Known:
-    """What is stored already, and what was found while looking."""
-
-    packs: PackList
-    chunks: KnownChunks
-    previous: PreviousBackup | None
-    findings: tuple[Finding, ...]
-
-    def all_findings(self) -> tuple[Finding, ...]:
-        """Those of the beginning, and those that came up while pages were compared."""
-        return (*self.findings, *(self.previous.findings if self.previous else ()))
-
-
-def _learn(plan: BackupPlan, reader: ChunkReader, emit: Emit) -> _Known:
-    chunks, previous, findings = KnownChunks(), None, list[Finding]()
-    if plan.previous:
-        previous, findings = open_previous(plan.previous, reader, chunks)
-    packs = previous.packs if previous else PackList()
-    found = learn_attempts(plan.attempts, reader, packs=packs, known=chunks)
-    if found:
-        emit(Noted(f"using {found} packs again that an interrupted backup had stored"))
-    for finding in findings:
+def _tell(known: Known, emit: Emit) -> None:
+    if known.resumed_packs:
+        text = f"using {known.resumed_packs} packs again that an interrupted backup had stored"
+        emit(Noted(text))
+    for finding in known.early_findings:
         emit(Noted(f"{finding.subject}: {finding.fact}", "warning"))
-    return _Known(packs=packs, chunks=chunks, previous=previous, findings=tuple(findings))
 
 
 def _read_stream(source: BackupSource, intake: Intake, emit: Emit) -> ReadStream:

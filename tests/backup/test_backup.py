@@ -49,9 +49,9 @@ def server(request: pytest.FixtureRequest) -> Iterator[PostgresServer]:
         server.close()
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def still15() -> Iterator[PostgresServer]:
-    """A quiet PostgreSQL 15 of the test's own."""
+    """A quiet PostgreSQL 15 that tests change, each with a repository of its own."""
     server = new_server(15, settings=STILL)
     try:
         _fill(server)
