@@ -75,26 +75,41 @@ def look(
     extent = chosen.postgres
     manifests_here = [m for m in manifests if m.postgres.system_id == extent.system_id]
     since = min(manifest.postgres.start_lsn for manifest in manifests_here)
-    inventory = take_inventory(
-        repository, source, extent.system_id, segment_bytes=extent.segment_bytes, since=since
-    )
+
+    def inventoried() -> LogInventory:
+        size = extent.segment_bytes
+        return take_inventory(repository, source, extent.system_id, segment_bytes=size, since=since)
+
+    inventory = inventoried()
     if isinstance(target, ToBackup) and timeline is None:
         timeline = extent.timeline
     history = _path_to(repository, inventory, manifests_here, wanted=timeline)
     on_path = [m for m in manifests_here if history.holds(m.postgres.timeline, m.postgres.stop_lsn)]
+    covering = _covering(repository, inventory, history, target=target)
+    newest = _lineage(inventory, history.timeline)
+    furthest = newest_mark(repository, newest, most_lsn=_EVERYWHERE)
+    candidates = _candidates(repository, inventory, history, manifests=on_path)
+    if any(_seems_cut(candidate.chain, (covering, furthest)) for candidate in candidates[-1:]):
+        # A receiver may have stored WAL while we listed, and then a mark. A mark is put when its WAL
+        # is durable, so a listing begun after the marks were read shows all that they tell of.
+        inventory = inventoried()
+        candidates = _candidates(repository, inventory, history, manifests=on_path)
     return RecoveryFacts(
         source=source,
         system_id=extent.system_id,
         inventory=inventory,
         history=history,
-        candidates=tuple(_candidates(repository, inventory, history, manifests=on_path)),
+        candidates=tuple(candidates),
         elsewhere=tuple(m for m in manifests if m not in on_path),
         damaged=tuple(error.message for error in errors),
-        covering=_covering(repository, inventory, history, target=target),
-        furthest=newest_mark(
-            repository, _lineage(inventory, history.timeline), most_lsn=_EVERYWHERE
-        ),
+        covering=covering,
+        furthest=furthest,
     )
+
+
+def _seems_cut(chain: Chain, marks: Iterable[Mark | None]) -> bool:
+    """Whether anything tells of WAL beyond the end of the chain."""
+    return chain.missing is not None or any(mark and mark.lsn > chain.end for mark in marks)
 
 
 def _no_backup(source: str, errors: Iterable[Exception]) -> Exception:
@@ -156,7 +171,8 @@ def _candidates(
     history: TimelineHistory,
     *,
     manifests: list[Manifest],
-) -> Iterable[Candidate]:
+) -> list[Candidate]:
+    found: list[Candidate] = []
     newest: dict[tuple[int, Lsn], Mark | None] = {}
     for manifest in sorted(manifests, key=lambda manifest: manifest.postgres.stop_lsn):
         extent = manifest.postgres
@@ -164,7 +180,8 @@ def _candidates(
         place = chain.timeline, chain.end
         if place not in newest:
             newest[place] = _newest_reached(repository, inventory, history, chain=chain)
-        yield Candidate(manifest, chain, newest[place])
+        found.append(Candidate(manifest, chain, newest[place]))
+    return found
 
 
 def _newest_reached(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -31,6 +31,8 @@ from drtool.repository.repository import Repository
 from drtool.restore.chain import WalSpan
 from drtool.restore.look import look
 from drtool.restore.plan import RestorePlan, plan_restore, preview
+from drtool.stores.memory import MemoryStore
+from drtool.stores.protocol import Names
 from drtool.system.clock import SystemClock
 from tests.repository.building import (
     EXTENT_OF_BACKUP,
@@ -52,11 +54,25 @@ def at(minutes: float) -> datetime:
     return NOW + timedelta(minutes=minutes)
 
 
+class WatchedStore(MemoryStore):
+    """A store in which something happens just before its marks are listed."""
+
+    meanwhile: Callable[[], None] | None = None
+
+    def list_directories(self, prefix: str) -> Names:
+        happen, is_due = self.meanwhile, prefix.startswith("marks/")
+        if happen is not None and is_due:
+            self.meanwhile = None
+            happen()
+        return super().list_directories(prefix)
+
+
 class Invented:
     """A repository put together piece by piece. Segments are of 1 MiB; segment n begins at n MiB."""
 
     def __init__(self, directory: Path) -> None:
-        self.repository: Repository = new_repository()
+        self.store = WatchedStore()
+        self.repository: Repository = new_repository(self.store)
         self._tree = a_tree(directory, {})
         self._count = 0
 
@@ -397,3 +413,19 @@ def test_a_plan_that_is_shown_names_what_it_would_do(invented: Invented) -> None
     assert shown.recoverable_from == NOW
     assert shown.recoverable_until == at(20)
     assert shown.predicted is None
+
+
+def test_wal_that_arrives_while_we_look_is_no_hole(invented: Invented) -> None:
+    """PITFALLS 40: a receiver that goes on must not make a restore refuse."""
+    invented.backup(2)
+    invented.wal([2, 3])
+
+    def meanwhile() -> None:
+        invented.wal([4, 5])
+        invented.mark(20, lsn(5.5))
+
+    invented.store.meanwhile = meanwhile
+
+    plan = invented.plan(ToLatest())
+
+    assert plan.wal_end == lsn(6)
