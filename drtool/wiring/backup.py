@@ -9,7 +9,8 @@ from drtool.archiving.receive import ReceiveSettings
 from drtool.archiving.window import WalFetch, WalWindow, wait_for_wal
 from drtool.backup.plan import BackupPlan, plan_backup
 from drtool.backup.run import BackupSource, run_backup
-from drtool.errors import DrtoolError, LeaseHeld, SourceUnsuitable
+from drtool.errors import DrtoolError, LeaseHeld, SourceUnavailable, SourceUnsuitable
+from drtool.model.objective import Mark
 from drtool.model.outcome import BackupOutcome, Fact, FactSheet
 from drtool.model.progress import Noted
 from drtool.model.request import BackupRequest
@@ -19,10 +20,12 @@ from drtool.policy.sources import PostgresSource
 from drtool.repository.backups import new_backup_id, read_manifests, unfinished_attempts
 from drtool.repository.layout import Lineage
 from drtool.repository.lease import Lease
+from drtool.repository.marks import put_mark
 from drtool.repository.repository import Repository
 from drtool.sources.postgres.basebackup import BaseBackup
 from drtool.sources.postgres.connection import connect, connect_replication
 from drtool.sources.postgres.facts import ServerFacts, read_facts, require_ready
+from drtool.sources.postgres.heartbeat import beat
 from drtool.wiring.parts import chosen_sources, dsn_of, opened_repository
 from drtool.wiring.surroundings import Surroundings
 
@@ -200,12 +203,17 @@ class KeptWal:
         """Wait until the log is whole from the backup's start to its stop."""
         timeline, event = self._timeline, self._around.stop
         if self._fetch is not None:
+            mark = self._mark()
+            end = max(stop, Lsn(mark.lsn)) if mark else stop
             try:
                 self._fetch.wait_until(
-                    stop, timeline=timeline, timeout_seconds=WAL_SECONDS, stop=event
+                    end, timeline=timeline, timeout_seconds=WAL_SECONDS, stop=event
                 )
             finally:
                 self.abandon()
+            if mark is not None:
+                lineage = Lineage(self._settings.source, self._facts.system_id, mark.timeline)
+                put_mark(self._repository, lineage, mark)
         window = WalWindow(
             lineage=Lineage(self._settings.source, self._facts.system_id, timeline),
             begin=self._start,
@@ -221,6 +229,16 @@ class KeptWal:
             stop=event,
         )
         return stop
+
+    def _mark(self) -> Mark | None:
+        """One mark at the end of a backup that no receiver accompanies: else no moment could be told."""
+        try:
+            with connect(self._settings.dsn, purpose="mark") as connection:
+                mark = beat(connection)
+        except SourceUnavailable as error:
+            self._around.emit(Noted(f"no mark is made: {error.message}", "warning"))
+            return None
+        return mark if mark.timeline == self._timeline else None
 
     def abandon(self) -> None:
         """Let the fetching end; what it stored stays."""
