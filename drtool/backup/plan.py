@@ -10,12 +10,16 @@ from drtool.repository.backups import Attempt, Manifest
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BackupPlan:
-    """The backup to compare with, and the interrupted attempts whose packs can be used again."""
+    """The backup to compare with, and the interrupted attempts whose packs can be used again.
+
+    `level` is zstd's.
+    """
 
     source: str
     backup_id: str
     previous: Manifest | None
     attempts: tuple[Attempt, ...]
+    level: int = 1
 
 
 def plan_backup(
@@ -25,6 +29,7 @@ def plan_backup(
     system_id: int,
     manifests: Sequence[Manifest],
     attempts: Sequence[Attempt],
+    level: int = 1,
 ) -> BackupPlan:
     """Compare with the newest backup of the same cluster; another cluster's pages help nobody."""
     same = [manifest for manifest in manifests if manifest.postgres.system_id == system_id]
@@ -35,5 +40,9 @@ def plan_backup(
         if previous is None or attempt.backup_id > previous.backup_id
     ]
     return BackupPlan(
-        source=source, backup_id=backup_id, previous=previous, attempts=tuple(newer)
-    )  # fmt: skip
+        source=source,
+        backup_id=backup_id,
+        previous=previous,
+        attempts=tuple(newer),
+        level=level,
+    )

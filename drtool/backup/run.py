@@ -100,7 +100,6 @@ def run_backup(
     lease: Lease,
     clock: Clock,
     emit: Emit,
-    level: int = 1,
 ) -> BackupOutcome:
     """Take the backup that `plan` describes and commit it.
 
@@ -111,7 +110,9 @@ def run_backup(
     _tell(known, emit)
     packs, previous = known.packs, known.previous
     attempt = begin_attempt(repository, plan.source, plan.backup_id)
-    hall = PackingHall(repository, attempt, packs, known=known.chunks, packers=WORKERS, level=level)
+    hall = PackingHall(
+        repository, attempt, packs, known=known.chunks, packers=WORKERS, level=plan.level
+    )
     try:
         assembly = Assembly(hall, TableWriter(packs))
         with Intake(hall, assembly, previous, seed=repository.ring.page_seed()) as intake:

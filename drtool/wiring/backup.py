@@ -128,7 +128,6 @@ class _Job:
                 lease=lease,
                 clock=around.clock,
                 emit=around.emit,
-                level=self._level,
             )
 
     def _facts(self) -> ServerFacts:
@@ -153,6 +152,7 @@ class _Job:
             system_id=facts.system_id,
             manifests=manifests,
             attempts=list(unfinished_attempts(self._repository, self._name, most=MOST_ATTEMPTS)),
+            level=self._level,
         )
 
     def _server_clock(self) -> datetime:

@@ -24,7 +24,7 @@ from tests.servers.postgres import PostgresServer, new_server
 pytestmark = pytest.mark.postgres
 
 MIB = 1 << 20
-KILLS = 8
+KILLS = 6
 MOST_BYTES = 400 * MIB
 
 
@@ -68,10 +68,10 @@ def test_a_backup_killed_at_any_moment_is_not_listed_and_the_next_one_is_whole(
     seed = random.randrange(1 << 32)
     print(f"seed {seed}")
     chance = random.Random(seed)
-    path = _noise(server, 1, 64 * MIB)
+    path = _noise(server, 1, 48 * MIB)
     try:
         directory = tmp_path / "repository"
-        local_repository(directory)
+        repository = local_repository(directory)
         took = float(_run(server, tmp_path / "another")["seconds"])
         for _ in range(KILLS):
             begun = len(attempt_ids(local_repository(directory)))
@@ -109,10 +109,10 @@ def _wait_until_begun(directory: Path, begun: int, process: subprocess.Popen[byt
 
 def test_memory_does_not_grow_with_the_cluster(server: PostgresServer, tmp_path: Path) -> None:
     """DESIGN, section 1: some 250 MB with two workers, whatever the size."""
-    small = [_noise(server, 2, 250 * MIB)]
+    small = [_noise(server, 2, 160 * MIB)]
     try:
         first = _run(server, tmp_path / "small")
-        small += [_noise(server, number, 250 * MIB) for number in (3, 4, 5)]
+        small += [_noise(server, number, 160 * MIB) for number in (3, 4, 5)]
         fourfold = _run(server, tmp_path / "large")
         again = _run(server, tmp_path / "large")
     finally:
