@@ -1,0 +1,125 @@
+"""What a tree leaves out: patterns as in a .gitignore, and directories marked as caches."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import pathspec
+from pathspec.patterns.gitignore.spec import GitIgnoreSpecPattern
+
+from drtool.errors import PolicyError
+from drtool.model.finding import Finding, Severity
+
+CACHE_TAG_NAME = b"CACHEDIR.TAG"
+CACHE_TAG = b"Signature: 8a477f597d28d172789f06886806bc55"
+
+# No path holds this sign: it is no UTF-8, and surrogateescape yields only U+DC80 and above. It
+# stands for a newline, which the `.` of a regular expression would not match and `$` would skip.
+_NEWLINE = "\ud800"
+# Paths that no sensible set of patterns excludes all at once.
+_PROBES = (b"a", b"Zz.9x", b"q7/b", b"q7/w.e", b"\xf0\x9f\x97\x83", b"a/b/c/d.txt")
+
+
+@dataclass(frozen=True, slots=True)
+class ExcludeRules:
+    """Judges paths. As in git, nothing below an excluded directory can be included again."""
+
+    lines: tuple[str, ...]
+    _compiled: pathspec.GitIgnoreSpec
+
+    def excludes(self, path: bytes, *, is_directory: bool) -> bool:
+        """Whether an entry is left out; its parents are asked for before and were not."""
+        text = os.fsdecode(path)
+        if "\n" in text:
+            text = text.replace("\n", _NEWLINE)
+        return self._compiled.match_file(text + "/" if is_directory else text, separators=())
+
+    def excludes_below(self, path: bytes) -> bool:
+        """The same for a path of which only the name is known: whether it or a parent is left out."""
+        parts = path.split(b"/")
+        parents = (b"/".join(parts[:count]) for count in range(1, len(parts)))
+        return any(self.excludes(parent, is_directory=True) for parent in parents) or (
+            self.excludes(path, is_directory=False)
+        )
+
+    def findings(self) -> list[Finding]:
+        """A problem if the patterns leave out everything, whatever the tree holds."""
+        if not all(self.excludes_below(probe) for probe in _PROBES):
+            return []
+        guilty = next(
+            (line for line in self.lines if _excludes_all_alone(line)), ", ".join(self.lines)
+        )
+        return [
+            Finding(
+                severity=Severity.PROBLEM,
+                subject=f"exclude pattern {guilty!r}",
+                fact="leaves out every file there is",
+                fix="Write a pattern that names what to leave out, such as `*.tmp` or `/cache/`.",
+            )
+        ]
+
+
+def _excludes_all_alone(line: str) -> bool:
+    rules = compile_rules([line])
+    return all(rules.excludes_below(probe) for probe in _PROBES)
+
+
+def compile_rules(lines: Iterable[str]) -> ExcludeRules:
+    """Patterns, one a line, in the syntax of a .gitignore whose place is the tree's root.
+
+    PolicyError for a line that git would refuse or that holds more than one line.
+    """
+    kept = tuple(lines)
+    for line in kept:
+        _check(line)
+    # Their own engine, even where a faster one is installed: those refuse names that are no UTF-8.
+    compiled = pathspec.GitIgnoreSpec.from_lines(map(_for_contents, kept), backend="simple")
+    return ExcludeRules(kept, compiled)
+
+
+NOTHING_EXCLUDED = compile_rules(())
+
+
+def _check(line: str) -> None:
+    try:
+        if "\n" in line:
+            raise ValueError("it has more than one line")
+        include = GitIgnoreSpecPattern(line).include
+    except ValueError as error:
+        raise PolicyError(
+            f"exclude pattern {line!r} cannot be used: {error}",
+            hint="Write it as in a .gitignore; `git check-ignore` shows what a pattern matches.",
+        ) from error
+    is_comment = not line.strip() or line.startswith("#")
+    if include is None and not is_comment:
+        # git takes no notice of such a pattern; here someone would believe that it works.
+        raise PolicyError(
+            f"exclude pattern {line!r} matches nothing at all",
+            hint="Correct its brackets, or remove it.",
+        )
+
+
+def _for_contents(line: str) -> str:
+    """`x/**` is what lies in x, not x itself; pathspec takes x too, and then `!x/keep` is too late."""
+    return line + "/*" if line.rstrip().endswith("/**") and not line.endswith(" ") else line
+
+
+def is_cache_directory(directory: int) -> bool:
+    """Whether it holds a CACHEDIR.TAG with the signature (bford.info/cachedir)."""
+    try:
+        tag = os.open(
+            CACHE_TAG_NAME,
+            os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC,
+            dir_fd=directory,
+        )
+    except OSError:
+        # Not there, or not readable: then it is no cache that we know of, and is saved.
+        return False
+    try:
+        return os.read(tag, len(CACHE_TAG)) == CACHE_TAG
+    except OSError:
+        return False
+    finally:
+        os.close(tag)

@@ -1,0 +1,1 @@
+"""Trees of files, as drtool walks, reads, judges and places them."""
