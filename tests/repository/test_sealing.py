@@ -101,6 +101,17 @@ def test_frames_in_another_order_left_out_or_twice_are_detected() -> None:
             opened(head + b"".join(wrong))
 
 
+def test_an_object_cut_between_frames_and_marked_as_whole_is_detected() -> None:
+    """The mark of the last frame is authenticated with it, both ways."""
+    head, frames = in_frames(b"first", b"second")
+    for number, frame in enumerate(frames):
+        turned = bytearray(frame)
+        turned[4] ^= 0x80
+
+        with pytest.raises(IntegrityError, match="authentication"):
+            opened(head + b"".join(frames[:number]) + bytes(turned))
+
+
 def test_frames_of_another_object_do_not_fit() -> None:
     head, frames = in_frames(b"first", b"second")
     other_head, other = in_frames(b"first", b"second")
