@@ -14,7 +14,7 @@ from drtool.model.finding import Finding, Severity
 from drtool.model.objective import Mark
 from drtool.model.outcome import LogGap
 from drtool.model.wal import Lsn, TimelineHistory, history_name
-from drtool.repository.backups import PostgresExtent
+from drtool.repository.extents import PostgresExtent
 from drtool.repository.layout import Lineage, SegmentPart, WholeSegment, parse_log_name
 from drtool.repository.lease import lease_holder
 from drtool.repository.log import LogInventory, read_history, read_log_object, take_inventory

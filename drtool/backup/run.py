@@ -26,11 +26,11 @@ from drtool.model.wal import Lsn
 from drtool.repository.backups import (
     BackupSizes,
     Manifest,
-    PostgresExtent,
     begin_attempt,
     commit_backup,
 )
 from drtool.repository.chunks import ChunkReader
+from drtool.repository.extents import PostgresExtent
 from drtool.repository.lease import Lease
 from drtool.repository.repository import Repository
 from drtool.repository.table import Attributes, EntryKind, TableWriter
@@ -136,7 +136,7 @@ def run_backup(
         ended=clock.now(),
         tool=f"drtool {__version__}",
         fencing=lease.fencing,
-        postgres=_extent(source, read, stopped_at),
+        extent=_extent(source, read, stopped_at),
         sizes=BackupSizes(
             files=read.files,
             read_bytes=read.read_bytes,

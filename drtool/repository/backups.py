@@ -10,34 +10,14 @@ from datetime import UTC, datetime
 
 from drtool.errors import DrtoolError, IntegrityError, NotRecoverable, ObjectMissing
 from drtool.model.finding import Finding, Severity
-from drtool.model.wal import Lsn
 from drtool.repository import layout
 from drtool.repository.chunks import ChunkPlace, ChunkReader
+from drtool.repository.extents import EXTENTS, Extent, FilesExtent, PostgresExtent, RedisExtent
 from drtool.repository.repository import Repository
 from drtool.repository.sealing import ObjectType, damaged
 from drtool.repository.table import PackList, Table
 
 MANIFEST_VERSION = 1
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PostgresExtent:
-    """What a base backup covers: consistent from `stop_lsn` on, if WAL from `start_lsn` is replayed.
-
-    `stopped_at` is the server's clock at the end of the backup: a recovery to this moment or a
-    later one may begin here. `tablespaces` are (oid, location on the source).
-    """
-
-    system_id: int
-    server_version: int
-    timeline: int
-    start_lsn: Lsn
-    stop_lsn: Lsn
-    segment_bytes: int
-    stopped_at: datetime
-    bootstrap_role: str
-    has_checksums: bool
-    tablespaces: tuple[tuple[int, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,11 +40,43 @@ class Manifest:
     ended: datetime
     tool: str
     fencing: int
-    postgres: PostgresExtent
+    extent: Extent
     sizes: BackupSizes
     table: tuple[ChunkPlace, ...]
     packs: tuple[bytes, ...]
     findings: tuple[Finding, ...] = field(default_factory=tuple)
+
+    @property
+    def kind(self) -> str:
+        """The kind of its source: `postgres`, `redis` or `files`."""
+        return self.extent.kind
+
+    @property
+    def postgres(self) -> PostgresExtent:
+        """Its extent, if it is a backup of PostgreSQL; NotRecoverable otherwise."""
+        if not isinstance(self.extent, PostgresExtent):
+            raise self._of_another_kind(PostgresExtent.kind)
+        return self.extent
+
+    @property
+    def redis(self) -> RedisExtent:
+        """Its extent, if it is a backup of Redis; NotRecoverable otherwise."""
+        if not isinstance(self.extent, RedisExtent):
+            raise self._of_another_kind(RedisExtent.kind)
+        return self.extent
+
+    @property
+    def files(self) -> FilesExtent:
+        """Its extent, if it is a snapshot of a tree; NotRecoverable otherwise."""
+        if not isinstance(self.extent, FilesExtent):
+            raise self._of_another_kind(FilesExtent.kind)
+        return self.extent
+
+    def _of_another_kind(self, wanted: str) -> NotRecoverable:
+        return NotRecoverable(
+            f"backup {self.backup_id} of {self.source} is of kind {self.kind}, not {wanted}",
+            hint="The policy gives this source another kind than it had: use another name for it.",
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,29 +183,18 @@ def open_table(manifest: Manifest, reader: ChunkReader) -> Table:
 
 def encode_manifest(manifest: Manifest) -> bytes:
     """The manifest as JSON: FORMAT.md, section 7."""
-    extent, sizes = manifest.postgres, manifest.sizes
+    sizes = manifest.sizes
     packs = {pack_id: index for index, pack_id in enumerate(manifest.packs)}
     document = {
         "manifest": MANIFEST_VERSION,
         "source": manifest.source,
         "backup": manifest.backup_id,
-        "kind": "postgres",
+        "kind": manifest.kind,
         "began": manifest.began.isoformat(),
         "ended": manifest.ended.isoformat(),
         "tool": manifest.tool,
         "fencing": manifest.fencing,
-        "postgres": {
-            "system_id": str(extent.system_id),
-            "server_version": extent.server_version,
-            "timeline": extent.timeline,
-            "start_lsn": str(extent.start_lsn),
-            "stop_lsn": str(extent.stop_lsn),
-            "segment_bytes": extent.segment_bytes,
-            "stopped_at": extent.stopped_at.isoformat(),
-            "bootstrap_role": extent.bootstrap_role,
-            "has_checksums": extent.has_checksums,
-            "tablespaces": [[oid, location] for oid, location in extent.tablespaces],
-        },
+        manifest.kind: manifest.extent.to_json(),
         "sizes": {
             "files": sizes.files,
             "read_bytes": sizes.read_bytes,
@@ -216,12 +217,12 @@ def decode_manifest(plain: bytes, *, key: str) -> Manifest:
                 f"object {key} is a manifest of version {document['manifest']}",
                 hint=f"Use a drtool as new as the one that made it ({document.get('tool')}).",
             )
-        if document["kind"] != "postgres":
+        kind = document["kind"]
+        if kind not in EXTENTS:
             raise IntegrityError(
-                f"object {key} is the manifest of a backup of kind {document['kind']}",
+                f"object {key} is the manifest of a backup of kind {kind}",
                 hint=f"Use a drtool as new as the one that made it ({document.get('tool')}).",
             )
-        extent, sizes = document["postgres"], document["sizes"]
         packs = tuple(bytes.fromhex(pack_id) for pack_id in document["packs"])
         return Manifest(
             source=document["source"],
@@ -230,19 +231,8 @@ def decode_manifest(plain: bytes, *, key: str) -> Manifest:
             ended=datetime.fromisoformat(document["ended"]),
             tool=document["tool"],
             fencing=document["fencing"],
-            postgres=PostgresExtent(
-                system_id=int(extent["system_id"]),
-                server_version=extent["server_version"],
-                timeline=extent["timeline"],
-                start_lsn=Lsn.parse(extent["start_lsn"]),
-                stop_lsn=Lsn.parse(extent["stop_lsn"]),
-                segment_bytes=extent["segment_bytes"],
-                stopped_at=datetime.fromisoformat(extent["stopped_at"]),
-                bootstrap_role=extent["bootstrap_role"],
-                has_checksums=extent["has_checksums"],
-                tablespaces=tuple((oid, location) for oid, location in extent["tablespaces"]),
-            ),
-            sizes=BackupSizes(**sizes),
+            extent=EXTENTS[kind].from_json(document[kind]),
+            sizes=BackupSizes(**document["sizes"]),
             findings=tuple(
                 Finding(severity=Severity(severity), subject=subject, fact=fact, fix=fix)
                 for severity, subject, fact, fix in document["findings"]

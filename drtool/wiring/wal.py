@@ -20,7 +20,8 @@ from drtool.model.request import WalStatus as WalStatusRequest
 from drtool.model.wal import WalSegment
 from drtool.policy.policy import Policy
 from drtool.policy.sources import PostgresSource, WalMode
-from drtool.repository.backups import PostgresExtent, read_manifests
+from drtool.repository.backups import read_manifests
+from drtool.repository.extents import PostgresExtent
 from drtool.repository.layout import Lineage, history_key, parse_history_name
 from drtool.repository.log import read_log_object, read_segment
 from drtool.repository.repository import Repository

@@ -18,7 +18,7 @@ from drtool.archiving.window import (
 )
 from drtool.errors import LeaseHeld, SourceUnavailable
 from drtool.model.wal import Lsn
-from drtool.repository.backups import PostgresExtent
+from drtool.repository.extents import PostgresExtent
 from drtool.repository.layout import Lineage, SegmentPart
 from drtool.repository.log import put_part
 from drtool.sources.postgres.facts import read_facts

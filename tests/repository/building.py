@@ -16,8 +16,9 @@ from drtool.errors import RepositoryUnavailable
 from drtool.model.wal import Lsn, WalSegment
 from drtool.pipeline.pages import EXTENT
 from drtool.repository import layout
-from drtool.repository.backups import BackupSizes, Manifest, PostgresExtent, commit_backup
+from drtool.repository.backups import BackupSizes, Manifest, commit_backup
 from drtool.repository.chunks import CHUNK_BYTES, PACK_BUFFER_BYTES, ChunkPlace, PackBuilder
+from drtool.repository.extents import PostgresExtent
 from drtool.repository.keys import KeySecret, SlotKind
 from drtool.repository.layout import Lineage, SegmentPart
 from drtool.repository.log import SegmentWriter, put_part
@@ -188,7 +189,7 @@ def store_tree(
         ended=NOW,
         tool="drtool 0",
         fencing=1,
-        postgres=extent,
+        extent=extent,
         sizes=BackupSizes(
             files=files, read_bytes=size, new_bytes=size, stored_bytes=shelf.stored_bytes
         ),

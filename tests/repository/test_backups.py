@@ -55,7 +55,7 @@ def test_a_manifest_comes_back_as_it_was_put(repository: Repository, manifest: M
     full = dataclasses.replace(
         manifest,
         backup_id="20240502T000000Z-0000ff",
-        postgres=dataclasses.replace(
+        extent=dataclasses.replace(
             EXTENT_OF_BACKUP,
             system_id=2**64 - 1,
             start_lsn=Lsn(2**64 - 1),
@@ -132,7 +132,7 @@ def test_a_manifest_that_speaks_of_another_backup_is_damage(
 def test_a_manifest_from_the_future_says_which_drtool_reads_it(manifest: Manifest) -> None:
     document = json.loads(encode_manifest(manifest))
 
-    for change in ({"manifest": 2}, {"kind": "redis"}):
+    for change in ({"manifest": 2}, {"kind": "mysql"}):
         with pytest.raises(IntegrityError) as refused:
             decode_manifest(
                 json.dumps({**document, **change, "tool": "drtool 9"}).encode(), key="k"

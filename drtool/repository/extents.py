@@ -1,0 +1,191 @@
+"""What a backup covers, by the kind of its source: the part of a manifest that only that kind has."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, ClassVar
+
+from drtool.model.wal import Lsn
+
+# What json.loads gives; the shape is checked where each value is read.
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PostgresExtent:
+    """What a base backup covers: consistent from `stop_lsn` on, if WAL from `start_lsn` is replayed.
+
+    `stopped_at` is the server's clock at the end of the backup: a recovery to this moment or a
+    later one may begin here. `tablespaces` are (oid, location on the source).
+    """
+
+    kind: ClassVar[str] = "postgres"
+
+    system_id: int
+    server_version: int
+    timeline: int
+    start_lsn: Lsn
+    stop_lsn: Lsn
+    segment_bytes: int
+    stopped_at: datetime
+    bootstrap_role: str
+    has_checksums: bool
+    tablespaces: tuple[tuple[int, str], ...] = ()
+
+    def to_json(self) -> Json:
+        return {
+            "system_id": str(self.system_id),
+            "server_version": self.server_version,
+            "timeline": self.timeline,
+            "start_lsn": str(self.start_lsn),
+            "stop_lsn": str(self.stop_lsn),
+            "segment_bytes": self.segment_bytes,
+            "stopped_at": self.stopped_at.isoformat(),
+            "bootstrap_role": self.bootstrap_role,
+            "has_checksums": self.has_checksums,
+            "tablespaces": [[oid, location] for oid, location in self.tablespaces],
+        }
+
+    @classmethod
+    def from_json(cls, document: Json) -> PostgresExtent:
+        return cls(
+            system_id=int(document["system_id"]),
+            server_version=document["server_version"],
+            timeline=document["timeline"],
+            start_lsn=Lsn.parse(document["start_lsn"]),
+            stop_lsn=Lsn.parse(document["stop_lsn"]),
+            segment_bytes=document["segment_bytes"],
+            stopped_at=datetime.fromisoformat(document["stopped_at"]),
+            bootstrap_role=document["bootstrap_role"],
+            has_checksums=document["has_checksums"],
+            tablespaces=tuple((oid, location) for oid, location in document["tablespaces"]),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FilesExtent:
+    """A snapshot of a tree: every file as it was at some moment between `taken_from` and `taken_until`.
+
+    `root` is the tree's path on the source, as text that os.fsencode turns back into bytes.
+    `is_complete` is False if something could not be read; the findings say what.
+    """
+
+    kind: ClassVar[str] = "files"
+
+    root: str
+    host: str
+    taken_from: datetime
+    taken_until: datetime
+    is_complete: bool
+
+    def to_json(self) -> Json:
+        return {
+            "root": self.root,
+            "host": self.host,
+            "taken_from": self.taken_from.isoformat(),
+            "taken_until": self.taken_until.isoformat(),
+            "is_complete": self.is_complete,
+        }
+
+    @classmethod
+    def from_json(cls, document: Json) -> FilesExtent:
+        return cls(
+            root=document["root"],
+            host=document["host"],
+            taken_from=datetime.fromisoformat(document["taken_from"]),
+            taken_until=datetime.fromisoformat(document["taken_until"]),
+            is_complete=document["is_complete"],
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RedisShard:
+    """One shard's snapshot: the file `rdb` of the table, and the place in the stream where it ends.
+
+    The replication stream of `replication_id` goes on at `offset`. `taken_at` is the server's clock
+    when it had written everything before that offset. `keys` counts keys by database. `slots` are
+    inclusive ranges, empty outside a cluster, as are `node_id` and `epoch`.
+    """
+
+    name: str
+    rdb: str
+    replication_id: str
+    offset: int
+    taken_at: datetime
+    keys: tuple[tuple[int, int], ...]
+    slots: tuple[tuple[int, int], ...] = ()
+    node_id: str = ""
+    epoch: int = 0
+
+    def to_json(self) -> Json:
+        return {
+            "name": self.name,
+            "rdb": self.rdb,
+            "replication_id": self.replication_id,
+            "offset": self.offset,
+            "taken_at": self.taken_at.isoformat(),
+            "keys": [[database, count] for database, count in self.keys],
+            "slots": [[low, high] for low, high in self.slots],
+            "node_id": self.node_id,
+            "epoch": self.epoch,
+        }
+
+    @classmethod
+    def from_json(cls, document: Json) -> RedisShard:
+        return cls(
+            name=document["name"],
+            rdb=document["rdb"],
+            replication_id=document["replication_id"],
+            offset=document["offset"],
+            taken_at=datetime.fromisoformat(document["taken_at"]),
+            keys=tuple((database, count) for database, count in document["keys"]),
+            slots=tuple((low, high) for low, high in document["slots"]),
+            node_id=document["node_id"],
+            epoch=document["epoch"],
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RedisExtent:
+    """A snapshot of one Redis: all its shards. The table also holds each node's captured configuration."""
+
+    kind: ClassVar[str] = "redis"
+
+    topology: str
+    server_version: str
+    databases: int
+    shards: tuple[RedisShard, ...]
+
+    @property
+    def stopped_at(self) -> datetime:
+        """A recovery of the whole to this moment or a later one may begin here."""
+        return max(shard.taken_at for shard in self.shards)
+
+    def to_json(self) -> Json:
+        return {
+            "topology": self.topology,
+            "server_version": self.server_version,
+            "databases": self.databases,
+            "shards": [shard.to_json() for shard in self.shards],
+        }
+
+    @classmethod
+    def from_json(cls, document: Json) -> RedisExtent:
+        shards = tuple(RedisShard.from_json(shard) for shard in document["shards"])
+        if not shards:
+            raise ValueError("a Redis backup without a shard")
+        return cls(
+            topology=document["topology"],
+            server_version=document["server_version"],
+            databases=document["databases"],
+            shards=shards,
+        )
+
+
+Extent = PostgresExtent | FilesExtent | RedisExtent
+EXTENTS: dict[str, type[PostgresExtent] | type[FilesExtent] | type[RedisExtent]] = {
+    "postgres": PostgresExtent,
+    "files": FilesExtent,
+    "redis": RedisExtent,
+}
