@@ -72,7 +72,9 @@ class WalFetch:
     """Receives WAL beside a backup, from `begin` on, in a thread of its own, until it is closed.
 
     Holds the receiver's lease: LeaseHeld from `__enter__` if a receiver runs, and then `wait_for_wal`
-    is the way. A temporary slot keeps the server from removing what is not fetched yet.
+    is the way. With `is_beside` it asks for no lease: for WAL that the holder does not bring, because
+    it died or began behind `begin`. Two that store the same WAL store the same bytes. A temporary
+    slot keeps the server from removing what is not fetched yet.
     """
 
     def __init__(
@@ -83,8 +85,10 @@ class WalFetch:
         begin: Lsn,
         clock: Clock,
         emit: Emit = silent,
+        is_beside: bool = False,
     ) -> None:
         self._repository = repository
+        self._needs_lease = not is_beside
         self._settings = replace(settings, first=begin, is_window=True)
         self._clock = clock
         self._emit = emit
@@ -122,7 +126,9 @@ class WalFetch:
                 raise Interrupted("the wait for WAL was broken off")
 
     def __enter__(self) -> Self:
-        self._lease = Lease(self._repository, lease_name(self._settings.source), clock=self._clock)
+        if self._needs_lease:
+            name = lease_name(self._settings.source)
+            self._lease = Lease(self._repository, name, clock=self._clock)
         patience = Patience(stop=self._stop, clock=self._clock, emit=self._emit, lease=self._lease)
         self._receiver = Receiver(self._repository, self._settings, patience=patience)
         self._thread.start()

@@ -30,6 +30,8 @@ from drtool.wiring.parts import chosen_sources, dsn_of, opened_repository
 from drtool.wiring.surroundings import Surroundings
 
 WAL_SECONDS = 600.0
+# A receiver that does well brings WAL within its flush interval; so much more is for a busy store.
+RECEIVER_SECONDS = 10.0
 MOST_ATTEMPTS = 5
 
 
@@ -186,49 +188,44 @@ class KeptWal:
     def begin(self, start: Lsn, timeline: int) -> None:
         """Fetch from now on, unless a receiver holds the lease."""
         self._start, self._timeline = start, timeline
-        fetch = WalFetch(
-            self._repository,
-            self._settings,
-            begin=start,
-            clock=self._around.clock,
-            emit=lambda _event: None,
-        )
         try:
-            fetch.__enter__()
+            self._fetch = self._fetching(is_beside=False)
         except LeaseHeld:
             return
-        self._fetch = fetch
 
     def finish(self, stop: Lsn) -> Lsn:
         """Wait until the log is whole from the backup's start to its stop."""
-        timeline, event = self._timeline, self._around.stop
-        if self._fetch is not None:
-            mark = self._mark()
-            end = max(stop, Lsn(mark.lsn)) if mark else stop
-            try:
-                self._fetch.wait_until(
-                    end, timeline=timeline, timeout_seconds=WAL_SECONDS, stop=event
-                )
-            finally:
-                self.abandon()
-            if mark is not None:
-                lineage = Lineage(self._settings.source, self._facts.system_id, mark.timeline)
-                put_mark(self._repository, lineage, mark)
         window = WalWindow(
-            lineage=Lineage(self._settings.source, self._facts.system_id, timeline),
+            lineage=Lineage(self._settings.source, self._facts.system_id, self._timeline),
             begin=self._start,
             end=stop,
             segment_bytes=self._facts.segment_bytes,
         )
+        if self._fetch is None and not self._is_brought(window):
+            # Whoever holds the lease is dead, stuck, or began behind our start: it will never come.
+            text = "the receiver does not bring the WAL of this backup: it is fetched beside it"
+            self._around.emit(Noted(text, "warning"))
+            self._fetch = self._fetching(is_beside=True)
+        if self._fetch is not None:
+            self._finish_fetching(self._fetch, stop)
         # Looked up once more in the store's own listing: this is what the manifest vouches for.
-        wait_for_wal(
-            self._repository,
-            window,
-            clock=self._around.clock,
-            timeout_seconds=WAL_SECONDS,
-            stop=event,
-        )
+        self._wait(window, WAL_SECONDS)
         return stop
+
+    def _finish_fetching(self, fetch: WalFetch, stop: Lsn) -> None:
+        mark = self._mark()
+        try:
+            fetch.wait_until(
+                max(stop, Lsn(mark.lsn)) if mark else stop,
+                timeline=self._timeline,
+                timeout_seconds=WAL_SECONDS,
+                stop=self._around.stop,
+            )
+        finally:
+            self.abandon()
+        if mark is not None:
+            lineage = Lineage(self._settings.source, self._facts.system_id, mark.timeline)
+            put_mark(self._repository, lineage, mark)
 
     def _mark(self) -> Mark | None:
         """One mark at the end of a backup that no receiver accompanies: else no moment could be told."""
@@ -239,6 +236,34 @@ class KeptWal:
             self._around.emit(Noted(f"no mark is made: {error.message}", "warning"))
             return None
         return mark if mark.timeline == self._timeline else None
+
+    def _is_brought(self, window: WalWindow) -> bool:
+        """Whether the receiver that holds the lease makes the window durable in time."""
+        try:
+            self._wait(window, 2 * self._settings.wal.flush.total_seconds() + RECEIVER_SECONDS)
+        except SourceUnavailable:
+            return False
+        return True
+
+    def _wait(self, window: WalWindow, seconds: float) -> None:
+        wait_for_wal(
+            self._repository,
+            window,
+            clock=self._around.clock,
+            timeout_seconds=seconds,
+            stop=self._around.stop,
+        )
+
+    def _fetching(self, *, is_beside: bool) -> WalFetch:
+        fetch = WalFetch(
+            self._repository,
+            self._settings,
+            begin=self._start,
+            clock=self._around.clock,
+            emit=lambda _event: None,
+            is_beside=is_beside,
+        )
+        return fetch.__enter__()
 
     def abandon(self) -> None:
         """Let the fetching end; what it stored stays."""

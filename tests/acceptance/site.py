@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -19,6 +18,7 @@ from drtool.repository.layout import parse_mark_name
 
 SOURCE = "main-db"
 LIMIT_SECONDS = 120.0
+RECEIVE = ("wal", "receive", SOURCE)
 DRTOOL = str(Path(sys.executable).with_name("drtool"))
 # What a test run may have in its environment and a user's machine has not.
 _STRANGE = ("DRTOOL_", "MAIN_DB_DSN", "PG", "AWS_PROFILE")
@@ -129,19 +129,25 @@ class Site:
         return ran
 
     @contextmanager
-    def receiving(self, *words: str) -> Iterator[subprocess.Popen[str]]:
+    def receiving(self) -> Iterator[subprocess.Popen[str]]:
         """`drtool wal receive` while the block lasts; SIGTERM then ends it cleanly, with 0."""
-        command = ("wal", "receive", SOURCE, *words)
-        process = self.start(*command)
+        process = self.receiver()
         try:
             yield process
         except BaseException:
             process.kill()
             process.communicate()
             raise
-        if process.poll() is None:
-            process.send_signal(signal.SIGTERM)
-        self.finished(process, command)
+        process.terminate()
+        self.finished(process, RECEIVE)
+
+    def receiver(self) -> subprocess.Popen[str]:
+        """A receiver that has the lease: a backup that comes now will lean on it."""
+        process = self.start(*RECEIVE)
+        lease = self.repository / "leases" / f"wal-{SOURCE}"
+        until(lambda: lease.exists() or process.poll() is not None, "the receiver has its lease")
+        assert process.poll() is None, str(self.finished(process, RECEIVE, code=None))
+        return process
 
     def status(self) -> dict[str, Any]:
         """The row of the only source, whatever the verdict."""

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from drtool.archiving.receive import lease_name
 from drtool.config.policy_file import parse_policy
 from drtool.drill.ledger import Ledger, LedgerEntry
 from drtool.drill.loss import Write, violations
@@ -29,6 +30,7 @@ from drtool.model.wal import Lsn
 from drtool.policy.policy import Policy
 from drtool.policy.secrets import Redactor
 from drtool.repository.backups import read_manifests
+from drtool.repository.lease import lease_holder
 from drtool.repository.repository import Repository
 from drtool.restore.destination import check_destination
 from drtool.restore.look import look
@@ -112,6 +114,7 @@ def a_past(major: int) -> Iterator[Past]:
         stop = threading.Event()
         receiver = threading.Thread(target=_receive, args=(policy, around, stop), daemon=True)
         receiver.start()
+        wait_for_receiver(policy, around)
         writers = Writers(server.dsn(), ledger, count=WRITERS, clock=CLOCK)
         try:
             [taken] = backup(BackupRequest(sources=(SOURCE,), is_dry_run=False), policy, around)
@@ -155,6 +158,12 @@ def tell(server: PostgresServer) -> dict[str, str]:
     story["xid"] = server.query(written)[0][0]
     server.query("INSERT INTO story VALUES (5)")
     return story
+
+
+def wait_for_receiver(policy: Policy, around: Surroundings) -> None:
+    """A backup that came first would fetch its WAL itself, and the receiver be refused."""
+    with opened_repository(policy, around) as repository:
+        until(lambda: lease_holder(repository, lease_name(SOURCE)), "the receiver has its lease")
 
 
 def wait_for_mark(policy: Policy, around: Surroundings, *, after: datetime) -> None:
