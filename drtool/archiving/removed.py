@@ -12,7 +12,7 @@ from drtool.repository.repository import Repository
 from drtool.repository.sealing import ObjectType
 from drtool.sources.postgres.connection import connect_replication
 from drtool.sources.postgres.refusals import WalRemoved
-from drtool.sources.postgres.walstream import WalData, open_wal_stream
+from drtool.sources.postgres.walstream import WalBytes, open_wal_stream
 from drtool.system.clock import Clock
 
 _FIRST_BYTE_SECONDS = 5.0
@@ -40,7 +40,7 @@ def _is_available(dsn: str, timeline: int, start: Lsn) -> bool:
         try:
             stream = open_wal_stream(connection, start=start, timeline=timeline)
             for _ in range(3):
-                if isinstance(stream.receive(_FIRST_BYTE_SECONDS), WalData):
+                if isinstance(stream.receive(_FIRST_BYTE_SECONDS), WalBytes):
                     return True
         except WalRemoved:
             return False

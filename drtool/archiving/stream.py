@@ -10,7 +10,7 @@ from drtool.archiving.keeping import LogKeeper
 from drtool.errors import SourceUnavailable
 from drtool.model.wal import Lsn
 from drtool.sources.postgres.connection import ReplicationConnection
-from drtool.sources.postgres.walstream import Keepalive, TimelineEnded, WalData, WalStream
+from drtool.sources.postgres.walstream import Keepalive, TimelineEnded, WalBytes, WalStream
 from drtool.system.clock import Clock
 
 # The server ends a session that is silent for wal_sender_timeout, which we set to 60 s.
@@ -61,7 +61,7 @@ class Intake:
                 self._wait(self._keeper_only)
                 continue
             item = stream.receive(0)
-            if isinstance(item, WalData):
+            if isinstance(item, WalBytes):
                 if item.begin != expected:
                     raise SourceUnavailable(
                         f"the server sent WAL from {item.begin}, not {expected}"

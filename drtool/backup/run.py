@@ -39,9 +39,9 @@ from drtool.sources.postgres.basebackup import (
     BackupBegan,
     BackupEnded,
     BaseBackup,
-    ManifestData,
+    ManifestBytes,
     MemberBegan,
-    MemberData,
+    MemberBytes,
     MemberEnded,
     MemberKind,
 )
@@ -215,7 +215,7 @@ def _read_stream(source: BackupSource, intake: Intake, emit: Emit) -> ReadStream
     read_bytes = 0
     for item in source.stream:
         match item:
-            case MemberData(data):
+            case MemberBytes(data):
                 read_bytes += len(data)
                 intake.take(data)
             case MemberBegan():
@@ -230,7 +230,7 @@ def _read_stream(source: BackupSource, intake: Intake, emit: Emit) -> ReadStream
                 began = item
                 emit(PhaseBegan(phase=PHASE, title="base backup", total=item.estimated_bytes))
                 source.wal.begin(item.start_lsn, item.timeline)
-            case ManifestData(data):
+            case ManifestBytes(data):
                 manifest += data
             case BackupEnded():
                 ended = item

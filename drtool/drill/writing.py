@@ -27,7 +27,7 @@ def prepare_table(dsn: str) -> None:
 def recovered_writes(dsn: str) -> AbstractSet[tuple[int, int]]:
     """The writes that a database holds."""
     with connect(dsn, purpose="drill", search_path="public") as connection:
-        rows = connection.execute(f"SELECT writer, number FROM {TABLE}").fetchall()  # noqa: S608
+        rows = connection.execute(f"SELECT writer, number FROM {TABLE}").fetchall()  # noqa: S608 - our own name
     return {(writer, number) for writer, number in rows}
 
 
@@ -56,7 +56,7 @@ class Writers:
 
     def _write(self, writer: int) -> None:
         # Not connect(): a writer is a stranger to drtool, with nothing but a DSN.
-        insert = f"INSERT INTO public.{TABLE} (writer, number, payload) VALUES (%s, %s, %s)"  # noqa: S608
+        insert = f"INSERT INTO public.{TABLE} (writer, number, payload) VALUES (%s, %s, %s)"  # noqa: S608 - our own name
         number = 0
         try:
             with psycopg.connect(self._dsn, autocommit=True, connect_timeout=10) as connection:

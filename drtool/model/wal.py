@@ -78,7 +78,7 @@ class WalSegment:
 
 
 def segments_between(
-    timeline: int, begin: Lsn, end: Lsn, segment_bytes: int
+    timeline: int, begin: Lsn, end: Lsn, *, segment_bytes: int
 ) -> Iterator[WalSegment]:
     """The segments of one timeline that hold the bytes from `begin` up to, not including, `end`."""
     for number in range(begin // segment_bytes, -(-end // segment_bytes)):

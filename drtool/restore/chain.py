@@ -21,7 +21,7 @@ class WalSpan:
 
     def segments(self, segment_bytes: int) -> Iterator[WalSegment]:
         """The segments that hold it, in order."""
-        return segments_between(self.timeline, self.begin, self.end, segment_bytes)
+        return segments_between(self.timeline, self.begin, self.end, segment_bytes=segment_bytes)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -90,7 +90,7 @@ def demo(request: DemoRequest, around: Surroundings) -> RestoreReport:
         )
         latest = _to_latest(scene, entries, failed_at)
         scene.say(f"restoring to a moment in the middle: {moment.isoformat()}")
-        middle = _to_moment(scene, entries, moment, failed_at)
+        middle = _to_moment(scene, entries, moment=moment, failed_at=failed_at)
         report = replace(
             latest, title="Demonstration", outcomes=(*latest.outcomes, *middle.outcomes)
         )
@@ -166,7 +166,7 @@ def _receive(scene: _Scene, stop: threading.Event) -> None:
 
 def _moment_between(scene: _Scene, failed_at: datetime) -> datetime:
     """Some moment in the middle of what can be recovered."""
-    request = _request(scene, ToLatest(), "planned", failed_at, is_plan=True)
+    request = _request(scene, ToLatest(), "planned", failed_at=failed_at, is_plan=True)
     planned = restore(request, scene.policy, scene.around)
     assert isinstance(planned, tuple)
     low, high = planned[0].recoverable_from, planned[0].recoverable_until
@@ -180,7 +180,7 @@ def _moment_between(scene: _Scene, failed_at: datetime) -> datetime:
 
 def _to_latest(scene: _Scene, entries: list[LedgerEntry], failed_at: datetime) -> RestoreReport:
     """What came back, judged by what the ledger says was acknowledged."""
-    report = _restore(scene, ToLatest(), "latest", failed_at)
+    report = _restore(scene, ToLatest(), "latest", failed_at=failed_at)
     outcome = report.outcomes[0]
     with opened_copy(Path(outcome.destination), scene.stage, clock=scene.around.clock) as dsn:
         recovered = recovered_writes(dsn)
@@ -194,10 +194,10 @@ def _to_latest(scene: _Scene, entries: list[LedgerEntry], failed_at: datetime) -
 
 
 def _to_moment(
-    scene: _Scene, entries: list[LedgerEntry], moment: datetime, failed_at: datetime
+    scene: _Scene, entries: list[LedgerEntry], *, moment: datetime, failed_at: datetime
 ) -> RestoreReport:
     """Exactly the writes acknowledged by then, and none begun after it, must be there."""
-    report = _restore(scene, ToTime(moment), "middle", failed_at)
+    report = _restore(scene, ToTime(moment), "middle", failed_at=failed_at)
     outcome = report.outcomes[0]
     with opened_copy(Path(outcome.destination), scene.stage, clock=scene.around.clock) as dsn:
         recovered = recovered_writes(dsn)
@@ -213,16 +213,16 @@ def _to_moment(
 
 
 def _restore(
-    scene: _Scene, target: RecoveryTarget, name: str, failed_at: datetime
+    scene: _Scene, target: RecoveryTarget, name: str, *, failed_at: datetime
 ) -> RestoreReport:
-    request = _request(scene, target, name, failed_at, is_plan=False)
+    request = _request(scene, target, name, failed_at=failed_at, is_plan=False)
     report = restore(request, scene.policy, scene.around)
     assert isinstance(report, RestoreReport)
     return report
 
 
 def _request(
-    scene: _Scene, target: RecoveryTarget, name: str, /, failed_at: datetime, *, is_plan: bool
+    scene: _Scene, target: RecoveryTarget, name: str, *, failed_at: datetime, is_plan: bool
 ) -> RestoreRequest:
     return RestoreRequest(
         sources=(SOURCE,),

@@ -62,7 +62,7 @@ def run_init(request: InitRequest, around: Surroundings) -> FactSheet:
             )
         )
     facts = [
-        _probe(name, variable, around, findings)
+        _probe(name, variable, around, findings=findings)
         for name, variable in sources.items()
         if variable in around.environ
     ]
@@ -105,7 +105,7 @@ def _named_by(around: Surroundings) -> dict[str, str]:
     return named
 
 
-def _probe(name: str, variable: str, around: Surroundings, findings: list[Finding]) -> Fact:
+def _probe(name: str, variable: str, around: Surroundings, *, findings: list[Finding]) -> Fact:
     """What the server says of itself, or why it cannot be protected as it stands."""
     dsn = around.redactor.learn(Secret(around.environ[variable])).reveal()
     try:

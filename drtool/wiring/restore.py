@@ -48,7 +48,7 @@ def restore(
     All are planned, and their places looked at, before the first byte is written.
     """
     sources = chosen_sources(request.sources, policy, around)
-    places = _places(request, list(sources), policy, around.clock.now())
+    places = _places(request, list(sources), policy, now=around.clock.now())
     with opened_repository(policy, around) as repository:
         plans = {name: _plan(name, request, repository) for name in sources}
         if request.is_plan:
@@ -56,7 +56,8 @@ def restore(
                 preview(plan, destination=str(places[name])) for name, plan in plans.items()
             )
         jobs = {
-            name: _prepare(plans[name], sources[name], places[name], around) for name in sources
+            name: _prepare(plans[name], sources[name], places[name], around=around)
+            for name in sources
         }
         outcomes = tuple(
             _carry_out(name, job, request, policy=policy, repository=repository, around=around)
@@ -81,7 +82,7 @@ def _plan(name: str, request: RestoreRequest, repository: Repository) -> Restore
 
 
 def _places(
-    request: RestoreRequest, names: list[str], policy: Policy, now: datetime
+    request: RestoreRequest, names: list[str], policy: Policy, *, now: datetime
 ) -> Mapping[str, Path]:
     """`--into` itself for one source, directories below it for several; else a new one."""
     if request.into is not None and len(names) == 1:
@@ -91,7 +92,9 @@ def _places(
     return {name: root.absolute() / name for name in names}
 
 
-def _prepare(plan: RestorePlan, source: PostgresSource, place: Path, around: Surroundings) -> _Job:
+def _prepare(
+    plan: RestorePlan, source: PostgresSource, place: Path, *, around: Surroundings
+) -> _Job:
     owner = choose_user(place, source.restore.run_as)
     destination = check_destination(
         plan, place, owner=owner, tablespaces=source.restore.tablespaces

@@ -107,7 +107,7 @@ def fetch(request: WalFetch, policy: Policy, around: Surroundings) -> None:
         manifests, errors = read_manifests(repository, request.source)
         if not manifests:
             raise errors[0] if errors else ObjectMissing(f"backups/{request.source}/")
-        content = _wal_file(request.name, repository, request.source, manifests[-1].postgres)
+        content = _wal_file(request.name, repository, request.source, extent=manifests[-1].postgres)
     try:
         replace_durably(request.path.absolute(), content)
     except OSError as error:
@@ -117,7 +117,7 @@ def fetch(request: WalFetch, policy: Policy, around: Surroundings) -> None:
         ) from error
 
 
-def _wal_file(name: str, repository: Repository, source: str, /, extent: PostgresExtent) -> bytes:
+def _wal_file(name: str, repository: Repository, source: str, *, extent: PostgresExtent) -> bytes:
     timeline = parse_history_name(name)
     if timeline is not None:
         key = history_key(source, extent.system_id, timeline)

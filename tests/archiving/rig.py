@@ -151,7 +151,7 @@ def logged(
     size = facts.segment_bytes
     joined = b"".join(
         read_segment(repository, lineage, segment, segment_bytes=size)
-        for segment in segments_between(timeline, begin, end, size)
+        for segment in segments_between(timeline, begin, end, segment_bytes=size)
     )
     return joined[: end - begin // size * size]
 
@@ -159,7 +159,9 @@ def logged(
 def own_files(server: PostgresServer, begin: Lsn, *, end: Lsn, timeline: int = 1) -> bytes:
     """The same bytes from the server's pg_wal."""
     size = read_facts(server.dsn()).segment_bytes
-    names = [segment.name(size) for segment in segments_between(timeline, begin, end, size)]
+    names = [
+        segment.name(size) for segment in segments_between(timeline, begin, end, segment_bytes=size)
+    ]
     directory: Path = server.data / "pg_wal"
     return b"".join((directory / name).read_bytes() for name in names)[: end - begin // size * size]
 

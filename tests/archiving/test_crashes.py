@@ -142,7 +142,7 @@ def committed(repository: Repository, server: PostgresServer, scratch: Path) -> 
     lineage = Lineage(SOURCE, facts.system_id, 1)
     size = facts.segment_bytes
     scratch.mkdir()
-    for segment in segments_between(1, run.begin, run.end, size):
+    for segment in segments_between(1, run.begin, run.end, segment_bytes=size):
         (scratch / segment.name(size)).write_bytes(
             read_segment(repository, lineage, segment, segment_bytes=size)
         )

@@ -17,7 +17,7 @@ from drtool.repository import chunks
 from drtool.repository.backups import backup_ids, read_manifests
 from drtool.repository.lease import Lease
 from drtool.repository.repository import Repository
-from drtool.sources.postgres.basebackup import BackupItem, BaseBackup, MemberData
+from drtool.sources.postgres.basebackup import BackupItem, BaseBackup, MemberBytes
 from drtool.sources.postgres.connection import connect_replication
 from drtool.sources.postgres.facts import read_facts
 from drtool.stores.memory import MemoryStore
@@ -130,7 +130,7 @@ class _Counted(BaseBackup):
 
     def __iter__(self) -> Iterator[BackupItem]:
         for item in super().__iter__():
-            if isinstance(item, MemberData):
+            if isinstance(item, MemberBytes):
                 self.taken += len(item.data)
             yield item
 

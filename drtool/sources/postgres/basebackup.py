@@ -41,10 +41,8 @@ __all__ = [
     "BackupLimits",
     "BaseBackup",
     "ManifestBytes",
-    "ManifestData",
     "MemberBegan",
     "MemberBytes",
-    "MemberData",
     "MemberEnded",
     "MemberKind",
 ]
@@ -95,8 +93,6 @@ class BackupEnded:
 
 
 # The names that callers know these by.
-MemberData = MemberBytes
-ManifestData = ManifestBytes
 
 BackupItem = (
     BackupBegan

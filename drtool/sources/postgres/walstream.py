@@ -55,7 +55,6 @@ class TimelineEnded:
 
 
 # The name that callers know it by.
-WalData = WalBytes
 
 WalItem = WalBytes | Keepalive | TimelineEnded
 
