@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-pytest_plugins = ["tests.servers.object_stores", "tests.servers.postgres"]
+pytest_plugins = ["tests.servers.object_stores", "tests.servers.postgres", "tests.servers.redis"]

@@ -1,0 +1,351 @@
+"""An RDB read as a stream: what is in it, record by record, without decoding a single value."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from drtool.errors import NotRecoverable
+from drtool.sources.redis import rdbcodes as codes
+from drtool.sources.redis.crc64 import Buffer, Checksum
+from drtool.sources.redis.rdbcodes import RdbDamaged
+from drtool.sources.redis.rdbscan import (
+    Entry,
+    Inside,
+    known_module,
+    read_head,
+    scan,
+    shape_of,
+)
+
+T = TypeVar("T")
+Sink = Callable[[memoryview], None]
+_STEP_BYTES = 256 << 10
+# A record that is not whole in a window of this size is copied through, not held.
+_LARGE_BYTES = 1 << 20
+# No header of a string is longer: one byte and two lengths of nine.
+_HEADER_BYTES = 32
+_FILE_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Aux:
+    """A named fact about the RDB, such as `redis-ver` or `repl-offset`."""
+
+    name: bytes
+    value: bytes
+    raw: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Resize:
+    """How many keys, and keys that expire, the database now selected is said to hold."""
+
+    database: int
+    keys: int
+    expires: int
+
+
+@dataclass(frozen=True, slots=True)
+class Function:
+    """A library of functions: its code, and the bytes as they stand."""
+
+    code: bytes
+    raw: bytes
+
+    @property
+    def library(self) -> str:
+        """The name that its first line (`#!lua name=...`) gives it."""
+        for word in self.code.split(b"\n", 1)[0].split():
+            if word.startswith(b"name="):
+                return word[5:].decode("utf-8", "replace")
+        return ""
+
+
+@dataclass(frozen=True, slots=True)
+class ModuleAux:
+    """What a module keeps outside of all keys."""
+
+    module: str
+    raw: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Records of one database, whole in `window`; good as long as anyone holds it."""
+
+    database: int
+    window: bytes
+    entries: list[Entry]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LargeEntry:
+    """A record too large to be held. `head` is what stands before its type, `name` its type and key.
+
+    `copy_value` hands the value over piece by piece, each piece good until the next one; it is
+    called at most once, and before the walk goes on. If nobody calls it, the value is skipped.
+    """
+
+    database: int
+    key: bytes
+    expires_ms: int
+    head: bytes
+    name: bytes
+    copy_value: Callable[[Sink], None]
+
+
+RdbItem = Aux | Resize | Function | ModuleAux | Batch | LargeEntry
+
+
+def file_parts(path: Path) -> Iterator[bytes]:
+    """The content of a file, a piece at a time."""
+    with path.open("rb") as file:
+        while part := file.read(_FILE_BYTES):
+            yield part
+
+
+class _Window:
+    """The stretch of the RDB that is in memory, and where in it one stands."""
+
+    def __init__(self, parts: Iterable[Buffer]) -> None:
+        self._parts = iter(parts)
+        self.checksum = Checksum()
+        self.bytes = b""
+        self.pos = 0
+
+    def more(self) -> bool:
+        """Forget what lies before `pos` and take in what follows; False at the end of the parts."""
+        pieces: list[Buffer] = [memoryview(self.bytes)[self.pos :]]
+        gathered = 0
+        while gathered < _STEP_BYTES:
+            part = next(self._parts, None)
+            if part is None:
+                break
+            self.checksum.add(part)
+            gathered += len(part)
+            # A copy: the next part may be handed over in the same buffer.
+            pieces.append(bytes(part))
+        self.bytes = b"".join(pieces)
+        self.pos = 0
+        return gathered > 0
+
+
+class _Through:
+    """Steps through a value of any size and hands over what it stepped over."""
+
+    def __init__(self, window: _Window, sink: Sink) -> None:
+        self._window = window
+        self._sink = sink
+        self._begin = window.pos
+
+    def length(self) -> int:
+        self._prepare()
+        count, self._window.pos = codes.read_length(self._window.bytes, self._window.pos)
+        return count
+
+    def string(self) -> None:
+        self._prepare()
+        self._move(codes.skip_string(self._window.bytes, self._window.pos))
+
+    def raw(self, count: int) -> None:
+        self._move(self._window.pos + count)
+
+    def byte(self) -> int:
+        self._prepare()
+        self._window.pos += 1
+        return self._window.bytes[self._window.pos - 1]
+
+    def hand_over(self) -> None:
+        if self._window.pos > self._begin:
+            self._sink(memoryview(self._window.bytes)[self._begin : self._window.pos])
+        self._begin = self._window.pos
+
+    def _prepare(self) -> None:
+        if len(self._window.bytes) - self._window.pos < _HEADER_BYTES:
+            self.hand_over()
+            self._window.more()
+            self._begin = 0
+
+    def _move(self, end: int) -> None:
+        window = self._window
+        while end > len(window.bytes):
+            end -= len(window.bytes)
+            window.pos = len(window.bytes)
+            self.hand_over()
+            if not window.more():
+                raise _cut_off(window)
+            self._begin = 0
+        window.pos = end
+
+
+class RdbWalker:
+    """Iterates over what is in an RDB, in its order; memory does not grow with it.
+
+    RdbDamaged if it is cut off or does not match its checksum, which is known only at its end; its
+    records must not be trusted before. UnknownModule for what belongs to a module not in `modules`.
+    """
+
+    def __init__(self, parts: Iterable[Buffer], *, modules: frozenset[str] = frozenset()) -> None:
+        self._window = _Window(parts)
+        self._modules = modules
+        self._database = 0
+        self.is_verified = False
+        """Whether the checksum was there and matched; False before the end."""
+        self.version = self._read_version()
+
+    @property
+    def size_bytes(self) -> int:
+        """How much was read so far; after the walk, the size of the RDB."""
+        return self._window.checksum.size_bytes
+
+    def __iter__(self) -> Iterator[RdbItem]:
+        window = self._window
+        while True:
+            try:
+                entries, window.pos, is_short = scan(window.bytes, window.pos, self._modules)
+                if entries:
+                    yield Batch(self._database, window.bytes, entries)
+                if is_short:
+                    if len(window.bytes) - window.pos >= _LARGE_BYTES:
+                        yield from self._large()
+                    elif not window.more():
+                        raise _cut_off(window)
+                elif window.bytes[window.pos] == codes.END:
+                    self._finish()
+                    return
+                else:
+                    yield from self._opcode()
+            except ValueError as error:
+                raise RdbDamaged(
+                    f"an RDB cannot be read near byte {self.size_bytes}: {error}"
+                ) from error
+
+    def _read_version(self) -> int:
+        self._window.more()
+        head = self._window.bytes[:9]
+        digits = head[len(codes.MAGIC) :]
+        if not head.startswith(codes.MAGIC) or len(digits) != 4 or not digits.isdigit():
+            raise RdbDamaged(
+                "this is no RDB: it does not begin with REDIS and a version",
+                hint="A server that died while it wrote leaves an empty or short file: take an"
+                " earlier backup.",
+            )
+        version = int(digits)
+        if not codes.OLDEST_VERSION <= version <= codes.NEWEST_VERSION:
+            raise NotRecoverable(
+                f"the RDB has version {version}, and drtool knows {codes.OLDEST_VERSION} to"
+                f" {codes.NEWEST_VERSION}",
+                hint="Restore it whole, into the same number of masters: that needs no reading.",
+            )
+        self._window.pos = 9
+        return version
+
+    def _opcode(self) -> Iterator[RdbItem]:
+        item = self._when_whole(self._read_opcode)
+        if item is not None:
+            yield item
+
+    def _when_whole(self, read: Callable[[], T]) -> T:
+        """What `read` returns, once enough is in the window: it is held whole, 512 MiB at most."""
+        while True:
+            try:
+                return read()
+            except IndexError:
+                if not self._window.more():
+                    raise _cut_off(self._window) from None
+
+    def _read_opcode(self) -> RdbItem | None:
+        window = self._window
+        content, begin = window.bytes, window.pos
+        code, pos = content[begin], begin + 1
+        item: RdbItem | None = None
+        if code == codes.SELECT:
+            self._database, pos = codes.read_length(content, pos)
+        elif code == codes.RESIZE:
+            keys, pos = codes.read_length(content, pos)
+            expires, pos = codes.read_length(content, pos)
+            item = Resize(self._database, keys, expires)
+        elif code == codes.AUX:
+            name, pos = codes.read_string(content, pos)
+            value, pos = codes.read_string(content, pos)
+            item = Aux(name, value, content[begin:pos])
+        elif code == codes.FUNCTION:
+            text, pos = codes.read_string(content, pos)
+            item = Function(text, content[begin:pos])
+        elif code == codes.MODULE_AUX:
+            number, _ = codes.read_length(content, pos)
+            cursor = Inside(content, pos)
+            cursor.length()
+            codes.module_fields(cursor)
+            pos = cursor.pos
+            # A slice would come up short where the window does.
+            content[pos - 1]
+            item = ModuleAux(known_module(number, self._modules), content[begin:pos])
+        else:
+            raise ValueError(f"unknown opcode {code:#x}")
+        window.pos = pos
+        return item
+
+    def _large(self) -> Iterator[RdbItem]:
+        window = self._window
+        type_at, expires_ms, key, value_at = self._when_whole(self._read_name)
+        kind = window.bytes[type_at]
+        head = window.bytes[window.pos : type_at]
+        name = window.bytes[type_at:value_at]
+        window.pos = value_at
+        is_taken = False
+
+        def copy_value(sink: Sink) -> None:
+            nonlocal is_taken
+            is_taken = True
+            cursor = _Through(window, sink)
+            try:
+                shape_of(kind)(cursor)
+            except IndexError:
+                raise _cut_off(window) from None
+            cursor.hand_over()
+
+        yield LargeEntry(
+            database=self._database,
+            key=key,
+            expires_ms=expires_ms,
+            head=head,
+            name=name,
+            copy_value=copy_value,
+        )
+        if not is_taken:
+            copy_value(lambda _: None)
+
+    def _read_name(self) -> tuple[int, int, bytes, int]:
+        content = self._window.bytes
+        type_at, expires_ms = read_head(content, self._window.pos)
+        key, value_at = codes.read_string(content, type_at + 1)
+        if content[type_at] == codes.MODULE_VALUE:
+            known_module(codes.read_length(content, value_at)[0], self._modules)
+        return type_at, expires_ms, key, value_at
+
+    def _finish(self) -> None:
+        window = self._window
+        while window.more():
+            # After the end there is the footer and nothing else.
+            if len(window.bytes) > 1 + codes.FOOTER_BYTES:
+                break
+        rest = len(window.bytes) - window.pos - 1
+        if rest < codes.FOOTER_BYTES:
+            raise _cut_off(window)
+        if rest > codes.FOOTER_BYTES:
+            raise RdbDamaged(
+                f"an RDB is followed by {rest - codes.FOOTER_BYTES} bytes that do not belong to it",
+                hint="`redis-cli --rdb -` leaves its end mark there; take the backup with drtool.",
+            )
+        self.is_verified = window.checksum.verify()
+
+
+def _cut_off(window: _Window) -> RdbDamaged:
+    return RdbDamaged(
+        f"an RDB is cut off: it ends after {window.checksum.size_bytes} bytes, in the middle",
+        hint="The server or its child died while it wrote: take another backup, and look at its log.",
+    )

@@ -1,0 +1,1 @@
+"""The Redis room, tried on real servers."""
