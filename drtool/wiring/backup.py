@@ -48,7 +48,9 @@ def backup(
     errors: list[DrtoolError] = []
     with opened_repository(policy, around) as repository:
         for name, source in sources.items():
-            job = _Job(name, source, repository, around, level=policy.repository.compression_level)
+            job = _Job(
+                name, source, repository, around=around, level=policy.repository.compression_level
+            )
             try:
                 outcomes.append(job.preview() if request.is_dry_run else job.run())
             except DrtoolError as error:
@@ -69,9 +71,8 @@ class _Job:
         name: str,
         source: PostgresSource,
         repository: Repository,
-        /,
-        around: Surroundings,
         *,
+        around: Surroundings,
         level: int,
     ) -> None:
         self._name = name

@@ -92,8 +92,6 @@ class BackupEnded:
     findings: tuple[Finding, ...]
 
 
-# The names that callers know these by.
-
 BackupItem = (
     BackupBegan
     | ArchiveBegan
