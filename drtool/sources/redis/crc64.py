@@ -29,6 +29,11 @@ class Checksum:
         # Slices of at most eight bytes.
         self._tail = (self._tail + bytes(part[-FOOTER_BYTES:]))[-FOOTER_BYTES:]
 
+    @property
+    def footer(self) -> int:
+        """The last eight bytes so far: at the end of an RDB, its CRC64 or zero."""
+        return int.from_bytes(self._tail, "little")
+
     def verify(self) -> bool:
         """True if the footer proves the bytes, False if it is zero (`rdbchecksum no`).
 
