@@ -8,8 +8,9 @@ import click
 
 from drtool.cli.front import Front
 from drtool.cli.lazy import Command
-from drtool.cli.targets import TargetOptions, read_moment, read_target
+from drtool.cli.targets import LATEST, TargetOptions, read_moment, read_target
 from drtool.cli.verdicts import leave
+from drtool.errors import UsageError
 
 
 @click.command(
@@ -27,6 +28,11 @@ from drtool.cli.verdicts import leave
 @click.option("--to-xid", metavar="XID", help="Up to the commit of this transaction.")
 @click.option("--to-name", metavar="NAME", help="Up to this restore point.")
 @click.option("--backup", metavar="ID", help="The consistent end of this backup.")
+@click.option(
+    "--each-latest",
+    is_flag=True,
+    help="Each source as far as it goes by itself, instead of one moment for all.",
+)
 @click.option(
     "--into",
     type=click.Path(path_type=Path),
@@ -62,6 +68,7 @@ def restore(
     /,
     *,
     sources: tuple[str, ...],
+    each_latest: bool,
     into: Path | None,
     plan: bool,
     lost_at: str | None,
@@ -83,7 +90,13 @@ def restore(
     from drtool.wiring.restore import restore as carry_out
 
     policy = front.policy
-    moment = read_target(TargetOptions(**target), policy.timezone)
+    if each_latest and any(target.values()):
+        raise UsageError(
+            "--each-latest and another target exclude each other",
+            hint="Give one of them: `drtool restore --each-latest`.",
+        )
+    options = {**target, "to": LATEST} if each_latest else target
+    moment = read_target(TargetOptions(**options), policy.timezone)
     if isinstance(moment, ToTime):
         front.print_note(f"restoring to {format_moment(moment.moment, policy.timezone)}")
     request = RestoreRequest(
@@ -94,6 +107,7 @@ def restore(
         is_plan=plan,
         lost_at=read_moment(lost_at, policy.timezone, option="--lost-at") if lost_at else None,
         accepts_gap=accept_gap,
+        each_latest=each_latest,
         timeline=timeline,
     )
     with front.progress() as view:

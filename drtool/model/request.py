@@ -37,7 +37,8 @@ class RestoreRequest:
     """Bring sources back; `into` None means a new directory under the policy's restore root.
 
     `lost_at` is when the disaster was, for judging the loss. `accepts_gap` goes on to the latest
-    moment although WAL behind it is known to be lost. `timeline` None means the newest.
+    moment although WAL behind it is known to be lost. `each_latest`
+    brings each source as far as it goes, instead of all to one moment. `timeline` None means the newest.
     """
 
     sources: tuple[str, ...]
@@ -47,6 +48,7 @@ class RestoreRequest:
     is_plan: bool
     lost_at: datetime | None = None
     accepts_gap: bool = False
+    each_latest: bool = False
     timeline: int | None = None
 
 

@@ -7,9 +7,9 @@ from contextlib import contextmanager
 
 from drtool.errors import PolicyError, RepositoryNotInitialised
 from drtool.model.progress import Noted
-from drtool.policy.policy import Policy
+from drtool.policy.policy import Policy, unsupported
 from drtool.policy.secrets import NoEncryption, SecretReference
-from drtool.policy.sources import PostgresSource
+from drtool.policy.sources import PostgresSource, SourcePolicy
 from drtool.repository.keys import NO_SECRET, KeySecret, SlotKind
 from drtool.repository.repository import Repository, open_repository
 from drtool.stores.open import open_store
@@ -67,6 +67,33 @@ def chosen_sources(
         else:
             text = f"source {name} is left out: kind {source.kind} is not supported by this version yet"
             around.emit(Noted(text, "warning"))
+    if not chosen:
+        raise PolicyError(
+            "the policy has no source that this version can handle",
+            hint="Add one of kind postgres; `drtool policy schema` shows how.",
+        )
+    return chosen
+
+
+# Kinds whose backups and restores this version can handle.
+SUPPORTED = (PostgresSource,)
+
+
+def restorable_sources(
+    names: tuple[str, ...], policy: Policy, around: Surroundings
+) -> dict[str, SourcePolicy]:
+    """The sources that were named, or all, of every kind that can be backed up and restored."""
+    if names:
+        for name in names:
+            if not isinstance(policy.source(name), SUPPORTED):
+                raise unsupported(name, policy.source(name))
+        return {name: policy.source(name) for name in names}
+    chosen: dict[str, SourcePolicy] = {}
+    for name, source in policy.sources.items():
+        if isinstance(source, SUPPORTED):
+            chosen[str(name)] = source
+        else:
+            around.emit(Noted(f"left out: {unsupported(name, source).message}", "warning"))
     if not chosen:
         raise PolicyError(
             "the policy has no source that this version can handle",

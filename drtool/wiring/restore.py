@@ -1,43 +1,28 @@
-"""`drtool restore`: plan, look at the place, carry out, judge, report."""
+"""`drtool restore`: every source of the stack, or the named ones, back to one moment."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
 from drtool import __version__
-from drtool.drill.judging import judge_loss, judge_time
+from drtool.errors import DrtoolError, NotRecoverable
+from drtool.model.measure import format_moment
 from drtool.model.outcome import RestoreOutcome, RestorePreview, RestoreReport
+from drtool.model.progress import Emit, Event, Noted, PhaseAdvanced, PhaseBegan, PhaseEnded
 from drtool.model.request import RestoreRequest
+from drtool.model.target import ToLatest, ToTime
 from drtool.policy.policy import Policy
-from drtool.policy.secrets import resolve
-from drtool.policy.sources import PostgresSource
+from drtool.policy.sources import PostgresSource, SourcePolicy
 from drtool.repository.repository import Repository
-from drtool.restore.destination import check_destination
-from drtool.restore.look import look
-from drtool.restore.phases import Phases
-from drtool.restore.plan import RestorePlan, plan_restore, preview
-from drtool.restore.run import RestoreSite, run_restore
-from drtool.sources.postgres.binaries import find_binaries
-from drtool.sources.postgres.connection import database_of
-from drtool.system.users import choose_user
-from drtool.verify.cluster import ClusterVerifier
-from drtool.wiring.parts import chosen_sources, opened_repository
+from drtool.wiring.parts import opened_repository, restorable_sources
+from drtool.wiring.planned import Planned, Runner
 from drtool.wiring.reports import keep_evidence, write_page
+from drtool.wiring.restore_postgres import plan_postgres
 from drtool.wiring.surroundings import Surroundings
-
-FALLBACK_DATABASE = "postgres"
-
-
-@dataclass(frozen=True, slots=True)
-class _Job:
-    """One source's restore, planned, its place and programs looked at."""
-
-    plan: RestorePlan
-    site: RestoreSite
-    verifier: ClusterVerifier
 
 
 def restore(
@@ -45,40 +30,93 @@ def restore(
 ) -> RestoreReport | tuple[RestorePreview, ...]:
     """Restore each source that is asked for; with `is_plan` only say how.
 
-    All are planned, and their places looked at, before the first byte is written.
+    All are planned for the same moment, and their places looked at, before the first byte is
+    written. Then they run side by side. One that fails does not stop the others; its error, the
+    gravest if there are several, is raised when all have ended and the report is written.
     """
-    sources = chosen_sources(request.sources, policy, around)
+    sources = restorable_sources(request.sources, policy, around)
     places = _places(request, list(sources), policy, now=around.clock.now())
     with opened_repository(policy, around) as repository:
-        plans = {name: _plan(name, request, repository) for name in sources}
+        stack = _Stack(sources, policy, repository, around)
+        planned = stack.plan(request)
         if request.is_plan:
-            return tuple(
-                preview(plan, destination=str(places[name])) for name, plan in plans.items()
-            )
-        jobs = {
-            name: _prepare(plans[name], sources[name], places[name], around=around)
-            for name in sources
-        }
-        outcomes = tuple(
-            _carry_out(name, job, request, policy=policy, repository=repository, around=around)
-            for name, job in jobs.items()
-        )
+            return tuple(one.preview(places[one.source]) for one in planned)
+        runners = {one.source: one.prepare(places[one.source]) for one in planned}
+        outcomes, errors = _run(runners, around)
         report = RestoreReport(
             stack=policy.stack,
             timezone=policy.timezone.key,
             written=around.clock.now(),
             tool_version=__version__,
-            outcomes=outcomes,
+            outcomes=tuple(outcomes),
         )
-        keep_evidence(report, repository, around)
-    if request.report is not None:
+        if outcomes:
+            keep_evidence(report, repository, around)
+    if request.report is not None and outcomes:
         write_page(report, request.report, around)
+    if errors:
+        raise _gravest(errors, outcomes)
     return report
 
 
-def _plan(name: str, request: RestoreRequest, repository: Repository) -> RestorePlan:
-    facts = look(repository, name, request.target, timeline=request.timeline)
-    return plan_restore(facts, request.target, accepts_gap=request.accepts_gap)
+@dataclass(frozen=True, slots=True)
+class _Stack:
+    """The sources that are to come back to one moment."""
+
+    sources: Mapping[str, SourcePolicy]
+    policy: Policy
+    repository: Repository
+    around: Surroundings
+
+    def plan(self, request: RestoreRequest) -> list[Planned]:
+        """Every source planned for the same moment; NotRecoverable names the newest that all reach."""
+        if len(self.sources) == 1 or request.each_latest:
+            return [self._plan_one(name, request) for name in self.sources]
+        if isinstance(request.target, ToLatest):
+            moment = self._newest_for_all(request)
+            shown = format_moment(moment, self.policy.timezone)
+            self.around.emit(Noted(f"the newest moment that all sources reach is {shown}"))
+            request = replace(request, target=ToTime(moment))
+        if not isinstance(request.target, ToTime):
+            return [self._plan_one(name, request) for name in self.sources]
+        try:
+            return [self._plan_one(name, request) for name in self.sources]
+        except NotRecoverable as error:
+            newest = self._newest_for_all(replace(request, target=ToLatest()))
+            shown = format_moment(newest, self.policy.timezone)
+            error.hint = (
+                f"The newest moment that all sources reach is {shown}: restore --to"
+                f" '{newest.isoformat()}', or each as far as it goes with --each-latest. {error.hint}"
+            )
+            raise
+
+    def _newest_for_all(self, request: RestoreRequest) -> datetime:
+        windows = [self._plan_one(name, request) for name in self.sources]
+        latest = [one.latest for one in windows if one.latest is not None]
+        earliest = [one.earliest for one in windows if one.earliest is not None]
+        if not latest or (earliest and max(earliest) > min(latest)):
+            raise NotRecoverable(
+                "there is no moment that all sources can be brought back to",
+                hint="Restore each as far as it goes with --each-latest, or name one source."
+                " `drtool status` shows the windows.",
+            )
+        return min(latest)
+
+    def _plan_one(self, name: str, request: RestoreRequest) -> Planned:
+        source, objective = self.sources[name], self.policy.objective_of(name)
+        repository, around = self.repository, self.around
+        match source:
+            case PostgresSource():
+                return plan_postgres(
+                    name,
+                    source,
+                    request,
+                    objective=objective,
+                    repository=repository,
+                    around=around,
+                )
+            case _:
+                raise NotRecoverable(f"source {name} of kind {source.kind} cannot be restored yet")
 
 
 def _places(
@@ -92,54 +130,47 @@ def _places(
     return {name: root.absolute() / name for name in names}
 
 
-def _prepare(
-    plan: RestorePlan, source: PostgresSource, place: Path, *, around: Surroundings
-) -> _Job:
-    owner = choose_user(place, source.restore.run_as)
-    destination = check_destination(
-        plan, place, owner=owner, tablespaces=source.restore.tablespaces
-    )
-    major = plan.manifest.postgres.server_version // 10000
-    binaries = find_binaries(major, bin_dir=source.bin_dir)
-    verifier = ClusterVerifier(
-        questions=source.checks,
-        database=_database(source, around),
-        role=plan.manifest.postgres.bootstrap_role,
-        binaries=binaries,
-        owner=owner,
-    )
-    return _Job(plan, RestoreSite(destination=destination, binaries=binaries), verifier)
+def _run(
+    runners: Mapping[str, Runner], around: Surroundings
+) -> tuple[list[RestoreOutcome], list[DrtoolError]]:
+    """All side by side; outcomes and errors in the order of the sources."""
+    outcomes: list[RestoreOutcome] = []
+    errors: list[DrtoolError] = []
+    with ThreadPoolExecutor(len(runners), thread_name_prefix="restore") as threads:
+        futures = {
+            name: threads.submit(run, _told_apart(around.emit, name if len(runners) > 1 else ""))
+            for name, run in runners.items()
+        }
+        for name, future in futures.items():
+            try:
+                outcomes.append(future.result())
+            except DrtoolError as error:
+                if len(runners) > 1:
+                    around.emit(Noted(f"source {name}: {error.message}", "warning"))
+                errors.append(error)
+    return outcomes, errors
 
 
-def _database(source: PostgresSource, around: Surroundings) -> str:
-    """The database that questions are asked in: the DSN's, if the DSN is to be had on this day."""
-    if source.dsn.place == "env" and source.dsn.name not in around.environ:
-        return FALLBACK_DATABASE
-    dsn = around.redactor.learn(resolve(source.dsn, around.environ)).reveal()
-    return database_of(dsn) or FALLBACK_DATABASE
+def _told_apart(emit: Emit, name: str) -> Callable[[Event], None]:
+    """The events of one source among several: their phases and sentences bear its name."""
+    if not name:
+        return emit
+
+    def tell(event: Event) -> None:
+        match event:
+            case Noted(text):
+                emit(replace(event, text=f"{name}: {text}"))
+            case PhaseBegan(phase=phase, title=title):
+                emit(replace(event, phase=f"{name}/{phase}", title=f"{name}: {title}"))
+            case PhaseAdvanced(phase=phase) | PhaseEnded(phase=phase):
+                emit(replace(event, phase=f"{name}/{phase}"))
+
+    return tell
 
 
-def _carry_out(
-    name: str,
-    job: _Job,
-    request: RestoreRequest,
-    *,
-    policy: Policy,
-    repository: Repository,
-    around: Surroundings,
-) -> RestoreOutcome:
-    phases = Phases(around.clock, around.emit)
-    outcome = run_restore(
-        job.plan, job.site, repository=repository, verifier=job.verifier, phases=phases
-    )
-    objective = policy.objective_of(name)
-    loss = judge_loss(
-        request.target,
-        objective,
-        proven_until=job.plan.latest,
-        declared=phases.began,
-        lost_at=request.lost_at,
-    )
-    is_answered = all(question.passed for question in outcome.questions) and outcome.is_writable
-    duration = judge_time(outcome.phases, objective, is_answered=is_answered)
-    return replace(outcome, lost_at=request.lost_at, judgements=(loss, duration))
+def _gravest(errors: list[DrtoolError], outcomes: list[RestoreOutcome]) -> DrtoolError:
+    error = max(errors, key=lambda error: error.exit_code)
+    if outcomes:
+        done = ", ".join(f"{one.source} in {one.destination}" for one in outcomes)
+        error.hint = f"{error.hint} Restored all the same: {done}."
+    return error

@@ -1,0 +1,111 @@
+"""The restore of one PostgreSQL cluster, as the restore of a stack needs it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from drtool.drill.judging import judge_loss, judge_time
+from drtool.model.objective import Objective
+from drtool.model.outcome import RestoreOutcome
+from drtool.model.progress import Emit
+from drtool.model.request import RestoreRequest
+from drtool.policy.secrets import resolve
+from drtool.policy.sources import PostgresSource
+from drtool.repository.repository import Repository
+from drtool.restore.destination import check_destination
+from drtool.restore.look import look
+from drtool.restore.phases import Phases
+from drtool.restore.plan import RestorePlan, plan_restore, preview
+from drtool.restore.run import RestoreSite, run_restore
+from drtool.sources.postgres.binaries import find_binaries
+from drtool.sources.postgres.connection import database_of
+from drtool.system.users import choose_user
+from drtool.verify.cluster import ClusterVerifier
+from drtool.wiring.planned import Planned, Runner
+from drtool.wiring.surroundings import Surroundings
+
+FALLBACK_DATABASE = "postgres"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Job:
+    """What planning, looking and running share."""
+
+    source: PostgresSource
+    request: RestoreRequest
+    objective: Objective
+    repository: Repository
+    around: Surroundings
+    plan: RestorePlan
+
+    def prepare(self, place: Path) -> Runner:
+        """Look at the place, and for the server's programs."""
+        owner = choose_user(place, self.source.restore.run_as)
+        destination = check_destination(
+            self.plan, place, owner=owner, tablespaces=self.source.restore.tablespaces
+        )
+        extent = self.plan.manifest.postgres
+        binaries = find_binaries(extent.server_version // 10000, bin_dir=self.source.bin_dir)
+        verifier = ClusterVerifier(
+            questions=self.source.checks,
+            database=_database(self.source, self.around),
+            role=extent.bootstrap_role,
+            binaries=binaries,
+            owner=owner,
+        )
+        site = RestoreSite(destination=destination, binaries=binaries)
+        return lambda emit: self._run(site, verifier, emit)
+
+    def _run(self, site: RestoreSite, verifier: ClusterVerifier, emit: Emit) -> RestoreOutcome:
+        phases = Phases(self.around.clock, emit)
+        outcome = run_restore(
+            self.plan, site, repository=self.repository, verifier=verifier, phases=phases
+        )
+        loss = judge_loss(
+            self.plan.target,
+            self.objective,
+            proven_until=self.plan.latest,
+            declared=phases.began,
+            lost_at=self.request.lost_at,
+        )
+        is_answered = outcome.is_writable and all(one.passed for one in outcome.questions)
+        duration = judge_time(outcome.phases, self.objective, is_answered=is_answered)
+        return replace(outcome, lost_at=self.request.lost_at, judgements=(loss, duration))
+
+
+def plan_postgres(
+    name: str,
+    source: PostgresSource,
+    request: RestoreRequest,
+    *,
+    objective: Objective,
+    repository: Repository,
+    around: Surroundings,
+) -> Planned:
+    """NotRecoverable, naming what can be reached, if the target cannot be."""
+    facts = look(repository, name, request.target, timeline=request.timeline)
+    plan = plan_restore(facts, request.target, accepts_gap=request.accepts_gap)
+    job = _Job(
+        source=source,
+        request=request,
+        objective=objective,
+        repository=repository,
+        around=around,
+        plan=plan,
+    )
+    return Planned(
+        source=name,
+        earliest=plan.earliest,
+        latest=plan.latest,
+        preview=lambda place: preview(plan, destination=str(place)),
+        prepare=job.prepare,
+    )
+
+
+def _database(source: PostgresSource, around: Surroundings) -> str:
+    """The database that questions are asked in: the DSN's, if the DSN is to be had on this day."""
+    if source.dsn.place == "env" and source.dsn.name not in around.environ:
+        return FALLBACK_DATABASE
+    dsn = around.redactor.learn(resolve(source.dsn, around.environ)).reveal()
+    return database_of(dsn) or FALLBACK_DATABASE
