@@ -15,9 +15,9 @@ from drtool.model.wal import Lsn, TimelineHistory, history_name
 from drtool.repository.backups import Manifest, read_manifests
 from drtool.repository.layout import Lineage
 from drtool.repository.log import LogInventory, read_history, take_inventory
+from drtool.repository.logpath import Chain, walk
 from drtool.repository.marks import first_mark_after, newest_mark
 from drtool.repository.repository import Repository
-from drtool.restore.chain import Chain, walk
 
 _EVERYWHERE = (1 << 64) - 1
 

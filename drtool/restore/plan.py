@@ -23,7 +23,7 @@ from drtool.model.target import (
 )
 from drtool.model.wal import Lsn
 from drtool.repository.backups import Manifest
-from drtool.restore.chain import WalSpan
+from drtool.repository.logpath import WalSpan
 from drtool.restore.look import Candidate, RecoveryFacts
 
 

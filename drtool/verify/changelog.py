@@ -7,17 +7,17 @@ from functools import partial
 
 from drtool.errors import DrtoolError, IntegrityError, ObjectMissing
 from drtool.model.outcome import LogGap
-from drtool.model.wal import Lsn, TimelineHistory, history_name
+from drtool.model.wal import TimelineHistory, history_name
 from drtool.repository import layout
 from drtool.repository.backups import Manifest
 from drtool.repository.layout import SegmentPart, WholeSegment
 from drtool.repository.log import (
     LogInventory,
-    LogRun,
     read_history,
     read_log_object,
     take_inventory,
 )
+from drtool.repository.logpath import find_holes
 from drtool.repository.repository import Repository
 from drtool.repository.sealing import SMALLEST_SEALED_BYTES, damaged
 from drtool.verify.depth import Choice
@@ -168,42 +168,6 @@ def _paths(
         except IntegrityError as error:
             tally.wrong(f"history of timeline {timeline}", error)
     return paths
-
-
-def find_holes(
-    inventory: LogInventory, history: TimelineHistory, *, timeline: int, begin: Lsn
-) -> list[LogGap]:
-    """What the log lacks on one path, from `begin` on `timeline` up to the last byte that is there."""
-    size = inventory.segment_bytes
-    path = [number for number in history.path() if number >= timeline]
-    reached = begin
-    holes: list[LogGap] = []
-    for place, number in enumerate(path):
-        runs = _runs(inventory, number)
-        switch = history.end_of(number)
-        if switch is None:
-            end = max([run.end for run in runs], default=reached)
-        else:
-            # A server takes the segment of the switch from the new timeline, if it is there.
-            first = Lsn(switch // size * size)
-            taken_over = any(
-                run.begin <= first < run.end for run in _runs(inventory, path[place + 1])
-            )
-            end = first if taken_over else switch
-        for run in runs:
-            if run.begin > reached and reached < end:
-                holes.append(LogGap(timeline=number, begin=reached, end=Lsn(min(run.begin, end))))
-            reached = max(reached, run.end)
-        if reached < end:
-            holes.append(LogGap(timeline=number, begin=reached, end=end))
-        if switch is not None:
-            reached = Lsn(max(begin, switch // size * size))
-    return holes
-
-
-def _runs(inventory: LogInventory, timeline: int) -> tuple[LogRun, ...]:
-    log = inventory.timelines.get(timeline)
-    return log.runs if log else ()
 
 
 def _tell_gap(gap: LogGap, manifests: Sequence[Manifest], tally: Tally) -> None:

@@ -103,17 +103,22 @@ def test_parts_count_as_far_as_they_go() -> None:
     ]
 
 
-def test_a_tail_of_the_old_timeline_that_is_missing_is_a_gap() -> None:
-    """PITFALLS 18: the new timeline begins in the segment where the old one ended."""
+def test_a_tail_of_the_old_timeline_that_is_missing_is_a_gap_unless_the_new_one_repeats_it() -> (
+    None
+):
+    """PITFALLS 18: the new timeline begins in the segment where the old one ended, with its bytes."""
     path = TimelineHistory(2, (TimelineSwitch(1, Lsn(5 * MB + 500)),))
     whole = log_of((1, 2 * MB, 5 * MB + 500), (2, 5 * MB, 8 * MB))
-    short = log_of((1, 2 * MB, 5 * MB + 100), (2, 5 * MB, 8 * MB))
+    repeated = log_of((1, 2 * MB, 5 * MB + 100), (2, 5 * MB, 8 * MB))
+    short = log_of((1, 2 * MB, 5 * MB + 100), (2, 6 * MB, 8 * MB))
 
-    assert find_gaps(whole, path) == []
+    assert find_gaps(whole, path) == find_gaps(repeated, path) == []
     assert find_gaps(short, path) == [
-        LogGap(timeline=1, begin=Lsn(5 * MB + 100), end=Lsn(5 * MB + 500))
+        LogGap(timeline=1, begin=Lsn(5 * MB + 100), end=Lsn(5 * MB + 500)),
+        LogGap(timeline=2, begin=Lsn(5 * MB), end=Lsn(6 * MB)),
     ]
     assert contiguous_end(whole, path, timeline=1, begin=Lsn(3 * MB)).lsn == 8 * MB
+    assert contiguous_end(repeated, path, timeline=1, begin=Lsn(3 * MB)).lsn == 8 * MB
     assert contiguous_end(short, path, timeline=1, begin=Lsn(3 * MB)).lsn == 5 * MB + 100
 
 

@@ -1,14 +1,17 @@
-"""How far the change log carries a backup: pure walks over an inventory along one timeline path."""
+"""How far the change log goes along a path of timelines, and what it lacks: pure walks over an inventory.
+
+A gap needs no record to be found (PITFALLS 19); the record that the receiver leaves only says when
+and why.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from drtool.model.outcome import LogGap
 from drtool.model.wal import Lsn, TimelineHistory, WalSegment, segments_between
 from drtool.repository.log import LogInventory, LogRun
-
-__all__ = ["Chain", "WalSpan", "walk"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,3 +112,39 @@ def _ended(
     return Chain(
         spans=spans, timeline=timeline, end=end, missing=hole if goes_on else None, beyond=beyond
     )
+
+
+def find_holes(
+    inventory: LogInventory, history: TimelineHistory, *, timeline: int, begin: Lsn
+) -> list[LogGap]:
+    """What the log lacks on one path, from `begin` on `timeline` up to the last byte that is there."""
+    size = inventory.segment_bytes
+    path = [number for number in history.path() if number >= timeline]
+    reached = begin
+    holes: list[LogGap] = []
+    for place, number in enumerate(path):
+        runs = _runs(inventory, number)
+        switch = history.end_of(number)
+        if switch is None:
+            end = max([run.end for run in runs], default=reached)
+        else:
+            # A server takes the segment of the switch from the new timeline, if it is there.
+            first = Lsn(switch // size * size)
+            taken_over = any(
+                run.begin <= first < run.end for run in _runs(inventory, path[place + 1])
+            )
+            end = first if taken_over else switch
+        for run in runs:
+            if run.begin > reached and reached < end:
+                holes.append(LogGap(timeline=number, begin=reached, end=Lsn(min(run.begin, end))))
+            reached = max(reached, run.end)
+        if reached < end:
+            holes.append(LogGap(timeline=number, begin=reached, end=end))
+        if switch is not None:
+            reached = Lsn(max(begin, switch // size * size))
+    return holes
+
+
+def _runs(inventory: LogInventory, timeline: int) -> tuple[LogRun, ...]:
+    log = inventory.timelines.get(timeline)
+    return log.runs if log else ()
