@@ -110,4 +110,4 @@ def _no_right(place: str, text: str) -> SourceUnsuitable:
 
 
 def _plain(text: str) -> str:
-    return " ".join(text.lstrip("-").split())[:300]
+    return " ".join(text.lstrip("-").split())[:300] or "it does not say why"

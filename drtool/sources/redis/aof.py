@@ -1,0 +1,129 @@
+"""Files that Redis itself replays: a snapshot, and the history after it up to where it is cut.
+
+Source: src/aof.c of Redis 7.0 (multi-part AOF) and of 6.2 (AOF with an RDB preamble).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from enum import Enum
+from itertools import chain
+from pathlib import Path
+
+from drtool.sources.redis.crc64 import Buffer
+from drtool.system.durable import create_durably, make_directory, sync_directory
+from drtool.system.users import RunAs, give
+
+DIRECTORY = "appendonlydir"
+NAME = "appendonly.aof"
+_BASE = f"{NAME}.1.base.rdb"
+_CHANGES = f"{NAME}.1.incr.aof"
+_MANIFEST = f"{NAME}.manifest"
+
+
+class AofLayout(Enum):
+    """How a server keeps its append-only file."""
+
+    MULTI_PART = "multi-part"
+    """A directory with a base, changes and a manifest: Redis 7.0 and later."""
+    SINGLE = "single"
+    """One file that begins with an RDB: Redis 6.2."""
+
+    @classmethod
+    def of(cls, version: tuple[int, ...]) -> AofLayout:
+        """The layout of a server of that version."""
+        return cls.MULTI_PART if version >= (7, 0) else cls.SINGLE
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AofFiles:
+    """What was written. `startable` came last: without it a server starts empty, or not at all."""
+
+    startable: Path
+    paths: tuple[Path, ...]
+    base_bytes: int
+    stream_bytes: int
+
+
+def write_aof(
+    directory: Path,
+    base: Iterable[Buffer],
+    stream: Iterable[Buffer],
+    *,
+    layout: AofLayout,
+    database: int | None = None,
+    owner: RunAs | None = None,
+) -> AofFiles:
+    """Write what a server with `appendonly yes` and `dir` = `directory` loads.
+
+    `base` is an RDB, `stream` the history from the RDB's offset to where it is cut, at any byte:
+    `aof-load-truncated yes` drops half a command and half a transaction. `database` is the RDB's aux
+    field `repl-stream-db` where it has one: a replica's snapshot begins in the middle of its master's
+    history, and only that field says for which database the first command is.
+    Everything is durable when this returns. FileExistsError if there is such a file already; what was
+    begun is left behind, and cannot be started.
+    """
+    counted_base = _Counted(base)
+    counted_stream = _Counted(chain([select_command(database)], stream))
+    if layout is AofLayout.SINGLE:
+        path = directory / NAME
+        create_durably(path, chain(counted_base, counted_stream))
+        paths = [path]
+    else:
+        place = directory / DIRECTORY
+        make_directory(place)
+        paths = [place / _BASE, place / _CHANGES, place / _MANIFEST]
+        create_durably(paths[0], counted_base)
+        create_durably(paths[1], counted_stream)
+        for path in (place, *paths[:2]):
+            if owner is not None:
+                give(path, owner)
+        create_durably(paths[2], [_manifest()])
+    if owner is not None:
+        give(paths[-1], owner)
+    sync_directory(directory)
+    return AofFiles(
+        startable=paths[-1],
+        paths=tuple(paths),
+        base_bytes=counted_base.size_bytes,
+        stream_bytes=counted_stream.size_bytes,
+    )
+
+
+def select_command(database: int | None) -> bytes:
+    """The command that says for which database the next ones are; empty for None."""
+    if database is None:
+        return b""
+    number = b"%d" % database
+    return b"*2\r\n$6\r\nSELECT\r\n$%d\r\n%s\r\n" % (len(number), number)
+
+
+def cut(parts: Iterable[Buffer], size_bytes: int) -> Iterator[memoryview]:
+    """The first `size_bytes` bytes of `parts`; EOFError if there are fewer."""
+    left = size_bytes
+    for part in parts:
+        if left <= 0:
+            break
+        view = memoryview(part)[:left]
+        left -= len(view)
+        yield view
+    if left > 0:
+        raise EOFError(f"{left} bytes are missing of {size_bytes}")
+
+
+class _Counted:
+    """Passes parts on and counts their bytes."""
+
+    def __init__(self, parts: Iterable[Buffer]) -> None:
+        self._parts = parts
+        self.size_bytes = 0
+
+    def __iter__(self) -> Iterator[Buffer]:
+        for part in self._parts:
+            self.size_bytes += len(part)
+            yield part
+
+
+def _manifest() -> bytes:
+    return f"file {_BASE} seq 1 type b\nfile {_CHANGES} seq 1 type i\n".encode()

