@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.archiving.rig import fill
 from tests.restore.rig import local_store, protected, settle, take_backup, wait_for
 from tests.restore.test_damage import assert_refuses_to_start
 from tests.servers.postgres import MakePostgres
@@ -17,9 +18,9 @@ from tests.servers.postgres import MakePostgres
 pytestmark = pytest.mark.postgres
 ROOT = Path(__file__).parent.parent.parent
 
-# Dies by its own hand, at the first event that the argument names.
+# Dies by its own hand, at the event or at the so-many-th read of WAL that the argument names.
 RESTORE = """
-    import os, signal, sys
+    import itertools, os, signal, sys
     from pathlib import Path
     from drtool.repository.keys import NO_SECRET
     from drtool.repository.repository import open_repository
@@ -28,11 +29,22 @@ RESTORE = """
 
     root, into, fatal = sys.argv[1:]
 
-    def emit(event):
-        if f"{type(event).__name__} {getattr(event, 'phase', '')}" == fatal:
+    def pass_by(place):
+        if place == fatal:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    restore(open_repository(LocalStore(Path(root), clock=CLOCK), NO_SECRET), Path(into), emit=emit)
+    class Store(LocalStore):
+        reads = itertools.count(1)
+
+        def read(self, key):
+            if key.startswith("log/"):
+                pass_by(f"segment {next(self.reads)}")
+            return super().read(key)
+
+    def emit(event):
+        pass_by(f"{type(event).__name__} {getattr(event, 'phase', '')}")
+
+    restore(open_repository(Store(Path(root), clock=CLOCK), NO_SECRET), Path(into), emit=emit)
 """
 
 
@@ -40,11 +52,11 @@ def test_a_restore_that_is_killed_leaves_nothing_that_can_be_started(
     make_postgres: MakePostgres, server_root: Path, tmp_path: Path
 ) -> None:
     """Promise 6, PITFALLS 57: at the first files, when they are all there, and in mid-replay."""
-    server = make_postgres(15)
+    server = make_postgres(15, segment_mb=1)
     server.query("CREATE TABLE ledger (id int PRIMARY KEY)")
     with protected(server, local_store(tmp_path)) as repository:
         take_backup(repository, server)
-        server.query("INSERT INTO ledger VALUES (1)")
+        fill(server, 24)
         settle(repository, server)
     events = [
         "PhaseAdvanced fetch",

@@ -38,6 +38,7 @@ from tests.restore.rig import (
     settle,
     started,
     take_backup,
+    wait_for,
 )
 from tests.servers.postgres import PostgresServer, new_server
 
@@ -161,7 +162,11 @@ def assert_refuses_to_start(data: Path) -> None:
     process = server._process
     assert process is not None
     try:
-        assert process.wait(60) != 0
+        wait_for(
+            lambda: process.poll() is not None or "ready to accept" in server.log_text(),
+            "it neither stops nor starts",
+        )
+        assert process.poll() not in (None, 0), server.log_text()
     finally:
         server.stop()
     assert "FATAL:  could not restore file" in server.log_text(), server.log_text()

@@ -50,5 +50,5 @@ def test_a_cluster_comes_back_to_the_latest_moment_and_to_one_in_the_middle(
     assert to_middle.reached.commit_time is not None
     assert to_middle.reached.commit_time <= middle
     assert [phase.name for phase in latest.phases] == [
-        "plan", "provision", "fetch", "replay", "promote", "verify", "finish",
+        "plan", "provision", "fetch", "replay", "promote", "answer", "verify", "finish",
     ]  # fmt: skip
