@@ -26,9 +26,9 @@ from drtool.model.wal import Lsn
 from drtool.repository import layout
 from drtool.repository.layout import Lineage
 from drtool.repository.log import put_history
+from drtool.repository.logpath import WalSpan
 from drtool.repository.marks import put_mark
 from drtool.repository.repository import Repository
-from drtool.repository.logpath import WalSpan
 from drtool.restore.look import look
 from drtool.restore.plan import RestorePlan, plan_restore, preview
 from drtool.stores.memory import MemoryStore
