@@ -91,9 +91,11 @@ def demo(request: DemoRequest, around: Surroundings) -> RestoreReport:
         latest = _to_latest(scene, entries, failed_at)
         scene.say(f"restoring to a moment in the middle: {moment.isoformat()}")
         middle = _to_moment(scene, entries, moment=moment, failed_at=failed_at)
-        report = replace(
-            latest, title="Demonstration", outcomes=(*latest.outcomes, *middle.outcomes)
-        )
+        outcomes = (*latest.outcomes, *middle.outcomes)
+        if not request.keep:
+            # The copies are removed in a moment: nobody shall look for them.
+            outcomes = tuple(replace(one, how_to_start=()) for one in outcomes)
+        report = replace(latest, title="Demonstration", outcomes=outcomes)
         write_page(report, request.report or _report_path(around), around)
         if request.keep:
             scene.say(f"everything is left in {directory}")
