@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -9,7 +10,7 @@ from datetime import datetime
 from pathlib import Path
 
 from drtool import __version__
-from drtool.errors import DrtoolError, NotRecoverable
+from drtool.errors import DrtoolError, Interrupted, NotRecoverable
 from drtool.model.measure import format_moment
 from drtool.model.outcome import RestoreOutcome, RestorePreview, RestoreReport
 from drtool.model.progress import Emit, Event, Noted, PhaseAdvanced, PhaseBegan, PhaseEnded
@@ -134,27 +135,37 @@ def _run(
     runners: Mapping[str, Runner], around: Surroundings
 ) -> tuple[list[RestoreOutcome], list[DrtoolError]]:
     """All side by side; outcomes and errors in the order of the sources."""
+    if len(runners) == 1:
+        # In this very thread: it is the one that a signal interrupts.
+        [run] = runners.values()
+        return [run(around.emit)], []
     outcomes: list[RestoreOutcome] = []
     errors: list[DrtoolError] = []
+    is_broken_off = threading.Event()
     with ThreadPoolExecutor(len(runners), thread_name_prefix="restore") as threads:
         futures = {
-            name: threads.submit(run, _told_apart(around.emit, name if len(runners) > 1 else ""))
+            name: threads.submit(run, _told_apart(around.emit, name, until=is_broken_off))
             for name, run in runners.items()
         }
-        for name, future in futures.items():
-            try:
-                outcomes.append(future.result())
-            except DrtoolError as error:
-                if len(runners) > 1:
+        try:
+            for name, future in futures.items():
+                try:
+                    outcomes.append(future.result())
+                except DrtoolError as error:
                     around.emit(Noted(f"source {name}: {error.message}", "warning"))
-                errors.append(error)
+                    errors.append(error)
+        except BaseException:
+            is_broken_off.set()
+            raise
     return outcomes, errors
 
 
-def _told_apart(emit: Emit, name: str) -> Callable[[Event], None]:
-    """The events of one source among several: their phases and sentences bear its name."""
-    if not name:
-        return emit
+def _told_apart(emit: Emit, name: str, *, until: threading.Event) -> Callable[[Event], None]:
+    """The events of one source among several: their phases and sentences bear its name.
+
+    Once `until` is set, whoever advances is told to end. Only there: a phase that begins or ends may
+    have a server running that nobody would stop.
+    """
 
     def tell(event: Event) -> None:
         match event:
@@ -162,7 +173,11 @@ def _told_apart(emit: Emit, name: str) -> Callable[[Event], None]:
                 emit(replace(event, text=f"{name}: {text}"))
             case PhaseBegan(phase=phase, title=title):
                 emit(replace(event, phase=f"{name}/{phase}", title=f"{name}: {title}"))
-            case PhaseAdvanced(phase=phase) | PhaseEnded(phase=phase):
+            case PhaseEnded(phase=phase):
+                emit(replace(event, phase=f"{name}/{phase}"))
+            case PhaseAdvanced(phase=phase):
+                if until.is_set():
+                    raise Interrupted(f"the restore of {name} was broken off")
                 emit(replace(event, phase=f"{name}/{phase}"))
 
     return tell
