@@ -96,6 +96,22 @@ class TreeFiles:
         finally:
             os.close(descriptor)
 
+    def head(self, path: bytes, length: int) -> bytes | None:
+        """The first `length` bytes, at most 1 MiB, to judge a file by; None if it cannot be read now."""
+        try:
+            descriptor = self._open(path)
+        except OSError:
+            # To be told when the file is read for good.
+            return None
+        try:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                return None
+            return os.pread(descriptor, min(length, READ_BYTES), 0)
+        except OSError:
+            return None
+        finally:
+            os.close(descriptor)
+
     def close(self) -> None:
         """Let the open directories go."""
         self._beneath.close()
