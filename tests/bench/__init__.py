@@ -1,0 +1,1 @@
+"""How long, how much processor, how much memory: drtool beside its peers, on one machine in one run."""
