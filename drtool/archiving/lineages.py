@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from drtool.errors import SourceUnsuitable
+from drtool.errors import IntegrityError, SourceUnsuitable
 from drtool.repository.backups import backup_ids, read_manifest
 from drtool.repository.repository import Repository
 from drtool.sources.postgres.facts import ServerFacts
 
 
 def known_systems(repository: Repository, source: str) -> frozenset[int]:
-    """The system ids of the clusters that have WAL or, with the newest backup, a backup here."""
+    """The system ids of the clusters that have WAL or, with the newest readable backup, a backup here."""
     names = repository.store.list_directories(f"log/{source}/")
     systems = {int(name) for name in names if name.isdigit()}
-    for backup_id in backup_ids(repository, source)[-1:]:
-        systems.add(read_manifest(repository, source, backup_id).postgres.system_id)
+    for backup_id in reversed(backup_ids(repository, source)):
+        try:
+            systems.add(read_manifest(repository, source, backup_id).postgres.system_id)
+        except IntegrityError:
+            continue  # a damaged backup must not keep the next one from being taken
+        break
     return frozenset(systems)
 
 

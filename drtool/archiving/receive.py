@@ -200,6 +200,9 @@ class Receiver:
             except WalRemoved as error:
                 if settings.is_window:
                     raise
+                assert self._ends is not None
+                if self._ends.get(start.timeline, start.durable) > start.durable:
+                    return  # removed under us in mid-stream: the next session sees from where on
                 self._step_over(facts, path, start=start, error=error)
 
     def _require_same_system(self, facts: ServerFacts) -> None:

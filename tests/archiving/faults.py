@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 
@@ -87,3 +88,16 @@ class FaultyStore:
     def _look(self) -> None:
         if self.is_away:
             raise RepositoryUnavailable("the store is away", hint="Wait.")
+
+
+class GatedStore(FaultyStore):
+    """Its puts wait while `gate` is closed, as those of a store do that has become very slow."""
+
+    def __init__(self, inner: Store) -> None:
+        super().__init__(inner)
+        self.gate = threading.Event()
+        self.gate.set()
+
+    def create(self, key: str, parts: Sequence[Buffer]) -> None:
+        assert self.gate.wait(60)
+        super().create(key, parts)

@@ -12,7 +12,7 @@ from drtool.model.wal import Lsn
 from drtool.repository.log import read_history
 from drtool.repository.repository import Repository
 from drtool.stores.memory import MemoryStore
-from tests.archiving.faults import FaultyStore
+from tests.archiving.faults import FaultyStore, GatedStore
 from tests.archiving.rig import (
     SOURCE,
     Running,
@@ -190,3 +190,33 @@ def test_a_lost_slot_is_a_recorded_gap_and_receiving_goes_on(
     assert server.query("SELECT active, wal_status FROM pg_replication_slots") == [
         (False, "reserved")
     ]
+
+
+def test_wal_removed_while_the_store_was_slow_is_a_recorded_gap(
+    make_postgres: MakePostgres,
+) -> None:
+    """Without a slot the server does not wait: it removes WAL in mid-stream, and says so by another code."""
+    server = make_postgres(
+        15,
+        segment_mb=1,
+        settings={"max_wal_size": "2MB", "min_wal_size": "2MB", "wal_keep_size": "0"},
+    )
+    store = GatedStore(MemoryStore())
+    repository = new_repository(store)
+    with receiving(repository, settings_for(server)) as running:
+        until(lambda: held_to(repository, server), "something is held")
+        store.gate.clear()
+        # More than the receiver and both socket buffers take in, so that the walsender falls behind.
+        for _ in range(12):
+            fill(server, 8)
+            server.query("CHECKPOINT")
+        store.gate.set()
+        until(lambda: any("is lost" in text for text in running.warnings), "the gap is told")
+        fill(server, 1)
+        end = flushed(server)
+        until(lambda: held_to(repository, server) >= end, "receiving goes on")
+
+    log = inventory(repository, server).timelines[1]
+    assert len(log.gaps) == 1
+    assert len(log.runs) == 2
+    assert (log.gaps[0].begin, log.gaps[0].end) == (log.runs[0].end, log.runs[1].begin)

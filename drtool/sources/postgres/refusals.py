@@ -156,6 +156,8 @@ _MAKE_SLOT = "Create it with SELECT pg_create_physical_replication_slot('NAME', 
 # SQLSTATE, what its message holds in any language, the error, the fact, the next step.
 _ANSWERS: tuple[tuple[str, str, type[SourceUnavailable], str, str], ...] = (
     ("58P01", "[0-9A-F]{24}", WalRemoved, "has removed WAL that was asked for", _NEW_BACKUP),
+    # The same in mid-stream (xlog.c, CheckXLogRemoved), where errno no longer says why.
+    ("XX000", "[0-9A-F]{24}", WalRemoved, "has removed WAL that was asked for", _NEW_BACKUP),
     # ERROR without a code of their own, told apart by what they quote (walsender.c, StartReplication).
     ("XX000", f"{_LSN}.*{_LSN}", WalNotYetWritten, "is not as far as was asked for", _OTHER_PAST),
     ("XX000", _LSN, NotInHistory, "has another history than was asked for", _OTHER_PAST),
