@@ -20,6 +20,8 @@ MOST_CHUNKS_A_REGION = 4
 # a list of packs, `offset` counts in the plain chunk.
 EXTENT = np.dtype([("length", ">u4"), ("pack", ">u4"), ("chunk", ">u4"), ("offset", ">u4")])
 Extents = npt.NDArray[np.void]
+# In place of a pack: zeros that are stored nowhere.
+HOLE = 0xFFFFFFFF
 
 # Where one page lies; a page never straddles two chunks.
 PLACE = np.dtype([("pack", np.uint32), ("chunk", np.uint32), ("offset", np.uint32)])
@@ -65,15 +67,17 @@ def collapse(places: Places, size_bytes: int) -> Extents:
     if count == 0:
         return np.empty(0, EXTENT)
     before, after = places[:-1], places[1:]
-    goes_on = (
-        (before["pack"] == after["pack"])
-        & (before["chunk"] == after["chunk"])
+    goes_on = (before["pack"] == after["pack"]) & (
+        (before["pack"] == HOLE)
+        | (before["chunk"] == after["chunk"])
         & (before["offset"].astype(np.int64) + PAGE_BYTES == after["offset"])
     )
     starts = np.concatenate([[0], np.flatnonzero(~goes_on) + 1])
     extents = np.empty(len(starts), EXTENT)
     for column in ("pack", "chunk", "offset"):
         extents[column] = places[column][starts]
+    is_hole = extents["pack"] == HOLE
+    extents["chunk"][is_hole] = extents["offset"][is_hole] = 0
     lengths = np.diff(np.concatenate([starts, [count]])) * PAGE_BYTES
     lengths[-1] -= count * PAGE_BYTES - size_bytes
     extents["length"] = lengths

@@ -68,7 +68,9 @@ class FilesExtent:
     """A snapshot of a tree: every file as it was at some moment between `taken_from` and `taken_until`.
 
     `root` is the tree's path on the source, as text that os.fsencode turns back into bytes.
-    `is_complete` is False if something could not be read; the findings say what.
+    `is_complete` is False if something could not be read; the findings say what. The rest is for
+    the next snapshot, to see whether the tree is still the same one: where its root lay, and how
+    many of its files looked like random bytes.
     """
 
     kind: ClassVar[str] = "files"
@@ -78,6 +80,10 @@ class FilesExtent:
     taken_from: datetime
     taken_until: datetime
     is_complete: bool
+    is_mount_point: bool = False
+    device: int = 0
+    file_system_id: int = 0
+    random_files: int = 0
 
     def to_json(self) -> Json:
         return {
@@ -86,6 +92,10 @@ class FilesExtent:
             "taken_from": self.taken_from.isoformat(),
             "taken_until": self.taken_until.isoformat(),
             "is_complete": self.is_complete,
+            "is_mount_point": self.is_mount_point,
+            "device": self.device,
+            "file_system_id": self.file_system_id,
+            "random_files": self.random_files,
         }
 
     @classmethod
@@ -96,6 +106,10 @@ class FilesExtent:
             taken_from=datetime.fromisoformat(document["taken_from"]),
             taken_until=datetime.fromisoformat(document["taken_until"]),
             is_complete=document["is_complete"],
+            is_mount_point=document["is_mount_point"],
+            device=document["device"],
+            file_system_id=document["file_system_id"],
+            random_files=document["random_files"],
         )
 
 

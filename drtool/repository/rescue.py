@@ -38,6 +38,7 @@ PREFIX = 8  # b"DRTOOL1" and the letter of the object's type
 KEY_BLOCK = 64  # key version (4), nonce (12), object key (32), tag (16)
 TAG = 16
 LONGEST_RECORD = 256 << 20
+HOLE = 0xFFFFFFFF  # in place of a pack: zeros
 CHUNKS_KEPT = 128
 FOOTERS_KEPT = 64
 Json = Any  # what json.loads gives: authenticated, or checked where it is used
@@ -240,12 +241,17 @@ def slot_key(slot: Json, passphrase: bytes, key_file: bytes) -> bytes:
 
 
 class Record(NamedTuple):
-    """A file of a backup, or a stretch of one; extents are (length, pack, chunk, offset)."""
+    """A file of a backup, or a stretch of one; extents are (length, pack, chunk, offset).
+
+    A pack of no bytes stands for zeros.
+    """
 
     kind: str
     path: bytes
     link: bytes
+    extra: bytes
     mode: int
+    owner: tuple[int, int]
     modified_ns: int
     size: int
     begin: int
@@ -255,7 +261,7 @@ class Record(NamedTuple):
 def read_manifest(repository: Repository, source: str, backup: str) -> Json:
     """What is to be known of a backup. FORMAT.md, section 7."""
     manifest = json.loads(repository.unseal(b"M", f"backups/{source}/{backup}"))
-    if manifest["manifest"] != 1 or manifest["kind"] != "postgres":
+    if manifest["manifest"] != 1 or manifest["kind"] not in ("postgres", "files"):
         raise Trouble(f"backup {backup} needs a later rescue.py: take it from a newer drtool")
     return manifest
 
@@ -276,18 +282,52 @@ def read_table(repository: Repository, manifest: Json) -> Iterator[Record]:
 
 def read_record(plain: bytes, place: int, packs: list[bytes]) -> tuple[Record, int]:
     """One record, and where the next one begins."""
-    (kind, path_bytes, link_bytes, mode, _, _, modified_ns, size, begin, count, _, _, _) = (
+    (kind, path_bytes, link_bytes, mode, uid, gid, modified_ns, size, begin, count, _, _, _) = (
         struct.unpack_from(">BHHIIIqQQIIII", plain, place)
     )
     path_at = place + 57
     link_at = path_at + path_bytes
     extents_at = link_at + link_bytes
-    path, link = plain[path_at:link_at], plain[link_at:extents_at]
+    path, link, extra = plain[path_at:link_at], plain[link_at:extents_at], b""
+    if chr(kind).isupper():
+        (extra_bytes,) = struct.unpack_from(">I", plain, extents_at)
+        extents_at += 4 + extra_bytes
+        extra = plain[extents_at - extra_bytes : extents_at]
     numbers = struct.unpack_from(f">{4 * count}I", plain, extents_at)
     length, pack, chunk, offset = (numbers[count * n : count * (n + 1)] for n in range(4))
-    extents = [(length[n], packs[pack[n]], chunk[n], offset[n]) for n in range(count)]
-    record = Record(chr(kind), path, link, mode, modified_ns, size, begin, extents)
+    ids = [b"" if index == HOLE else packs[index] for index in pack]
+    extents = [(length[n], ids[n], chunk[n], offset[n]) for n in range(count)]
+    kind_letter, owner = chr(kind).lower(), (uid, gid)
+    record = Record(
+        kind_letter, path, link, extra, mode, owner, modified_ns, size, begin, extents
+    )  # fmt: skip
     return record, extents_at + 16 * count
+
+
+class Extra(NamedTuple):
+    """What only a tree of files has: its hard links (device, inode), and extended attributes."""
+
+    inode: tuple[int, int]
+    links: int
+    xattrs: list[tuple[bytes, bytes]]
+
+
+def read_extra(extra: bytes) -> Extra:
+    """FORMAT.md, section 6.1."""
+    version, _, _, inode, device, links = struct.unpack_from(">BBqQQI", extra)
+    if version != 1:
+        raise Trouble("this backup needs a later rescue.py: take it from a newer drtool")
+    at = 30
+    for _ in ("owner", "group"):
+        at += 1 + extra[at]
+    (count,) = struct.unpack_from(">H", extra, at)
+    at, xattrs = at + 2, []
+    for _ in range(count):
+        name_bytes, value_bytes = struct.unpack_from(">HI", extra, at)
+        middle, end = at + 6 + name_bytes, at + 6 + name_bytes + value_bytes
+        xattrs.append((extra[at + 6 : middle], extra[middle:end]))
+        at = end
+    return Extra((device, inode), links, xattrs)
 
 
 class Restorer:
@@ -297,11 +337,15 @@ class Restorer:
         self.repository = repository
         self.destination = os.fsencode(os.path.abspath(destination))
         self.tablespaces = self.destination + b"-tablespaces"
+        self.tree = False
+        self.names: dict[tuple[int, int], Record] = {}
+        self.linked = b""
         self.files = 0
         self.bytes = 0
 
     def run(self, manifest: Json) -> None:
         """Restore everything. What was cut off has no pg_control, so it cannot be started."""
+        self.tree = manifest["kind"] == "files"
         make_directory(self.destination)
         directories, links, last = [], [], []
         for record in read_table(self.repository, manifest):
@@ -310,13 +354,14 @@ class Restorer:
                 directories.append(record)
             elif record.kind == "l":
                 links.append(record)
+            elif self.tree:
+                self.write_or_link(record)
             elif record.path == b"global/pg_control":
                 last.append(record)
             elif record.path != b"tablespace_map":  # would lead the server to the source's own
                 self.write(record)
-        self.make_links(
-            links, [str(oid).encode() for oid, _ in manifest["postgres"]["tablespaces"]]
-        )
+        spaces = [] if self.tree else manifest["postgres"]["tablespaces"]
+        self.make_links(links, [str(oid).encode() for oid, _ in spaces])
         for record in reversed(directories):
             give_attributes(self.path(record), record)
         os.sync()
@@ -326,12 +371,26 @@ class Restorer:
 
     def path(self, record: Record) -> bytes:
         """Where a record belongs: tablespaces beside DEST, never where the source has them."""
+        if self.tree and not record.path:
+            return self.destination
         parts = record.path.split(b"/")
         if {b"", b".", b".."} & set(parts) or b"\0" in record.path:
             raise Trouble(f"the backup holds the unsafe path {record.path!r}")
-        if parts[0] == b"pg_tblspc" and len(parts) > 1:
+        if parts[0] == b"pg_tblspc" and len(parts) > 1 and not self.tree:
             return os.path.join(self.tablespaces, *parts[1:])
         return os.path.join(self.destination, *parts)
+
+    def write_or_link(self, record: Record) -> None:
+        """Write a file of a tree; or link it, if it is another name of one that is there."""
+        if record.begin == 0 and record.extra and read_extra(record.extra).links > 1:
+            first = self.names.setdefault(read_extra(record.extra).inode, record)
+            if first is not record and first.extents == record.extents:
+                make_directory(os.path.dirname(self.path(record)))
+                os.link(self.path(first), self.path(record))
+                self.linked, self.files = record.path, self.files + 1
+                return
+        if record.path != self.linked:
+            self.write(record)
 
     def write(self, record: Record) -> None:
         """Write a file, or one stretch of a large one."""
@@ -340,6 +399,10 @@ class Restorer:
         with open(path, "r+b" if record.begin else "xb") as file:
             file.seek(record.begin)
             for length, pack, number, offset in record.extents:
+                if not pack:
+                    self.bytes += length
+                    file.truncate(file.seek(length, os.SEEK_CUR))
+                    continue
                 plain = self.repository.chunk(pack, number)
                 if offset + length > len(plain):
                     raise Trouble(f"file {record.path!r} does not add up")
@@ -354,12 +417,14 @@ class Restorer:
     def make_links(self, links: list[Record], spaces: list[bytes]) -> None:
         """Links as they were; tablespaces linked, and mapped for the server, to their new places."""
         for record in links:
-            if record.path.startswith(b"pg_tblspc/"):
+            if record.path.startswith(b"pg_tblspc/") and not self.tree:
                 spaces.append(record.path.split(b"/")[1])
             else:
                 path = self.path(record)
                 make_directory(os.path.dirname(path))
                 os.symlink(record.link, path)
+                if self.tree:
+                    give_owner(path, record)
         lines = []
         for oid in sorted(set(spaces)):
             place = os.path.join(self.tablespaces, oid)
@@ -378,9 +443,24 @@ def make_directory(path: str | bytes) -> None:
 
 
 def give_attributes(path: bytes, record: Record) -> None:
-    """Mode and times. Files belong to whoever runs this program."""
+    """Mode and times; of a tree also owner and attributes, as far as this user may set them."""
+    if record.extra:
+        give_owner(path, record)
     os.chmod(path, record.mode & 0o7777)
     os.utime(path, ns=(record.modified_ns, record.modified_ns))
+
+
+def give_owner(path: bytes, record: Record) -> None:
+    """Owner and extended attributes of a tree's entry; one complaint for each that is refused."""
+    try:
+        os.chown(path, *record.owner, follow_symlinks=False)
+    except OSError as error:
+        complain(f"the owner of {record.path!r} could not be set: {error.strerror}")
+    for name, value in read_extra(record.extra).xattrs if record.extra else []:
+        try:
+            os.setxattr(path, name, value, follow_symlinks=False)
+        except OSError as error:
+            complain(f"{name!r} of {record.path!r} could not be set: {error.strerror}")
 
 
 def write_new(path: str | bytes, content: bytes) -> None:
@@ -458,7 +538,13 @@ def list_backups(repository: Repository, _: argparse.Namespace) -> None:
             except Trouble as trouble:
                 complain(str(trouble))
                 continue
-            extent, size = manifest["postgres"], manifest["sizes"]["read_bytes"]
+            size = manifest["sizes"]["read_bytes"]
+            if manifest["kind"] == "files":
+                extent = manifest["files"]
+                print(f"{source} {backup} ended {extent['taken_until']}, {size} bytes", end=", ")
+                print(f"files of {extent['root']}, as of {extent['taken_from']}")
+                continue
+            extent = manifest["postgres"]
             log, position = (int(number, 16) for number in extent["start_lsn"].split("/"))
             first = f"{extent['timeline']:08X}{log:08X}{position // extent['segment_bytes']:08X}"
             print(f"{source} {backup} ended {extent['stopped_at']}, {size} bytes", end=", ")
@@ -472,6 +558,8 @@ def restore(repository: Repository, arguments: argparse.Namespace) -> None:
     restorer = Restorer(repository, arguments.destination)
     restorer.run(read_manifest(repository, arguments.source, arguments.backup))
     print(f"{restorer.files} files, {restorer.bytes} bytes are in {arguments.destination}")
+    if restorer.tree:
+        return
     print("Next: its WAL, a restore_command, and recovery.signal. RESCUE/README.txt tells how")
 
 
@@ -498,7 +586,7 @@ def verify(repository: Repository, _: argparse.Namespace) -> None:
         for backup in repository.names(f"backups/{source}"):
             try:
                 for record in read_table(repository, read_manifest(repository, source, backup)):
-                    chunks.update((pack, number) for _, pack, number, _ in record.extents)
+                    chunks.update((pack, number) for _, pack, number, _ in record.extents if pack)
             except Trouble as trouble:
                 troubles += complain(f"backup {backup} of {source}: {trouble}")
     reads = [partial(repository.chunk, pack, number) for pack, number in sorted(chunks)]

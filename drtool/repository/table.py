@@ -12,78 +12,49 @@ import struct
 import tempfile
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from enum import Enum
 
 import numpy as np
 import numpy.typing as npt
 from xxhash import xxh3_64_intdigest
 
-from drtool.pipeline.pages import EXTENT, PAGE_BYTES, Extents
+from drtool.pipeline.pages import HOLE, PAGE_BYTES
 from drtool.repository.chunks import ChunkPlace, ChunkReader
+from drtool.repository.records import (
+    COMMON,
+    NO_EXTENTS,
+    RECORD_COVERS_BYTES,
+    Attributes,
+    DigestPlace,
+    EntryKind,
+    TableRecord,
+    decode_record,
+    encode_record,
+    renumbered,
+    with_path,
+)
 from drtool.repository.sealing import damaged
 
-RECORD_COVERS_BYTES = 256 << 20
+# A record is part of the table to whoever uses one.
+__all__ = [
+    "NO_EXTENTS",
+    "RECORD_COVERS_BYTES",
+    "Attributes",
+    "DigestPlace",
+    "DigestReader",
+    "EntryKind",
+    "PackList",
+    "Table",
+    "TableRecord",
+    "TableWriter",
+    "encode_digests",
+]
+
 DIGEST_BYTES = 8
 PACK_ID_BYTES = 16
 
-NO_EXTENTS: Extents = np.empty(0, EXTENT)
-
-_COLUMNS = ("length", "pack", "chunk", "offset")
-_RECORD = struct.Struct(">BHHIIIqQQIIII")
-_NO_DIGESTS = 0xFFFFFFFF
 _CUT_AT_LEAST = 32 << 10
 _CUT_AT_MOST = 192 << 10
 _SPOOL_BYTES = 32 << 20
-
-
-class EntryKind(Enum):
-    """What an entry of a table is."""
-
-    FILE = ord("f")
-    DIRECTORY = ord("d")
-    SYMLINK = ord("l")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Attributes:
-    """What a file is besides its bytes. Times are nanoseconds since 1970; `link` is a symlink's text."""
-
-    path: bytes
-    kind: EntryKind
-    mode: int
-    uid: int
-    gid: int
-    modified_ns: int
-    size_bytes: int
-    link: bytes = b""
-
-
-@dataclass(frozen=True, slots=True)
-class DigestPlace:
-    """Where the page digests of a record lie: a chunk, and an offset into it. `pack` as in extents."""
-
-    pack: int
-    chunk: int
-    offset: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TableRecord:
-    """A file, or one stretch of 256 MiB of it: `extents` hold its bytes from `begin` on, in order.
-
-    `pack` in extents and digests is an index into the `PackList` of whoever holds the record.
-    """
-
-    attributes: Attributes
-    begin: int = 0
-    extents: Extents = field(default_factory=lambda: NO_EXTENTS)
-    digests: DigestPlace | None = None
-
-    @property
-    def covered_bytes(self) -> int:
-        """How many bytes of the file the extents hold."""
-        return int(self.extents["length"].sum(dtype=np.int64))
 
 
 class PackList:
@@ -110,39 +81,80 @@ StoreChunk = Callable[[bytes], ChunkPlace]
 class TableWriter:
     """Collects records in any order, then stores the table in path order.
 
+    All records of a file get the mode, owner, time and size of the first one.
     Memory: 32 MiB of records, the rest in an unlinked temporary file, and about 200 bytes a record.
     """
 
     def __init__(self, packs: PackList) -> None:
         self._packs = packs
         self._spool = tempfile.SpooledTemporaryFile(max_size=_SPOOL_BYTES)  # noqa: SIM115 - closed by finish
-        self._index: list[tuple[bytes, int, int, int]] = []
+        self._end = 0
+        self._index: list[_Row] = []
+        self._names: list[tuple[bytes, bytes]] = []
+        self._withdrawn: dict[bytes, int] = {}
 
     def add(self, record: TableRecord) -> None:
         """Take a record; raise ValueError for one that covers too much."""
         if record.covered_bytes > RECORD_COVERS_BYTES:
             raise ValueError(f"a record covers {record.covered_bytes} bytes")
-        encoded = _encode(record)
-        place = self._spool.tell()
+        self.add_encoded(record.attributes.path, record.begin, encode_record(record))
+
+    def add_encoded(self, path: bytes, begin: int, encoded: bytes) -> None:
+        """Take a record as `Table.find_encoded` gave it."""
         self._spool.write(encoded)
-        self._index.append((record.attributes.path, record.begin, place, len(encoded)))
+        self._index.append((path, begin, self._end, len(encoded)))
+        self._end += len(encoded)
+
+    def withdraw(self, path: bytes) -> None:
+        """Forget the records that were added of a file so far: it changed while it was read."""
+        self._withdrawn[path] = self._end
+
+    def add_name(self, path: bytes, of: bytes) -> None:
+        """Another path of the file `of`, which is added before or after: all that is said of that."""
+        self._names.append((path, of))
 
     def finish(self, store: StoreChunk) -> tuple[list[ChunkPlace], set[int]]:
         """Store the table; return its chunks in order, and the indices of all packs it refers to."""
-        self._index.sort()
         places: list[ChunkPlace] = []
         referred: set[int] = set()
         pending = _PendingChunk(self._packs)
-        for path, _, place, length in self._index:
-            self._spool.seek(place)
-            pending.add(_decode(self._spool.read(length), 0, name="spool")[0])
-            cut = xxh3_64_intdigest(path) & 7 == 0 and pending.size >= _CUT_AT_LEAST
-            if cut or pending.size >= _CUT_AT_MOST:
+        for path, encoded in self._encoded():
+            pending.add(encoded)
+            size = pending.size
+            cut = size >= _CUT_AT_LEAST and xxh3_64_intdigest(path) & 7 == 0
+            if cut or size >= _CUT_AT_MOST:
                 places.append(store(pending.take(referred)))
         if pending.size:
             places.append(store(pending.take(referred)))
         self._spool.close()
         return places, referred
+
+    def _rows(self) -> list[_Row]:
+        """In order, with those of other names, without those that were withdrawn."""
+        rows = self._index
+        if self._withdrawn:
+            rows = [row for row in rows if row[2] >= self._withdrawn.get(row[0], 0)]
+        wanted: dict[bytes, list[_Row]] = {of: [] for _, of in self._names}
+        for row in rows if wanted else ():
+            if row[0] in wanted:
+                wanted[row[0]].append(row)
+        more = [(path, *row[1:]) for path, of in self._names for row in wanted[of]]
+        return sorted(rows + more)
+
+    def _encoded(self) -> Iterator[tuple[bytes, bytes]]:
+        first_path, common = b"", b""
+        for path, begin, place, length in self._rows():
+            self._spool.seek(place)
+            encoded = with_path(self._spool.read(length), path)
+            if begin == 0:
+                first_path, common = path, encoded[COMMON]
+            elif path == first_path and encoded[COMMON] != common:
+                encoded = encoded[: COMMON.start] + common + encoded[COMMON.stop :]
+            yield path, encoded
+
+
+# Path, begin, place in the spool, length there.
+_Row = tuple[bytes, int, int, int]
 
 
 class _PendingChunk:
@@ -154,24 +166,11 @@ class _PendingChunk:
         self._records: list[bytes] = []
         self.size = 0
 
-    def add(self, record: TableRecord) -> None:
-        extents = record.extents.copy()
-        used, first, inverse = np.unique(extents["pack"], return_index=True, return_inverse=True)
-        # In the order in which the record names them: the order of `used` is this backup's own,
-        # and a table chunk that did not change must come out the same in every backup.
-        for pack in used[np.argsort(first)]:
-            self._local.setdefault(int(pack), len(self._local))
-        numbers = [self._local[int(pack)] for pack in used]
-        extents["pack"] = np.array(numbers, np.uint32)[inverse] if len(used) else 0
-        digests = record.digests
-        if digests is not None:
-            pack = self._local.setdefault(digests.pack, len(self._local))
-            digests = DigestPlace(pack, digests.chunk, digests.offset)
-        encoded = _encode(
-            TableRecord(
-                attributes=record.attributes, begin=record.begin, extents=extents, digests=digests
-            )
-        )
+    def add(self, encoded: bytes) -> None:
+        # Numbered in the order in which records name them: the order of the pack list is this
+        # backup's own, and a table chunk that did not change must come out the same in every backup.
+        local = self._local
+        encoded = renumbered(encoded, lambda pack: local.setdefault(pack, len(local)))
         self._records.append(encoded)
         self.size += len(encoded)
 
@@ -184,45 +183,6 @@ class _PendingChunk:
         return plain
 
 
-def _encode(record: TableRecord) -> bytes:
-    entry, extents, digests = record.attributes, record.extents, record.digests
-    head = _RECORD.pack(
-        entry.kind.value, len(entry.path), len(entry.link), entry.mode, entry.uid, entry.gid,
-        entry.modified_ns, entry.size_bytes, record.begin, len(extents),
-        _NO_DIGESTS if digests is None else digests.pack,
-        0 if digests is None else digests.chunk,
-        0 if digests is None else digests.offset,
-    )  # fmt: skip
-    columns = [np.ascontiguousarray(extents[column]).tobytes() for column in _COLUMNS]
-    return b"".join([head, entry.path, entry.link, *columns])
-
-
-def _decode(plain: bytes | memoryview, place: int, *, name: str) -> tuple[TableRecord, int]:
-    """The record at `place`, and where the next one begins."""
-    try:
-        (kind, path_bytes, link_bytes, mode, uid, gid, modified_ns, size_bytes, begin, count,
-         digest_pack, digest_chunk, digest_offset) = _RECORD.unpack_from(plain, place)  # fmt: skip
-        place += _RECORD.size
-        path = bytes(plain[place : place + path_bytes])
-        place += path_bytes
-        link = bytes(plain[place : place + link_bytes])
-        place += link_bytes
-        extents = np.empty(count, EXTENT)
-        for column in _COLUMNS:
-            extents[column] = np.frombuffer(plain, ">u4", count, place)
-            place += 4 * count
-        attributes = Attributes(
-            path=path, kind=EntryKind(kind), mode=mode, uid=uid, gid=gid,
-            modified_ns=modified_ns, size_bytes=size_bytes, link=link,
-        )  # fmt: skip
-    except (struct.error, ValueError) as error:
-        raise damaged(name, f"a record of its file table cannot be read ({error})") from error
-    digests = None
-    if digest_pack != _NO_DIGESTS:
-        digests = DigestPlace(digest_pack, digest_chunk, digest_offset)
-    return TableRecord(attributes=attributes, begin=begin, extents=extents, digests=digests), place
-
-
 def _records(
     plain: memoryview, packs: PackList, *, name: str
 ) -> Iterator[tuple[int, int, TableRecord]]:
@@ -233,7 +193,7 @@ def _records(
     (count,) = struct.unpack_from(">I", plain, place)
     place += 4
     for _ in range(count):
-        record, after = _decode(plain, place, name=name)
+        record, after = decode_record(plain, place, name=name)
         yield place, after, _translated(record, translation)
         place = after
     if place != len(plain):
@@ -254,7 +214,11 @@ def _pack_translation(
 def _translated(record: TableRecord, translation: npt.NDArray[np.uint32]) -> TableRecord:
     extents, digests = record.extents, record.digests
     if len(extents):
-        extents["pack"] = translation[extents["pack"]]
+        is_stored = extents["pack"] != HOLE
+        if is_stored.all():
+            extents["pack"] = translation[extents["pack"]]
+        else:
+            extents["pack"][is_stored] = translation[extents["pack"][is_stored]]
     if digests is not None:
         digests = DigestPlace(int(translation[digests.pack]), digests.chunk, digests.offset)
     return TableRecord(
@@ -302,13 +266,22 @@ class Table:
 
     def find(self, path: bytes, begin: int) -> TableRecord | None:
         """The record of a file's stretch; None if there is none. `index` was called before."""
+        encoded = self.find_encoded(path, begin)
+        return None if encoded is None else decode_record(encoded, 0, name=self._name)[0]
+
+    def find_encoded(self, path: bytes, begin: int) -> bytes | None:
+        """The same, as `TableWriter.add_encoded` takes it: ten times as fast."""
         found = self._index.get((path, begin))
         if found is None or self._spool is None:
             return None
         number, place, length = found
         self._spool.seek(place)
-        record, _ = _decode(self._spool.read(length), 0, name=self._name)
-        return _translated(record, self._translations[number])
+        translation = self._translations[number]
+        return renumbered(self._spool.read(length), lambda pack: int(translation[pack]))
+
+    def __len__(self) -> int:
+        """How many records it has. `index` was called before."""
+        return len(self._index)
 
     def close(self) -> None:
         """Let the index go."""

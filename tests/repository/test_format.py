@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from drtool.pipeline.pages import PAGE_BYTES
-from drtool.repository import chunks, keys, layout, sealing, table
+from drtool.repository import chunks, keys, layout, records, sealing, table
 from drtool.repository.backups import encode_manifest, open_table, read_manifests
 from drtool.repository.chunks import ChunkReader
 from drtool.repository.layout import Lineage
@@ -78,7 +78,7 @@ def test_drtool_still_writes_the_manifest_of_the_example_in_the_same_bytes(docum
         ("pack", chunks.PACK_BYTES),
         ("most chunks", chunks.MOST_CHUNKS),
         ("footer row", chunks._FOOTER_ROW.itemsize),
-        ("record head", table._RECORD.size),
+        ("record head", records.RECORD_HEAD.size),
         ("record covers", table.RECORD_COVERS_BYTES),
         ("page", PAGE_BYTES),
     ],

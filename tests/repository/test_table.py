@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from drtool.errors import IntegrityError
-from drtool.pipeline.pages import EXTENT
+from drtool.pipeline.pages import EXTENT, HOLE
 from drtool.repository.chunks import ChunkPlace, ChunkReader
 from drtool.repository.table import (
     RECORD_COVERS_BYTES,
@@ -27,9 +29,9 @@ from tests.repository.building import ChunkShelf, new_repository
 PACKS = [bytes([n]) * 16 for n in range(5)]
 U32 = st.integers(0, 2**32 - 1)
 
-extents = st.lists(st.tuples(st.integers(0, 300_000), st.integers(0, 4), U32, U32), max_size=8).map(
-    lambda rows: np.array(rows, dtype=EXTENT)
-)
+extents = st.lists(
+    st.tuples(st.integers(0, 300_000), st.sampled_from([0, 1, 2, 3, 4, HOLE]), U32, U32), max_size=8
+).map(lambda rows: np.array(rows, dtype=EXTENT))
 attributes = st.builds(
     Attributes,
     path=st.binary(min_size=1, max_size=40),
@@ -40,6 +42,7 @@ attributes = st.builds(
     modified_ns=st.integers(-(2**63), 2**63 - 1),
     size_bytes=st.integers(0, 2**64 - 1),
     link=st.binary(max_size=40),
+    extra=st.binary(max_size=40),
 )
 records = st.builds(
     TableRecord,
@@ -69,12 +72,18 @@ def stored(rows: list[TableRecord]) -> tuple[Table, list[ChunkPlace]]:
 def told(record: TableRecord, ids: list[bytes]) -> object:
     """A record as plain values, with packs by id."""
     rows = [
-        (int(row["length"]), ids[int(row["pack"])], int(row["chunk"]), int(row["offset"]))
+        (
+            int(row["length"]),
+            ids[row["pack"]] if row["pack"] != HOLE else b"",
+            int(row["chunk"]),
+            int(row["offset"]),
+        )
         for row in record.extents
     ]
     digests = record.digests
     place = None if digests is None else (ids[digests.pack], digests.chunk, digests.offset)
-    return record.attributes, record.begin, rows, place
+    extra = b"" if record.begin else record.attributes.extra
+    return replace(record.attributes, extra=extra), record.begin, rows, place
 
 
 def by_place(record: TableRecord) -> tuple[bytes, int]:
@@ -82,7 +91,7 @@ def by_place(record: TableRecord) -> tuple[bytes, int]:
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.lists(records, max_size=30, unique_by=by_place))
+@given(st.lists(records, max_size=30, unique_by=lambda record: record.attributes.path))
 def test_records_come_back_in_order_and_are_found_by_path(rows: list[TableRecord]) -> None:
     table, _ = stored(rows)
 
@@ -95,6 +104,39 @@ def test_records_come_back_in_order_and_are_found_by_path(rows: list[TableRecord
         assert found is not None
         assert told(found, table.packs.ids) == told(record, PACKS)
     assert table.find(b"not there", 0) is None
+
+
+def test_what_was_withdrawn_is_gone_and_other_names_say_all_that_the_first_does() -> None:
+    packs = PackList()
+    shelf = ChunkShelf(repository := new_repository())
+    writer = TableWriter(packs)
+    packs.index_of(PACKS[0])
+
+    def add(path: bytes, begin: int, size: int) -> None:
+        entry = Attributes(
+            path=path, kind=EntryKind.FILE, mode=0o600, uid=1, gid=1, modified_ns=5,
+            size_bytes=size, extra=b"extra",
+        )  # fmt: skip
+        extents = np.array([(min(size, 100), 0, 0, 0)], EXTENT)
+        writer.add(TableRecord(attributes=entry, begin=begin, extents=extents))
+
+    writer.add_name(b"another", b"kept")
+    writer.add_name(b"nobody", b"never added")
+    add(b"gone", 0, 50)
+    add(b"kept", RECORD_COVERS_BYTES, 50)
+    writer.withdraw(b"kept")
+    writer.withdraw(b"gone")
+    add(b"kept", RECORD_COVERS_BYTES, 60)
+    add(b"kept", 0, 70)
+    places, _ = writer.finish(shelf.store)
+    shelf.close()
+
+    read = list(Table(ChunkReader(repository.store, repository.ring), places, PackList(), name="t"))
+    assert [(record.attributes.path, record.begin) for record in read] == [
+        (b"another", 0), (b"another", RECORD_COVERS_BYTES), (b"kept", 0), (b"kept", RECORD_COVERS_BYTES)
+    ]  # fmt: skip
+    assert [record.attributes.size_bytes for record in read] == [70, 70, 70, 70]
+    assert [record.attributes.extra for record in read] == [b"extra", b"", b"extra", b""]
 
 
 def a_file(number: int, chunk: int = 0) -> TableRecord:

@@ -1,0 +1,109 @@
+"""Entries of a tree of files, to and from attributes in a file table: FORMAT.md, section 6.1."""
+
+from __future__ import annotations
+
+import struct
+
+from drtool.repository.records import Attributes, EntryKind
+from drtool.repository.sealing import damaged
+from drtool.sources.files.entries import TreeEntry, TreeKind
+
+_VERSION = 1
+_IS_SPARSE, _LOOKED_RANDOM = 1, 2
+# Version, flags, ctime, inode, device, number of links.
+_HEAD = struct.Struct(">BBqQQI")
+_XATTR = struct.Struct(">HI")
+_LONGEST_NAME = 255
+
+_KINDS = {
+    TreeKind.FILE: EntryKind.FILE,
+    TreeKind.DIRECTORY: EntryKind.DIRECTORY,
+    TreeKind.SYMLINK: EntryKind.SYMLINK,
+}
+_TREE_KINDS = {kind: tree_kind for tree_kind, kind in _KINDS.items()}
+
+
+def attributes_of(entry: TreeEntry, *, looked_random: bool = False) -> Attributes:
+    """What a table keeps of an entry. `looked_random`: its content could have been encrypted."""
+    flags = _IS_SPARSE * entry.is_sparse | _LOOKED_RANDOM * looked_random
+    parts = [
+        _HEAD.pack(
+            _VERSION, flags, entry.changed_ns, entry.inode, entry.device, entry.links
+        ),
+        _named(entry.owner),
+        _named(entry.group),
+        struct.pack(">H", len(entry.xattrs)),
+    ]  # fmt: skip
+    for name, value in entry.xattrs:
+        parts += [_XATTR.pack(len(name), len(value)), name, value]
+    return Attributes(
+        path=entry.path,
+        kind=_KINDS[entry.kind],
+        mode=entry.mode,
+        uid=entry.uid,
+        gid=entry.gid,
+        modified_ns=entry.modified_ns,
+        size_bytes=entry.size_bytes,
+        link=entry.link,
+        extra=b"".join(parts),
+    )
+
+
+def looked_random(attributes: Attributes) -> bool:
+    """What was noted of the content when it was read."""
+    return len(attributes.extra) > 1 and bool(attributes.extra[1] & _LOOKED_RANDOM)
+
+
+def entry_of(attributes: Attributes) -> TreeEntry:
+    """The entry again; IntegrityError if it was written by something else than drtool."""
+    extra = attributes.extra
+    try:
+        version, flags, changed_ns, inode, device, links = _HEAD.unpack_from(extra)
+        if version != _VERSION:
+            raise ValueError(f"its attributes are of version {version}")
+        owner, at = _name_at(extra, _HEAD.size)
+        group, at = _name_at(extra, at)
+        (count,) = struct.unpack_from(">H", extra, at)
+        at += 2
+        xattrs = []
+        for _ in range(count):
+            name_bytes, value_bytes = _XATTR.unpack_from(extra, at)
+            at += _XATTR.size
+            end = at + name_bytes + value_bytes
+            xattrs.append((extra[at : at + name_bytes], extra[at + name_bytes : end]))
+            at = end
+        if at > len(extra):
+            raise ValueError("its attributes are cut short")
+    except (struct.error, ValueError, IndexError) as error:
+        raise damaged(f"record {attributes.path!r}", str(error)) from error
+    return TreeEntry(
+        path=attributes.path,
+        kind=_TREE_KINDS[attributes.kind],
+        mode=attributes.mode,
+        uid=attributes.uid,
+        gid=attributes.gid,
+        owner=owner,
+        group=group,
+        modified_ns=attributes.modified_ns,
+        changed_ns=changed_ns,
+        inode=inode,
+        device=device,
+        links=links,
+        size_bytes=attributes.size_bytes,
+        is_sparse=bool(flags & _IS_SPARSE),
+        link=attributes.link,
+        xattrs=tuple(xattrs),
+    )
+
+
+def _named(name: str | None) -> bytes:
+    """A name without which the number must do is none: longer ones than any system makes as well."""
+    encoded = name.encode("utf-8", "surrogateescape") if name else b""
+    if len(encoded) > _LONGEST_NAME:
+        encoded = b""
+    return bytes([len(encoded)]) + encoded
+
+
+def _name_at(extra: bytes, at: int) -> tuple[str | None, int]:
+    end = at + 1 + extra[at]
+    return extra[at + 1 : end].decode("utf-8", "surrogateescape") or None, end
