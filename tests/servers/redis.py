@@ -277,10 +277,8 @@ class SentinelGroup:
         for sentinel in self.sentinels:
             with sentinel.client() as client:
                 told = client.execute_command("SENTINEL", "MASTER", "main")
-            found = told if isinstance(told, dict) else _pairs(told)
-            if found.get("num-slaves") not in (2, "2"):
-                return False
-            if found.get("num-other-sentinels") not in (2, "2"):
+            found = _mapping(told)
+            if (found["num-slaves"], found["num-other-sentinels"]) != ("2", "2"):
                 return False
         return True
 
@@ -296,9 +294,10 @@ class SentinelGroup:
             server.close()
 
 
-def _pairs(told: list[bytes]) -> dict[str, str]:
-    words = [word.decode() for word in told]
-    return dict(zip(words[::2], words[1::2], strict=True))
+def _mapping(told: Any) -> dict[str, str]:
+    """Names and values, however the library hands them over."""
+    given = told.items() if isinstance(told, dict) else zip(told[::2], told[1::2], strict=True)
+    return {name.decode(): value.decode() for name, value in given}
 
 
 def _new_sentinel(master: RedisServer) -> RedisServer:
@@ -324,6 +323,7 @@ class ClusterGroup:
 
     def __init__(self, masters: int = 3, replicas: int = 1) -> None:
         self.nodes: list[RedisServer] = []
+        self.master_count = masters
         settings = {"cluster-enabled": "yes", "cluster-node-timeout": "2000"}
         try:
             for _ in range(masters * (1 + replicas)):
@@ -345,11 +345,14 @@ class ClusterGroup:
             raise
 
     def is_whole(self) -> bool:
-        """Whether all nodes say ok and every replica has its master's data."""
+        """Whether every node says ok and knows every replica, and each of those has its data."""
+        replicas = len(self.nodes) - self.master_count
         for server in self.nodes:
             with server.client() as client:
                 told = client.info("replication")
             if b"cluster_state:ok" not in _raw(server, "CLUSTER", "INFO"):
+                return False
+            if _raw(server, "CLUSTER", "NODES").count(b"slave ") != replicas:
                 return False
             if told["role"] == "slave" and told.get("master_link_status") != "up":
                 return False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from types import TracebackType
 from typing import Any, Self
 
@@ -101,6 +102,14 @@ def connect(
         connection.close()
         raise
     return connection
+
+
+def server_moment(connection: RedisConnection) -> datetime:
+    """The server's own clock; SourceUnavailable if it does not tell."""
+    words = texts(connection.ask("TIME"))
+    if len(words) != 2:
+        raise SourceUnavailable(f"{connection.place} does not tell its time")
+    return datetime.fromtimestamp(int(words[0]), UTC) + timedelta(microseconds=int(words[1]))
 
 
 def pairs(reply: Reply) -> dict[str, str]:

@@ -9,7 +9,7 @@ from drtool.errors import SourceUnavailable, SourceUnsuitable
 OLDEST_VERSION = (6, 2)
 # What the replication link and the checks need, as one rule of an ACL.
 NEEDED_RIGHTS = (
-    "+psync +replconf +ping +info +role +wait +config|get +acl|list +module|list +function|dump"
+    "+psync +replconf +ping +info +time +config|get +acl|list +module|list +function|dump"
     " +cluster|info +cluster|nodes +cluster|shards"
 )
 _NO_RIGHT = re.compile(r"run the '([^']+)' command")

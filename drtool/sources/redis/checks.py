@@ -1,0 +1,272 @@
+"""Whether a Redis is set up so that what it holds survives, and so that drtool's link does."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from drtool.model.finding import Finding, Severity
+from drtool.policy.sources import RedisTopology
+from drtool.sources.redis.connection import RedisConnection, server_moment
+from drtool.sources.redis.psync import Position
+from drtool.sources.redis.shape import Role, Shape
+
+# The link is lost for good after an outage longer than the backlog lasts.
+TOLERATED_OUTAGE = timedelta(minutes=10)
+_SMALL_BACKLOG_BYTES = 16 << 20
+_SMALL_BUFFER_BYTES = 256 << 20
+_OLD_SAVE = timedelta(days=1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerState:
+    """What one server says of itself: sections of INFO and its settings, as they stand there."""
+
+    address: str
+    persistence: Mapping[str, str]
+    replication: Mapping[str, str]
+    memory: Mapping[str, str]
+    settings: Mapping[str, str]
+    moment: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BacklogMargin:
+    """How far a link may fall behind: `left_bytes` until the server drops what it still needs.
+
+    `seconds` at the rate at which it is written now; None for a server that is not written to.
+    """
+
+    left_bytes: int
+    backlog_bytes: int
+    seconds: float | None
+
+
+def read_state(connection: RedisConnection) -> ServerState:
+    """Everything that the checks below look at; nothing is changed. Errors as `connection.ask`."""
+    settings: dict[str, str] = {}
+    for name in _LOOKED_AT:
+        settings |= connection.settings(name)
+    return ServerState(
+        address=str(connection.address),
+        persistence=connection.info("persistence"),
+        replication=connection.info("replication"),
+        memory=connection.info("memory"),
+        settings=settings,
+        moment=server_moment(connection),
+    )
+
+
+def check_server(state: ServerState) -> list[Finding]:
+    """Everything that is wrong with one server; an empty list if nothing is."""
+    return [
+        *_persistence(state),
+        *_replication(state),
+        *_memory(state),
+    ]
+
+
+def check_shape(shape: Shape) -> list[Finding]:
+    """What is wrong with how the servers belong together."""
+    findings = []
+    for shard in shape.shards:
+        for node in (shard.master, *shard.replicas):
+            if node.trouble is not None:
+                is_master = node.role is Role.MASTER
+                findings.append(
+                    Finding(
+                        severity=Severity.PROBLEM if is_master else Severity.WARNING,
+                        subject=f"{node.role} {node.address} of {shard.name}",
+                        fact=node.trouble,
+                        fix="Look at INFO replication and the log there.",
+                    )
+                )
+        if not shard.replicas and shape.kind is not RedisTopology.STANDALONE:
+            findings.append(
+                Finding(
+                    severity=Severity.WARNING,
+                    subject=f"shard {shard.name}",
+                    fact="it has no replica: its master's loss is the loss of what was not archived",
+                    fix="Add one with redis-cli --cluster add-node --cluster-slave, or replicaof.",
+                )
+            )
+    return findings
+
+
+def backlog_margin(
+    state: ServerState, received: Position, *, bytes_per_second: float | None
+) -> BacklogMargin:
+    """How far behind its server a link at `received` may still fall."""
+    size = int(state.replication.get("repl_backlog_size", "0"))
+    first = int(state.replication.get("repl_backlog_first_byte_offset", "0"))
+    written = int(state.replication.get("master_repl_offset", "0"))
+    # Before the backlog is full nothing is dropped until it is.
+    behind = max(0, written - received.offset)
+    left = min(size - behind, max(0, received.offset + 1 - first) + size)
+    seconds = left / bytes_per_second if bytes_per_second else None
+    return BacklogMargin(left_bytes=max(0, left), backlog_bytes=size, seconds=seconds)
+
+
+_LOOKED_AT = (
+    "appendonly", "appendfsync", "aof-load-truncated", "save", "maxmemory", "maxmemory-policy",
+    "client-output-buffer-limit", "repl-backlog-size", "stop-writes-on-bgsave-error", "rdbchecksum",
+    "repl-timeout", "cluster-enabled", "databases",
+)  # fmt: skip
+
+
+def _persistence(state: ServerState) -> list[Finding]:
+    found = []
+    told, settings = state.persistence, state.settings
+    if settings.get("appendonly") != "yes":
+        found.append(
+            _finding(
+                state,
+                Severity.WARNING,
+                fact="appendonly is off: a crash loses every write since the last save",
+                fix="Run CONFIG SET appendonly yes there (not by restart: it would start empty), and"
+                " write it into redis.conf.",
+            )
+        )
+    elif settings.get("appendfsync") == "no":
+        found.append(
+            _finding(
+                state,
+                Severity.WARNING,
+                fact="appendfsync is no: a power cut loses what the kernel had not written",
+                fix="CONFIG SET appendfsync everysec",
+            )
+        )
+    for name, what in (
+        ("aof_last_write_status", "its last write to the AOF"),
+        ("aof_last_bgrewrite_status", "its last rewrite of the AOF"),
+        ("rdb_last_bgsave_status", "its last save of an RDB"),
+    ):
+        if told.get(name, "ok") != "ok":
+            found.append(
+                _finding(
+                    state,
+                    Severity.PROBLEM,
+                    fact=f"{what} failed ({name} is {told[name]})",
+                    fix="Look at its log, at the disk's free space, and at vm.overcommit_memory for"
+                    " the fork.",
+                )
+            )
+    if settings.get("appendonly") != "yes":
+        found += _last_save(state)
+    if settings.get("rdbchecksum") == "no":
+        found.append(
+            _finding(
+                state,
+                Severity.WARNING,
+                fact="rdbchecksum is off: damage in a snapshot cannot be told",
+                fix="Set rdbchecksum yes in redis.conf and restart.",
+            )
+        )
+    return found
+
+
+def _last_save(state: ServerState) -> list[Finding]:
+    changes = int(state.persistence.get("rdb_changes_since_last_save", "0"))
+    saved = int(state.persistence.get("rdb_last_save_time", "0"))
+    age = state.moment - datetime.fromtimestamp(saved, UTC)
+    if not state.settings.get("save"):
+        return [
+            _finding(
+                state,
+                Severity.PROBLEM,
+                fact="it saves neither an RDB nor an AOF: a restart leaves it empty",
+                fix="CONFIG SET appendonly yes, or CONFIG SET save '3600 1 300 100 60 10000'.",
+            )
+        ]
+    if changes and age > _OLD_SAVE:
+        return [
+            _finding(
+                state,
+                Severity.WARNING,
+                fact=f"its last RDB is {age.days} days old, with {changes} changes since",
+                fix="Run BGSAVE there, and look why its save points are not reached.",
+            )
+        ]
+    return []
+
+
+def _replication(state: ServerState) -> list[Finding]:
+    told = state.replication
+    found = []
+    if told.get("role") == "slave" and told.get("master_link_status") != "up":
+        found.append(
+            _finding(
+                state,
+                Severity.PROBLEM,
+                fact="it is a replica, and its link to its master is down",
+                fix="Look at its log: masterauth, the network, or an output-buffer limit.",
+            )
+        )
+    backlog = int(state.settings.get("repl-backlog-size", "0"))
+    if backlog < _SMALL_BACKLOG_BYTES:
+        found.append(
+            _finding(
+                state,
+                Severity.WARNING,
+                fact=f"repl-backlog-size is {backlog} bytes: an outage of drtool that writes more than"
+                " that makes a gap",
+                fix="CONFIG SET repl-backlog-size to what is written in"
+                f" {TOLERATED_OUTAGE.seconds // 60} minutes, 256mb for a start.",
+            )
+        )
+    return found
+
+
+def _memory(state: ServerState) -> list[Finding]:
+    found = []
+    hard, soft, seconds = replica_buffer_limit(state.settings)
+    used = int(state.memory.get("used_memory", "0"))
+    smallest = min((limit for limit in (hard, soft) if limit), default=0)
+    # While a snapshot is sent, all that is written meanwhile waits in that buffer.
+    if smallest and smallest < _SMALL_BUFFER_BYTES and used > 4 * smallest:
+        found.append(
+            _finding(
+                state,
+                Severity.WARNING,
+                fact=f"client-output-buffer-limit replica is {hard} {soft} {seconds}, and {used} bytes"
+                " are held: a snapshot under load may be cut off again and again",
+                fix="CONFIG SET client-output-buffer-limit 'replica 1gb 512mb 120'",
+            )
+        )
+    limit = int(state.settings.get("maxmemory", "0"))
+    policy = state.settings.get("maxmemory-policy", "noeviction")
+    if limit and policy != "noeviction":
+        found.append(
+            _finding(
+                state,
+                Severity.NOTE,
+                fact=f"maxmemory-policy is {policy}: keys are dropped when memory is short, and a"
+                " backup holds what was left",
+                fix="Set noeviction if this is not a cache.",
+            )
+        )
+    if limit and used > limit * 9 // 10:
+        found.append(
+            _finding(
+                state,
+                Severity.WARNING,
+                fact=f"{used} of {limit} bytes of maxmemory are in use: a link's buffers may not fit",
+                fix="Raise maxmemory, or take the backup from a replica.",
+            )
+        )
+    return found
+
+
+def replica_buffer_limit(settings: Mapping[str, str]) -> tuple[int, int, int]:
+    """The hard limit, the soft limit and its seconds of `client-output-buffer-limit replica`."""
+    words = settings.get("client-output-buffer-limit", "").split()
+    for kind in ("slave", "replica"):
+        if kind in words:
+            hard, soft, seconds = words[words.index(kind) + 1 :][:3]
+            return int(hard), int(soft), int(seconds)
+    return 0, 0, 0
+
+
+def _finding(state: ServerState, severity: Severity, *, fact: str, fix: str) -> Finding:
+    return Finding(severity=severity, subject=f"Redis at {state.address}", fact=fact, fix=fix)

@@ -1,0 +1,308 @@
+"""Finding the servers of a source, and the one to take a backup from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from drtool.errors import SourceUnavailable, SourceUnsuitable
+from drtool.model.finding import Finding, Severity
+from drtool.policy.sources import RedisTopology
+from drtool.sources.redis.address import Login, NodeAddress
+from drtool.sources.redis.clusternodes import ClusterNode, check_slots, parse_nodes
+from drtool.sources.redis.connection import RedisConnection, connect, pairs
+from drtool.sources.redis.shape import RedisNode, Role, Shape, Shard, shard_name
+
+# A replica that lags further behind its master than this is passed over.
+MOST_LAG_BYTES = 64 << 20
+_LOOK_SECONDS = 3.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attachment:
+    """The server of a shard to join, and what a person should know of that choice."""
+
+    node: RedisNode
+    findings: tuple[Finding, ...]
+
+
+def discover(
+    kind: RedisTopology, nodes: Sequence[NodeAddress], login: Login, *, group: str | None = None
+) -> Shape:
+    """The servers of a source, as they are now.
+
+    `nodes` are some of them, or some sentinels; each is asked until one answers. `group` names the
+    master among sentinels that watch several. Every server found is looked at itself, so a replica
+    that is cut off from its master has its `trouble`. SourceUnavailable or SourceUnsuitable if no
+    server answers, the kind is another one, or a part of a cluster is missing.
+    """
+    last: SourceUnavailable | None = None
+    for address in nodes:
+        try:
+            with _open(address, login) as connection:
+                mode = connection.info("server").get("redis_mode", "standalone")
+                if mode == "sentinel":
+                    return _behind_sentinel(connection, kind, login=login, group=group)
+                _check_kind(connection, kind, mode)
+                if kind is RedisTopology.CLUSTER:
+                    return _cluster(connection, login)
+                return _group(connection, kind, login=login)
+        except SourceUnavailable as error:
+            if not error.retryable:
+                raise
+            last = error
+    if last is None:
+        raise SourceUnsuitable("the source names no servers")
+    raise last
+
+
+def choose_node(shape: Shape, shard: Shard) -> Attachment:
+    """The server of `shard` to join: its best healthy replica, or its master for want of one."""
+    healthy = [replica for replica in shard.replicas if replica.is_healthy]
+    findings = [
+        Finding(
+            severity=Severity.WARNING,
+            subject=f"replica {replica.address}",
+            fact=f"it is passed over: {replica.trouble}",
+            fix="Look at INFO replication and the log there.",
+        )
+        for replica in shard.replicas
+        if not replica.is_healthy
+    ]
+    if healthy:
+        best = max(healthy, key=lambda replica: (replica.offset or 0, replica.address))
+        return Attachment(node=best, findings=tuple(findings))
+    if not shard.master.is_healthy:
+        raise SourceUnavailable(
+            f"no server of {shard.name} is well: its master {shard.master.address}"
+            f" {shard.master.trouble}",
+            hint="Bring one of its servers back, or wait for the failover.",
+        )
+    findings.append(_master_finding(shape, shard))
+    return Attachment(node=shard.master, findings=tuple(findings))
+
+
+def _master_finding(shape: Shape, shard: Shard) -> Finding:
+    if shape.kind is RedisTopology.SENTINEL:
+        return Finding(
+            severity=Severity.WARNING,
+            subject=f"master {shard.master.address}",
+            fact="the backup is taken from a master that Sentinel watches, where drtool stays on as a"
+            " replica that is down",
+            fix="Bring a replica back; then run SENTINEL RESET of the group on each sentinel.",
+        )
+    return Finding(
+        severity=Severity.NOTE,
+        subject=f"master {shard.master.address}",
+        fact="the backup is taken from a master: it has no healthy replica",
+        fix="Add a replica: its fork and its memory are then not the master's.",
+    )
+
+
+def _open(address: NodeAddress, login: Login) -> RedisConnection:
+    try:
+        return connect(address, login, timeout_seconds=_LOOK_SECONDS)
+    except SourceUnsuitable as error:
+        # Sentinels are often left without the password of what they watch.
+        if "has no password" not in error.message or login.password is None:
+            raise
+        anonymous = Login(tls=login.tls)
+        connection = connect(address, anonymous, timeout_seconds=_LOOK_SECONDS)
+        if connection.info("server").get("redis_mode") == "sentinel":
+            return connection
+        connection.close()
+        raise
+
+
+def _check_kind(connection: RedisConnection, kind: RedisTopology, mode: str) -> None:
+    is_cluster = kind is RedisTopology.CLUSTER
+    if is_cluster != (mode == "cluster"):
+        raise SourceUnsuitable(
+            f"{connection.place} is {'a node of a cluster' if mode == 'cluster' else mode}, and the"
+            f" policy says topology: {kind}",
+            hint=f"Write topology: {'cluster' if mode == 'cluster' else 'standalone'} (or sentinel).",
+        )
+
+
+def _behind_sentinel(
+    sentinel: RedisConnection, kind: RedisTopology, *, login: Login, group: str | None
+) -> Shape:
+    if kind is not RedisTopology.SENTINEL:
+        raise SourceUnsuitable(
+            f"{sentinel.place} is a Sentinel, and the policy says topology: {kind}",
+            hint="Write topology: sentinel.",
+        )
+    told = sentinel.ask("SENTINEL", "MASTERS")
+    masters = [pairs(one) for one in told] if isinstance(told, list) else []
+    names = sorted(one["name"] for one in masters)
+    name = group or (names[0] if len(names) == 1 else None)
+    if name not in names:
+        raise SourceUnsuitable(
+            f"{sentinel.place} watches {', '.join(names) or 'nothing'}, and one of them must be named",
+            hint="Name the group that is to be protected.",
+        )
+    found = next(one for one in masters if one["name"] == name)
+    address = NodeAddress(found["ip"], int(found["port"]))
+    known = sentinel.ask("SENTINEL", "REPLICAS", name)
+    replicas = [
+        NodeAddress(one["ip"], int(one["port"]))
+        for one in (map(pairs, known) if isinstance(known, list) else ())
+        # A replica without a port is a backup tool that once joined the master.
+        if int(one["port"])
+    ]
+    master, others = _read_master(address, login)
+    shard = Shard(
+        name=shard_name(()),
+        master=master,
+        replicas=_read_replicas([*replicas, *others], master, login),
+    )
+    return Shape(kind=kind, shards=(shard,), group=name)
+
+
+def _group(connection: RedisConnection, kind: RedisTopology, *, login: Login) -> Shape:
+    """A master and its replicas, found from any one of them."""
+    told = connection.info("replication")
+    address = connection.address
+    if told.get("role") == "slave":
+        address = NodeAddress(told["master_host"], int(told["master_port"]))
+    master, others = _read_master(address, login)
+    if told.get("role") == "slave":
+        others = [connection.address, *others]
+    shard = Shard(
+        name=shard_name(()), master=master, replicas=_read_replicas(others, master, login)
+    )
+    return Shape(kind=kind, shards=(shard,))
+
+
+def _read_master(address: NodeAddress, login: Login) -> tuple[RedisNode, list[NodeAddress]]:
+    """The master there and the replicas that it knows; it must be one."""
+    with _open(address, login) as connection:
+        told = connection.info("replication")
+    if told.get("role") != "master":
+        raise SourceUnavailable(
+            f"Redis at {address} is no master (any more)",
+            hint="A failover is on: wait until it is over.",
+        )
+    master = RedisNode(
+        address=address, role=Role.MASTER, offset=int(told.get("master_repl_offset", "0"))
+    )
+    return master, _listed_replicas(told)
+
+
+def _listed_replicas(told: dict[str, str]) -> list[NodeAddress]:
+    found = []
+    for name, value in told.items():
+        if name.startswith("slave") and name[5:].isdigit():
+            words = dict(word.split("=", 1) for word in value.split(",") if "=" in word)
+            # Port 0: a reader such as drtool itself, that is nobody's failover.
+            if int(words.get("port", "0")):
+                found.append(NodeAddress(words["ip"], int(words["port"])))
+    return found
+
+
+def _read_replicas(
+    addresses: Sequence[NodeAddress], master: RedisNode, login: Login
+) -> tuple[RedisNode, ...]:
+    return tuple(
+        _read_replica(address, master, login=login)
+        for address in sorted(set(addresses))
+        if address != master.address
+    )
+
+
+def _read_replica(
+    address: NodeAddress, master: RedisNode, *, login: Login, node_id: str | None = None
+) -> RedisNode:
+    """A replica, as it says itself how it is."""
+    offset: int | None = None
+    try:
+        with connect(address, login, timeout_seconds=_LOOK_SECONDS) as connection:
+            told = connection.info("replication")
+        offset = int(told.get("slave_repl_offset", "-1"))
+        trouble = _replica_trouble(told, offset, master.offset)
+    except SourceUnavailable as error:
+        trouble = error.message
+    return RedisNode(
+        address=address, role=Role.REPLICA, node_id=node_id, offset=offset, trouble=trouble
+    )
+
+
+def _replica_trouble(told: dict[str, str], offset: int, master: int | None) -> str | None:
+    if told.get("role") != "slave":
+        return "it says that it is a master"
+    if told.get("master_link_status") != "up":
+        return "its link to its master is down"
+    if told.get("master_sync_in_progress") == "1":
+        return "it still receives its first copy"
+    if master is not None and master - offset > MOST_LAG_BYTES:
+        return f"it is {master - offset} bytes behind its master"
+    return None
+
+
+def _cluster(connection: RedisConnection, login: Login) -> Shape:
+    told = dict(
+        line.split(":", 1)
+        for line in connection.text("CLUSTER", "INFO").splitlines()
+        if ":" in line
+    )
+    nodes = parse_nodes(connection.text("CLUSTER", "NODES"), connection.address)
+    check_slots(nodes)
+    if told.get("cluster_state") != "ok":
+        raise SourceUnavailable(
+            f"the cluster is not well: {connection.place} says cluster_state"
+            f" {told.get('cluster_state')}",
+            hint="Run redis-cli --cluster check there.",
+        )
+    shards = [_shard(node, nodes, login) for node in nodes if node.is_master and node.slots]
+    return Shape(
+        kind=RedisTopology.CLUSTER,
+        shards=tuple(sorted(shards, key=lambda shard: shard.slots[0])),
+        epoch=int(told.get("cluster_current_epoch", "0")),
+    )
+
+
+def _shard(node: ClusterNode, nodes: Sequence[ClusterNode], login: Login) -> Shard:
+    name = shard_name(node.slots)
+    master = _cluster_master(node, name, login)
+    followers = [one for one in nodes if one.master_id == node.node_id and one.address is not None]
+    replicas = []
+    for one in followers:
+        assert one.address is not None
+        if one.is_failing:
+            trouble = "the cluster says that it fails"
+            replicas.append(
+                RedisNode(
+                    address=one.address, role=Role.REPLICA, node_id=one.node_id, trouble=trouble
+                )
+            )
+        else:
+            replicas.append(_read_replica(one.address, master, login=login, node_id=one.node_id))
+    return Shard(
+        name=name, master=master, replicas=tuple(replicas), slots=node.slots, epoch=node.epoch
+    )
+
+
+def _cluster_master(node: ClusterNode, name: str, login: Login) -> RedisNode:
+    if node.address is None:
+        raise SourceUnavailable(
+            f"the cluster knows no address of the master of {name}",
+            hint="Run redis-cli --cluster check on another node.",
+        )
+    offset: int | None = None
+    trouble: str | None = "is failing, says the cluster" if node.is_failing else None
+    if trouble is None:
+        try:
+            with connect(node.address, login, timeout_seconds=_LOOK_SECONDS) as connection:
+                told = connection.info("replication")
+            offset = int(told.get("master_repl_offset", "0"))
+            if told.get("role") != "master":
+                trouble = "says that it is a replica now"
+        except SourceUnavailable as error:
+            trouble = f"cannot be asked: {error.message}"
+    return RedisNode(
+        address=node.address,
+        role=Role.MASTER,
+        node_id=node.node_id,
+        offset=offset,
+        trouble=trouble,
+    )
