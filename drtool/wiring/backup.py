@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import ExitStack
 from datetime import UTC, datetime
 
+from drtool.archiving.lineages import require_known_system
 from drtool.archiving.receive import ReceiveSettings
 from drtool.archiving.window import WalFetch, WalWindow, wait_for_wal
 from drtool.backup.plan import BackupPlan, plan_backup
@@ -143,6 +144,8 @@ class _Job:
                     f"{facts.place} is no standby of {primary.place}: their system identifiers differ",
                     hint="Let `backup_from.dsn` lead to a standby of the source.",
                 )
+        # Now, and not only when its WAL is stored: that is after hours of a large backup.
+        require_known_system(self._repository, self._name, facts, accepts_new=False)
         return facts
 
     def _plan(self, facts: ServerFacts) -> BackupPlan:

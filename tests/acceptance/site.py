@@ -134,9 +134,9 @@ class Site:
         process = self.receiver()
         try:
             yield process
-        except BaseException:
+        except BaseException as error:
             process.kill()
-            process.communicate()
+            error.add_note(str(self.finished(process, RECEIVE, code=None)))
             raise
         process.terminate()
         self.finished(process, RECEIVE)
