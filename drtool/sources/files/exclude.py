@@ -79,9 +79,6 @@ def compile_rules(lines: Iterable[str]) -> ExcludeRules:
     return ExcludeRules(kept, compiled)
 
 
-NOTHING_EXCLUDED = compile_rules(())
-
-
 def _check(line: str) -> None:
     try:
         if "\n" in line:
@@ -123,3 +120,6 @@ def is_cache_directory(directory: int) -> bool:
         return False
     finally:
         os.close(tag)
+
+
+NOTHING_EXCLUDED = compile_rules(())
