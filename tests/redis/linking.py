@@ -49,7 +49,7 @@ class Archive:
         if isinstance(link.begun, FullResync) and self.base is None:
             self.base = link.begun.position
         assert self.base is not None
-        self.position = link.begun.position
+        self.position = Position(link.begun.position.replid, link.offset)
         while True:
             item = link.receive(0.05)
             if isinstance(item, RdbChunk):

@@ -56,7 +56,7 @@ class RedisServer:
         self.port = free_port()
         self.password = password
         self.is_sentinel = is_sentinel
-        self.settings = {**_DEFAULTS, **({"requirepass": password} if password else {})}
+        self.settings = {**_DEFAULTS, **({"requirepass": f'"{password}"'} if password else {})}
         self.settings.update(settings or {})
         self.tls_port: int | None = None
         self._process: subprocess.Popen[bytes] | None = None

@@ -137,9 +137,6 @@ def _client(
         "socket_timeout": answer_seconds,
         "retry": Retry(NoBackoff(), 0),
         "protocol": 2,
-        # CLIENT SETINFO is a right that a careful ACL does not grant.
-        "lib_name": None,
-        "lib_version": None,
         "client_name": None,
     }
     if address.is_socket:
