@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -209,14 +211,19 @@ def test_a_file_of_a_gibibyte_that_is_mostly_hole_takes_little_room_again(tmp_pa
         assert file.read() == b"\0!"
 
 
-@pytest.mark.parametrize("levels", [1000])
-def test_a_thousand_directories_in_each_other_are_walked_and_made(
-    tmp_path: Path, levels: int
-) -> None:
-    copy = tmp_path / "copy"
-    copy.mkdir()
-    source = tmp_path / "source"
+@pytest.fixture
+def deep_path() -> Iterator[Path]:
+    """A directory for trees that are too deep for shutil, and so for pytest, to remove."""
+    scratch = tempfile.mkdtemp()
+    yield Path(scratch)
+    subprocess.run(["rm", "-rf", scratch], check=True, timeout=60)
+
+
+def test_a_thousand_directories_in_each_other_are_walked_and_made(deep_path: Path) -> None:
+    levels = 1000
+    source, copy = deep_path / "source", deep_path / "copy"
     source.mkdir()
+    copy.mkdir()
     here = os.open(source, os.O_RDONLY)
     for _ in range(levels):
         os.mkdir(b"directory", dir_fd=here)

@@ -9,6 +9,7 @@ import pwd
 import stat
 from collections.abc import Callable
 
+from drtool.errors import SourceUnsuitable
 from drtool.sources.files.entries import Attribute, TreeEntry, TreeKind
 
 # Not supported here; gone meanwhile; refused, as `user.` attributes are where the content is too
@@ -67,6 +68,21 @@ def read_xattrs(place: int | bytes) -> tuple[Attribute, ...]:
 def path_in(directory: int, name: bytes) -> bytes:
     """A path of `name` in an open directory, for the calls that know no directory descriptors."""
     return b"/proc/self/fd/%d/%s" % (directory, name)
+
+
+def check_paths_in(directory: int) -> None:
+    """SourceUnsuitable if `path_in` leads nowhere: every entry would then seem to have vanished."""
+    try:
+        leads_there = os.path.samestat(
+            os.stat(b"/proc/self/fd/%d" % directory), os.fstat(directory)
+        )
+    except OSError:
+        leads_there = False
+    if not leads_there:
+        raise SourceUnsuitable(
+            "/proc/self/fd cannot be used, so that extended attributes and ACLs cannot be read",
+            hint="Mount /proc where drtool runs: `mount -t proc proc /proc`.",
+        )
 
 
 def make_entry(

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-import pathspec
 from pathspec.patterns.gitignore.spec import GitIgnoreSpecPattern
 
 from drtool.errors import PolicyError
@@ -27,14 +27,19 @@ class ExcludeRules:
     """Judges paths. As in git, nothing below an excluded directory can be included again."""
 
     lines: tuple[str, ...]
-    _compiled: pathspec.GitIgnoreSpec
+    _last_first: tuple[GitIgnoreSpecPattern, ...]
 
     def excludes(self, path: bytes, *, is_directory: bool) -> bool:
         """Whether an entry is left out; its parents are asked for before and were not."""
         text = os.fsdecode(path)
         if "\n" in text:
             text = text.replace("\n", _NEWLINE)
-        return self._compiled.match_file(text + "/" if is_directory else text, separators=())
+        if is_directory:
+            text += "/"
+        for pattern in self._last_first:
+            if _matches(pattern.regex, text):
+                return bool(pattern.include)
+        return False
 
     def excludes_below(self, path: bytes) -> bool:
         """The same for a path of which only the name is known: whether it or a parent is left out."""
@@ -69,33 +74,48 @@ def _excludes_all_alone(line: str) -> bool:
 def compile_rules(lines: Iterable[str]) -> ExcludeRules:
     """Patterns, one a line, in the syntax of a .gitignore whose place is the tree's root.
 
-    PolicyError for a line that git would refuse or that holds more than one line.
+    PolicyError for a line that git would refuse, take no notice of, or read as several.
     """
     kept = tuple(lines)
-    for line in kept:
-        _check(line)
-    # Their own engine, even where a faster one is installed: those refuse names that are no UTF-8.
-    compiled = pathspec.GitIgnoreSpec.from_lines(map(_for_contents, kept), backend="simple")
-    return ExcludeRules(kept, compiled)
+    patterns = [pattern for line in kept if (pattern := _compile(line)) is not None]
+    return ExcludeRules(kept, tuple(reversed(patterns)))
 
 
-def _check(line: str) -> None:
+def _compile(line: str) -> GitIgnoreSpecPattern | None:
+    """None for a comment."""
     try:
         if "\n" in line:
             raise ValueError("it has more than one line")
-        include = GitIgnoreSpecPattern(line).include
-    except ValueError as error:
+        pattern = GitIgnoreSpecPattern(_for_contents(line))
+    except (ValueError, re.error) as error:
         raise PolicyError(
             f"exclude pattern {line!r} cannot be used: {error}",
             hint="Write it as in a .gitignore; `git check-ignore` shows what a pattern matches.",
         ) from error
-    is_comment = not line.strip() or line.startswith("#")
-    if include is None and not is_comment:
+    if pattern.include is not None:
+        return pattern
+    if line.strip() and not line.startswith("#"):
         # git takes no notice of such a pattern; here someone would believe that it works.
         raise PolicyError(
             f"exclude pattern {line!r} matches nothing at all",
             hint="Correct its brackets, or remove it.",
         )
+    return None
+
+
+def _matches(regex: re.Pattern[str] | None, text: str) -> bool:
+    """Whether a pattern means this very entry.
+
+    pathspec's expressions also match what is below an entry, by the slash they call `ps_d`, since
+    it is made for lists of files. Walking from the root down, that is the parent's business: with
+    `*`, `!*/` and `!*.txt` directories must come out included.
+    """
+    if regex is None:
+        return False
+    end = len(text)
+    if "ps_d" not in regex.groupindex:
+        return regex.search(text) is not None
+    return any(match.end("ps_d") in (-1, end) for match in regex.finditer(text))
 
 
 def _for_contents(line: str) -> str:

@@ -9,7 +9,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from drtool.sources.files.attributes import OwnerNames, make_entry, path_in, read_xattrs
+from drtool.sources.files.attributes import (
+    OwnerNames,
+    check_paths_in,
+    make_entry,
+    path_in,
+    read_xattrs,
+)
 from drtool.sources.files.beneath import Beneath, open_root
 from drtool.sources.files.entries import (
     Omission,
@@ -107,6 +113,7 @@ class _Walk:
     def begin(self) -> TreeEntry:
         """The root's own entry; its listing is due."""
         self.pending.push([b""])
+        check_paths_in(self._root)
         status = os.fstat(self._root)
         xattrs = read_xattrs(self._root)
         return make_entry(b"", TreeKind.DIRECTORY, status, names=self._names, xattrs=xattrs)
