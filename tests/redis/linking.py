@@ -17,6 +17,7 @@ from drtool.sources.redis.psync import (
     StreamBytes,
     open_link,
 )
+from drtool.sources.redis.rdb import Batch, LargeEntry, RdbWalker
 from drtool.system.clock import SystemClock
 from tests.servers.redis import RedisServer
 
@@ -79,3 +80,15 @@ class Archive:
 
 
 BRIEF = LinkLimits(connect_seconds=2, silence_seconds=1, begin_seconds=2)
+
+
+def keys_of(rdb: bytes | bytearray) -> dict[tuple[int, bytes], int]:
+    """Every key with its database, and when it expires."""
+    found = {}
+    for item in RdbWalker([rdb]):
+        if isinstance(item, Batch):
+            for *_, expires_ms, key in item.entries:
+                found[item.database, key] = expires_ms
+        elif isinstance(item, LargeEntry):
+            found[item.database, item.key] = item.expires_ms
+    return found

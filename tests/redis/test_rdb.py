@@ -26,7 +26,6 @@ from drtool.sources.redis.keyslot import (
 from drtool.sources.redis.rdb import (
     Batch,
     Function,
-    LargeEntry,
     RdbWalker,
     file_parts,
 )
@@ -42,7 +41,7 @@ from drtool.sources.redis.rdbwrite import (
     split_by_slot,
 )
 from tests.redis.filling import FAR_MS, LIBRARY, chunks_of, fill, fill_databases
-from tests.redis.linking import Archive
+from tests.redis.linking import Archive, keys_of
 from tests.servers.redis import ClusterGroup, MakeRedis, RedisServer, redis_program
 
 pytestmark = pytest.mark.redis
@@ -74,18 +73,6 @@ def load(server: RedisServer, rdb: bytes) -> RedisServer:
     (server.root / "dump.rdb").write_bytes(rdb)
     server.start()
     return server
-
-
-def keys_of(rdb: bytes) -> dict[tuple[int, bytes], int]:
-    """Every key with its database, and when it expires."""
-    found = {}
-    for item in RdbWalker([rdb]):
-        if isinstance(item, Batch):
-            for *_, expires_ms, key in item.entries:
-                found[item.database, key] = expires_ms
-        elif isinstance(item, LargeEntry):
-            found[item.database, item.key] = item.expires_ms
-    return found
 
 
 def changed(rdb: bytes, ttl: TtlRule) -> bytes:

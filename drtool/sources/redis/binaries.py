@@ -15,6 +15,7 @@ from drtool.system.process import Finished, ProgramFailed, run_program
 from drtool.system.users import RunAs, choose_user, named_user
 
 _VERSION = re.compile(r"\bv=(\d+)\.(\d+)\.(\d+)")
+_DIFFERENCE = re.compile(r"\bdiff=(\d+)")
 _ANSWER_SECONDS = 30.0
 _PLACES = ("/usr/bin", "/usr/local/bin", "/opt/redis/bin")
 # A wheel that brings a server of 6.2.
@@ -118,20 +119,32 @@ def check_rdb(binaries: RedisBinaries, path: Path, *, scratch: Path) -> str:
     return done.output
 
 
-def check_aof(binaries: RedisBinaries, path: Path, *, scratch: Path) -> str:
-    """What redis-check-aof says of an AOF (Redis 7: its manifest); IntegrityError if it is damaged.
+@dataclass(frozen=True, slots=True)
+class AofCheck:
+    """What redis-check-aof found: `dropped_bytes` at the end a server would leave out."""
 
-    A cut in the middle of the last command or transaction is no damage: the server drops that.
+    dropped_bytes: int
+    said: str
+
+
+def check_aof(binaries: RedisBinaries, path: Path, *, scratch: Path) -> AofCheck:
+    """What redis-check-aof says of an AOF (Redis 7: of its manifest).
+
+    It cannot tell a cut in the last command or transaction from damage, and a server drops the rest
+    in both cases: so compare `dropped_bytes` with the distance from `commands.safe_cut`.
+    IntegrityError if there is no saying how much would be left out.
     """
     done = _check("redis-check-aof", binaries, [str(path)], scratch=scratch)
     said = done.output + done.errors
-    is_cut = "truncated" in said or "Reached EOF before reading EXEC" in said
-    if done.code != 0 and not is_cut and "Unexpected end of file" not in said:
+    differences = _DIFFERENCE.findall(said)
+    if done.code == 0:
+        return AofCheck(0, said)
+    if not differences:
         raise IntegrityError(
             f"redis-check-aof finds {path} damaged: {_last_words(done)}",
             hint="Restore again from the repository, or to an earlier moment.",
         )
-    return said
+    return AofCheck(int(differences[-1]), said)
 
 
 def _check(name: str, binaries: RedisBinaries, arguments: list[str], *, scratch: Path) -> Finished:

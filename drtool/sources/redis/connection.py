@@ -165,6 +165,24 @@ def _client(
     return client
 
 
+# The library takes the first word off these replies, which says what they are.
+_WORDS: dict[type[redis.RedisError], str] = {
+    redis.exceptions.NoPermissionError: "NOPERM",
+    redis.exceptions.ReadOnlyError: "READONLY",
+    redis.exceptions.MovedError: "MOVED",
+    redis.exceptions.ClusterDownError: "CLUSTERDOWN",
+    redis.exceptions.MasterDownError: "MASTERDOWN",
+    redis.exceptions.TryAgainError: "TRYAGAIN",
+    redis.BusyLoadingError: "LOADING",
+    redis.AuthenticationError: "AUTH",
+}
+_NAMED = tuple(_WORDS)
+
+
+def _word_of(error: redis.RedisError) -> str:
+    return next(word for kind, word in _WORDS.items() if isinstance(error, kind))
+
+
 @contextmanager
 def _mapped(place: str) -> Iterator[None]:
     """The library's errors become ours; none of them quotes the password."""
@@ -172,12 +190,8 @@ def _mapped(place: str) -> Iterator[None]:
         yield
     except redis.TimeoutError as error:
         raise unreachable(place, "it does not answer in time") from error
-    except redis.AuthenticationError as error:
-        raise refused(place, str(error)) from None
-    except redis.BusyLoadingError:
-        raise refused(place, "LOADING it loads its data") from None
-    except redis.exceptions.NoPermissionError as error:
-        raise refused(place, f"NOPERM {error}") from None
+    except _NAMED as error:
+        raise refused(place, f"{_word_of(error)} {error}") from None
     except redis.ConnectionError as error:
         raise unreachable(place, _first_line(error)) from error
     except redis.RedisError as error:

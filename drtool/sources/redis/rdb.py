@@ -349,3 +349,17 @@ def _cut_off(window: _Window) -> RdbDamaged:
         f"an RDB is cut off: it ends after {window.checksum.size_bytes} bytes, in the middle",
         hint="The server or its child died while it wrote: take another backup, and look at its log.",
     )
+
+
+def stream_database(parts: Iterable[Buffer]) -> int | None:
+    """For which database the first command after an RDB is; None if the stream says so itself.
+
+    Only a replica's snapshot tells (`repl-stream-db`): it passes its master's stream on as it is. Only
+    the first few hundred bytes are read.
+    """
+    for item in RdbWalker(parts):
+        if not isinstance(item, Aux):
+            return None
+        if item.name == b"repl-stream-db":
+            return int(item.value) if int(item.value) >= 0 else None
+    return None
