@@ -113,15 +113,15 @@ class AttributeSetter:
         status = os.stat(place, follow_symlinks=follow)
         if (status.st_uid, status.st_gid) == (uid, gid):
             return True
+        is_owned = True
         if status.st_gid != gid:
             # On its own: a user may give a file to another group of theirs, but to nobody else.
             change = partial(os.chown, place, -1, gid, follow_symlinks=follow)
-            if not self._try(entry, "group", change):
-                return False
+            is_owned = self._try(entry, "group", change)
         if status.st_uid != uid:
             change = partial(os.chown, place, uid, -1, follow_symlinks=follow)
-            return self._try(entry, "owner", change)
-        return True
+            is_owned = self._try(entry, "owner", change) and is_owned
+        return is_owned
 
     def _set_xattrs(self, entry: TreeEntry, place: int | bytes) -> None:
         follow = isinstance(place, int)
