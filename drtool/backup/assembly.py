@@ -8,7 +8,7 @@ import numpy as np
 
 from drtool.backup.packing import PackingHall
 from drtool.backup.stowing import Stowed
-from drtool.pipeline.pages import collapse
+from drtool.pipeline.pages import Digests, collapse
 from drtool.repository.chunks import CHUNK_BYTES, ChunkPlace
 from drtool.repository.table import (
     RECORD_COVERS_BYTES,
@@ -50,6 +50,19 @@ class Assembly:
         if stretch.is_last or end % RECORD_COVERS_BYTES == 0:
             self._close_record()
 
+    def add_encoded(self, path: bytes, begin: int, encoded: bytes) -> None:
+        """A record as the previous backup's table has it."""
+        self._table.add_encoded(path, begin, encoded)
+
+    def add_name(self, path: bytes, of: bytes) -> None:
+        """Another name of the file `of`."""
+        self._table.add_name(path, of)
+
+    def withdraw(self, path: bytes) -> None:
+        """Forget what was added of this file so far."""
+        self._store_digests()
+        self._table.withdraw(path)
+
     def finish(self) -> tuple[list[ChunkPlace], set[int]]:
         """Store the digests that still wait, and the table; its chunks, and the packs it refers to."""
         if self._parts:
@@ -69,9 +82,17 @@ class Assembly:
         )
         earlier = _unchanged_digests(parts, size_bytes)
         if earlier is not None:
-            self._table.add(replace(record, digests=earlier))
-            return
-        digests = encode_digests(np.concatenate([part.digests for part in parts]))
+            self.add_record(replace(record, digests=earlier))
+        else:
+            self.add_digested(record, np.concatenate([part.digests for part in parts]))
+
+    def add_record(self, record: TableRecord) -> None:
+        """A record that is whole as it is."""
+        self._table.add(record)
+
+    def add_digested(self, record: TableRecord, page_digests: Digests) -> None:
+        """A record whose digests are to be stored: with those of others, and it is added then."""
+        digests = encode_digests(page_digests)
         if len(self._digests) + len(digests) > CHUNK_BYTES:
             self._store_digests()
         self._waiting.append((record, len(self._digests)))

@@ -21,6 +21,13 @@ class KnownPages:
     places: Places
     record: TableRecord | None = None
 
+    def within(self, begin: int, length: int) -> KnownPages:
+        """Of `length` bytes from `begin` on, counted from where these begin."""
+        pages = slice(begin // PAGE_BYTES, (begin + length + PAGE_BYTES - 1) // PAGE_BYTES)
+        return KnownPages(
+            digests=self.digests[pages], places=self.places[pages], record=self.record
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stretch:

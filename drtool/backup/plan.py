@@ -33,6 +33,31 @@ def plan_backup(
 ) -> BackupPlan:
     """Compare with the newest backup of the same cluster; another cluster's pages help nobody."""
     same = [manifest for manifest in manifests if manifest.postgres.system_id == system_id]
+    return _plan(source, backup_id, same=same, attempts=attempts, level=level)
+
+
+def plan_snapshot(
+    source: str,
+    backup_id: str,
+    *,
+    manifests: Sequence[Manifest],
+    attempts: Sequence[Attempt],
+    level: int = 1,
+) -> BackupPlan:
+    """Compare with the newest snapshot, wherever its tree lay: a file's own signs tell if it is the same."""
+    for manifest in manifests:
+        manifest.require_kind("files")
+    return _plan(source, backup_id, same=manifests, attempts=attempts, level=level)
+
+
+def _plan(
+    source: str,
+    backup_id: str,
+    *,
+    same: Sequence[Manifest],
+    attempts: Sequence[Attempt],
+    level: int,
+) -> BackupPlan:
     previous = max(same, key=lambda manifest: manifest.began, default=None)
     newer = [
         attempt

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -12,12 +13,14 @@ from drtool.backup.batches import KnownPages
 from drtool.backup.packing import KnownChunks
 from drtool.errors import DrtoolError, IntegrityError, ObjectMissing
 from drtool.model.finding import Finding, Severity
-from drtool.pipeline.pages import PAGE_BYTES, Digests, Places, expand
+from drtool.pipeline.pages import Digests, Places, expand
 from drtool.repository import layout
 from drtool.repository.backups import Attempt, Manifest, open_table
 from drtool.repository.chunks import ChunkReader, PackFooter
+from drtool.repository.records import decode_attributes
 from drtool.repository.table import (
     RECORD_COVERS_BYTES,
+    Attributes,
     DigestReader,
     PackList,
     Table,
@@ -33,7 +36,7 @@ MOST_ATTEMPT_PACKS = 5000
 
 
 class PreviousBackup:
-    """The pages of the previous backup, by file and place. One thread.
+    """The pages of the previous backup, by file and place. One thread, or `pages_of` from any.
 
     What is damaged in it is taken for unknown, and told in `findings`: its content is read anyway,
     and stored again.
@@ -47,8 +50,8 @@ class PreviousBackup:
         self._table.index()
         self._digests = DigestReader(reader, self._table.packs)
         self._current: tuple[bytes, int] | None = None
-        self._record: TableRecord | None = None
-        self._pages: tuple[Digests, Places] | None = None
+        self._pages: KnownPages | None = None
+        self._lock = threading.Lock()
         self._lost: set[int] = set()
         self.findings: list[Finding] = []
 
@@ -73,16 +76,42 @@ class PreviousBackup:
         start = begin - begin % RECORD_COVERS_BYTES
         if self._current != (path, start):
             self._current = (path, start)
-            self._record = self._table.find(path, start)
-            self._pages = self._read_pages(self._record) if self._record else None
-        if self._record is None or self._pages is None:
-            return None
-        first = (begin - start) // PAGE_BYTES
-        last = first + -(-length // PAGE_BYTES)
-        digests, places = self._pages
-        return KnownPages(
-            digests=digests[first:last], places=places[first:last], record=self._record
-        )
+            self._pages = self.pages_of(path, start)
+        return self._pages.within(begin - start, length) if self._pages else None
+
+    def pages_of(self, path: bytes, start: int) -> KnownPages | None:
+        """What is known of the 256 MiB of a file from `start` on."""
+        with self._lock:
+            record = self._table.find(path, start)
+            pages = self._read_pages(record) if record else None
+        return KnownPages(digests=pages[0], places=pages[1], record=record) if pages else None
+
+    def records_of(self, path: bytes) -> tuple[Attributes, list[bytes]] | None:
+        """A whole file's attributes and its records, encoded; None if it is not known, or not whole."""
+        with self._lock:
+            first = self._table.find_encoded(path, 0)
+            if first is None:
+                return None
+            attributes, _ = decode_attributes(first)
+            begins = range(RECORD_COVERS_BYTES, attributes.size_bytes, RECORD_COVERS_BYTES)
+            records = [first, *(self._table.find_encoded(path, begin) for begin in begins)]
+            if self._lost and any(self._is_lost(path, n) for n in range(len(records))):
+                return None
+        whole = [record for record in records if record is not None]
+        return (attributes, whole) if len(whole) == len(records) else None
+
+    def has(self, path: bytes) -> bool:
+        """Whether there was anything of this path."""
+        return self._table.has(path)
+
+    def _is_lost(self, path: bytes, number: int) -> bool:
+        record = self._table.find(path, number * RECORD_COVERS_BYTES)
+        if record is None:
+            return True
+        packs = {int(pack) for pack in np.unique(record.extents["pack"])}
+        if record.digests is not None:
+            packs.add(record.digests.pack)
+        return not packs.isdisjoint(self._lost)
 
     def _read_pages(self, record: TableRecord) -> tuple[Digests, Places] | None:
         if record.digests is None or record.digests.pack in self._lost:

@@ -13,27 +13,18 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
-from drtool import __version__
-from drtool.backup.assembly import Assembly
-from drtool.backup.intake import WORKERS, Intake
-from drtool.backup.packing import PackingHall
+from drtool.backup.intake import Intake
 from drtool.backup.plan import BackupPlan
-from drtool.backup.previous import Known, learn
+from drtool.backup.storing import Counted, Storing, begin_storing
 from drtool.errors import IntegrityError
 from drtool.model.outcome import BackupKind, BackupOutcome
-from drtool.model.progress import Emit, Noted, PhaseAdvanced, PhaseBegan, PhaseEnded
+from drtool.model.progress import Emit, PhaseAdvanced, PhaseBegan, PhaseEnded
 from drtool.model.wal import Lsn
-from drtool.repository.backups import (
-    BackupSizes,
-    Manifest,
-    begin_attempt,
-    commit_backup,
-)
-from drtool.repository.chunks import ChunkReader
+from drtool.repository.backups import Manifest
 from drtool.repository.extents import PostgresExtent
 from drtool.repository.lease import Lease
 from drtool.repository.repository import Repository
-from drtool.repository.table import Attributes, EntryKind, TableWriter
+from drtool.repository.table import Attributes, EntryKind
 from drtool.sources.postgres.basebackup import (
     Advanced,
     BackupBegan,
@@ -106,51 +97,28 @@ def run_backup(
     Whatever goes wrong before the manifest is put leaves no backup, and packs that the next run uses.
     """
     watch, began = Stopwatch(clock), clock.now()
-    known = learn(plan.previous, plan.attempts, ChunkReader(repository.store, repository.ring))
-    _tell(known, emit)
-    packs, previous = known.packs, known.previous
-    attempt = begin_attempt(repository, plan.source, plan.backup_id)
-    hall = PackingHall(
-        repository, attempt, packs, known=known.chunks, packers=WORKERS, level=plan.level
-    )
-    try:
-        assembly = Assembly(hall, TableWriter(packs))
-        with Intake(hall, assembly, previous, seed=repository.ring.page_seed()) as intake:
-            read = _read_stream(source, intake, emit)
-        places, referred = assembly.finish()
-        hall.finish()
-        emit(PhaseEnded(phase=PHASE, seconds=watch.seconds()))
-        stopped_at = source.server_clock()
-        wal_end = source.wal.finish(read.ended.stop_lsn)
-    except BaseException:
-        source.wal.abandon()
-        hall.abandon()
-        raise
-    finally:
-        known.close()
-    needed = {packs.ids[index] for index in referred} | {place.pack_id for place in places}
-    manifest = Manifest(
-        source=plan.source,
-        backup_id=plan.backup_id,
+    with begin_storing(plan, repository, emit=emit) as storing:
+        try:
+            seed = repository.ring.page_seed()
+            with Intake(storing.hall, storing.assembly, storing.previous, seed=seed) as intake:
+                read = _read_stream(source, intake, emit)
+            stored = storing.finish()
+            emit(PhaseEnded(phase=PHASE, seconds=watch.seconds()))
+            stopped_at = source.server_clock()
+            wal_end = source.wal.finish(read.ended.stop_lsn)
+        except BaseException:
+            source.wal.abandon()
+            raise
+    manifest = storing.commit(
+        stored,
+        _extent(source, read, stopped_at),
         began=began,
-        ended=clock.now(),
-        tool=f"drtool {__version__}",
-        fencing=lease.fencing,
-        extent=_extent(source, read, stopped_at),
-        sizes=BackupSizes(
-            files=read.files,
-            read_bytes=read.read_bytes,
-            new_bytes=hall.new_bytes,
-            stored_bytes=hall.stored_bytes,
-        ),
-        table=tuple(places),
-        packs=tuple(sorted(needed)),
-        findings=(*read.ended.findings, *known.findings()),
+        counted=Counted(files=read.files, read_bytes=read.read_bytes),
+        findings=read.ended.findings,
+        lease=lease,
+        clock=clock,
     )
-    lease.check()
-    commit_backup(repository, manifest)
-    compared_with = plan.previous.backup_id if plan.previous and previous else None
-    return _outcome(manifest, assembly, compared_with, wal_end=wal_end, seconds=watch.seconds())
+    return _outcome(manifest, storing, wal_end=wal_end, seconds=watch.seconds())
 
 
 def _extent(source: BackupSource, read: ReadStream, stopped_at: datetime) -> PostgresExtent:
@@ -170,14 +138,10 @@ def _extent(source: BackupSource, read: ReadStream, stopped_at: datetime) -> Pos
 
 
 def _outcome(
-    manifest: Manifest,
-    assembly: Assembly,
-    compared_with: str | None,
-    *,
-    wal_end: Lsn,
-    seconds: float,
+    manifest: Manifest, storing: Storing, *, wal_end: Lsn, seconds: float
 ) -> BackupOutcome:
     extent, sizes = manifest.postgres, manifest.sizes
+    compared_with = storing.compared_with
     return BackupOutcome(
         source=manifest.source,
         backup_id=manifest.backup_id,
@@ -192,19 +156,11 @@ def _outcome(
         stop_lsn=extent.stop_lsn,
         timeline=extent.timeline,
         wal_included_to=wal_end,
-        pages=assembly.pages,
-        pages_changed=assembly.pages_changed,
+        pages=storing.assembly.pages,
+        pages_changed=storing.assembly.pages_changed,
         previous=compared_with,
         findings=manifest.findings,
     )
-
-
-def _tell(known: Known, emit: Emit) -> None:
-    if known.resumed_packs:
-        text = f"using {known.resumed_packs} packs again that an interrupted backup had stored"
-        emit(Noted(text))
-    for finding in known.early_findings:
-        emit(Noted(f"{finding.subject}: {finding.fact}", "warning"))
 
 
 def _read_stream(source: BackupSource, intake: Intake, emit: Emit) -> ReadStream:

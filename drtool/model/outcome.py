@@ -212,7 +212,11 @@ class BackupKind(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BackupOutcome:
-    """One backup, committed. `reused_bytes` were in the repository already."""
+    """One backup, committed. `reused_bytes` were in the repository already.
+
+    Log positions are those of PostgreSQL alone. `files_read` counts the files of a tree that had to
+    be read; the others were known to be unchanged.
+    """
 
     source: str
     backup_id: str
@@ -223,10 +227,11 @@ class BackupOutcome:
     read_bytes: int
     stored_bytes: int
     reused_bytes: int
-    start_lsn: Lsn
-    stop_lsn: Lsn
-    timeline: int
-    wal_included_to: Lsn
+    start_lsn: Lsn | None = None
+    stop_lsn: Lsn | None = None
+    timeline: int | None = None
+    wal_included_to: Lsn | None = None
+    files_read: int | None = None
     pages: int | None = None
     pages_changed: int | None = None
     previous: str | None = None

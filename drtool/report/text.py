@@ -226,14 +226,18 @@ def _with_wal(size_bytes: int, wal_bytes: int) -> str:
 def _backup(outcome: BackupOutcome, style: Style) -> str:
     changed = "" if outcome.previous is None else f", compared with {outcome.previous}"
     new, old = format_size(outcome.stored_bytes), format_size(outcome.reused_bytes)
-    span = f"{outcome.start_lsn} to {outcome.stop_lsn} on timeline {outcome.timeline}"
     pairs = [
         ("kind", f"{outcome.kind}{changed}"),
         ("read", f"{format_size(outcome.read_bytes)} in {outcome.files:,} files"),
         ("stored", f"{new} new; {old} were there already"),
         ("took", f"{_seconds(outcome.seconds)}{_rate(outcome.read_bytes, outcome.seconds)}"),
-        ("WAL", f"{span}, in the repository up to {outcome.wal_included_to}"),
     ]
+    if outcome.start_lsn is not None:
+        span = f"{outcome.start_lsn} to {outcome.stop_lsn} on timeline {outcome.timeline}"
+        pairs.append(("WAL", f"{span}, in the repository up to {outcome.wal_included_to}"))
+    if outcome.files_read is not None:
+        unchanged = f"{outcome.files - outcome.files_read:,} files were unchanged"
+        pairs[1] = ("files", f"{outcome.files:,} of {format_size(outcome.read_bytes)}; {unchanged}")
     if outcome.pages is not None and outcome.pages_changed is not None:
         pairs.insert(3, ("pages", f"{outcome.pages_changed:,} of {outcome.pages:,} changed"))
     title = style.bold(f"{outcome.source}: backup {outcome.backup_id} is in the repository")

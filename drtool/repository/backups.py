@@ -72,6 +72,11 @@ class Manifest:
             raise self._of_another_kind(FilesExtent.kind)
         return self.extent
 
+    def require_kind(self, wanted: str) -> None:
+        """NotRecoverable if it is a backup of another kind."""
+        if self.kind != wanted:
+            raise self._of_another_kind(wanted)
+
     def _of_another_kind(self, wanted: str) -> NotRecoverable:
         return NotRecoverable(
             f"backup {self.backup_id} of {self.source} is of kind {self.kind}, not {wanted}",

@@ -163,6 +163,23 @@ def decode_attributes(encoded: bytes | memoryview, place: int = 0) -> tuple[Attr
     return attributes, place
 
 
+def span_of(plain: bytes | memoryview, place: int, *, name: str) -> tuple[bytes, int, int]:
+    """Path and begin of the record at `place`, and its length."""
+    try:
+        kind, path_bytes, link_bytes, *_, begin, count, _, _, _ = RECORD_HEAD.unpack_from(
+            plain, place
+        )
+        at = place + RECORD_HEAD.size
+        path = bytes(plain[at : at + path_bytes])
+        at += path_bytes + link_bytes
+        if not kind & _HAS_EXTRA:
+            (extra_bytes,) = _EXTRA.unpack_from(plain, at)
+            at += _EXTRA.size + extra_bytes
+    except struct.error as error:
+        raise damaged(name, f"a record of its file table cannot be read ({error})") from error
+    return path, begin, at + 16 * count - place
+
+
 def decode_record(plain: bytes | memoryview, place: int, *, name: str) -> tuple[TableRecord, int]:
     """The record at `place`, and where the next one begins."""
     try:

@@ -30,6 +30,7 @@ from drtool.repository.records import (
     decode_record,
     encode_record,
     renumbered,
+    span_of,
     with_path,
 )
 from drtool.repository.sealing import damaged
@@ -200,6 +201,20 @@ def _records(
         raise damaged(name, "a chunk of its file table does not add up")
 
 
+def _spans(plain: memoryview, *, name: str) -> Iterator[tuple[bytes, int, int, int]]:
+    """Path and begin of all records of a table chunk, and where each lies: nothing else is decoded."""
+    (pack_count,) = struct.unpack_from(">I", plain, 0)
+    place = 4 + pack_count * PACK_ID_BYTES
+    (count,) = struct.unpack_from(">I", plain, place)
+    place += 4
+    for _ in range(count):
+        path, begin, length = span_of(plain, place, name=name)
+        yield path, begin, place, length
+        place += length
+    if place != len(plain):
+        raise damaged(name, "a chunk of its file table does not add up")
+
+
 def _pack_translation(
     plain: memoryview, pack_count: int, packs: PackList
 ) -> npt.NDArray[np.uint32]:
@@ -257,9 +272,8 @@ class Table:
         for number, chunk in enumerate(self._chunks):
             plain = self._reader.read_one(chunk)
             at = self._spool.tell()
-            for begin, end, record in _records(plain, self.packs, name=self._name):
-                key = record.attributes.path, record.begin
-                self._index[key] = number, at + begin, end - begin
+            for path, begin, place, length in _spans(plain, name=self._name):
+                self._index[path, begin] = number, at + place, length
             (pack_count,) = struct.unpack_from(">I", plain, 0)
             self._translations.append(_pack_translation(plain, pack_count, self.packs))
             self._spool.write(plain)
@@ -278,6 +292,10 @@ class Table:
         self._spool.seek(place)
         translation = self._translations[number]
         return renumbered(self._spool.read(length), lambda pack: int(translation[pack]))
+
+    def has(self, path: bytes) -> bool:
+        """Whether it has anything of this path. `index` was called before."""
+        return (path, 0) in self._index
 
     def __len__(self) -> int:
         """How many records it has. `index` was called before."""

@@ -7,6 +7,7 @@ import struct
 from drtool.repository.records import Attributes, EntryKind
 from drtool.repository.sealing import damaged
 from drtool.sources.files.entries import TreeEntry, TreeKind
+from drtool.sources.files.unchanged import Signs
 
 _VERSION = 1
 _IS_SPARSE, _LOOKED_RANDOM = 1, 2
@@ -52,6 +53,21 @@ def attributes_of(entry: TreeEntry, *, looked_random: bool = False) -> Attribute
 def looked_random(attributes: Attributes) -> bool:
     """What was noted of the content when it was read."""
     return len(attributes.extra) > 1 and bool(attributes.extra[1] & _LOOKED_RANDOM)
+
+
+def signs_of_attributes(attributes: Attributes) -> Signs | None:
+    """What the file was known by when it was read; None if the table does not tell."""
+    if len(attributes.extra) < _HEAD.size:
+        return None
+    version, _, changed_ns, inode, _, _ = _HEAD.unpack_from(attributes.extra)
+    if version != _VERSION:
+        return None
+    return Signs(
+        size_bytes=attributes.size_bytes,
+        modified_ns=attributes.modified_ns,
+        changed_ns=changed_ns,
+        inode=inode,
+    )
 
 
 def entry_of(attributes: Attributes) -> TreeEntry:

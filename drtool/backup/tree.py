@@ -1,0 +1,329 @@
+"""Take a snapshot of a tree of files: read what changed, take over what did not, commit it last.
+
+Threads: the caller's compares the walk with the previous snapshot; workers read, hash, pack and
+seal files, each one whole; four more walk, two put full packs. Memory: (workers + 3) packs of 34 MiB
+and a batch of 8 MiB a worker, some 200 MB with two; 350 bytes for each file of the previous snapshot
+and 200 for each of this one; and 300 for each further name of a hard-linked file.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+
+from drtool.backup.intake import WORKERS
+from drtool.backup.plan import BackupPlan
+from drtool.backup.previous import PreviousBackup
+from drtool.backup.storing import Counted, begin_storing
+from drtool.backup.tree_findings import Omissions
+from drtool.backup.tree_large import PageStores
+from drtool.backup.tree_reading import TreeReader, Wanted
+from drtool.backup.tree_table import TreeTable
+from drtool.errors import SourceUnsuitable
+from drtool.model.outcome import BackupKind, BackupOutcome
+from drtool.model.progress import Emit, PhaseAdvanced, PhaseBegan, PhaseEnded
+from drtool.pipeline.pages import REGION_BYTES
+from drtool.repository.extents import FilesExtent
+from drtool.repository.lease import Lease
+from drtool.repository.repository import Repository
+from drtool.repository.table import RECORD_COVERS_BYTES, EntryKind
+from drtool.repository.trees import attributes_of, looked_random, signs_of_attributes
+from drtool.sources.files.beneath import open_root
+from drtool.sources.files.entries import Omitted, TreeEntry, TreeKind
+from drtool.sources.files.exclude import NOTHING_EXCLUDED, ExcludeRules
+from drtool.sources.files.guard import (
+    Alarm,
+    ChangeCounts,
+    PlaceSigns,
+    judge_changes,
+    judge_place,
+    look_at_place,
+)
+from drtool.sources.files.unchanged import is_unchanged
+from drtool.sources.files.walk import walk_tree
+from drtool.system.clock import Clock, Stopwatch
+
+PHASE = "backup"
+# A worker is given this many small files, or this many bytes of them, at a time.
+_FILES_A_TASK = 64
+_BYTES_A_TASK = 4 << 20
+_TASKS_AHEAD = 8
+_TELL_EVERY = 1000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TreeSource:
+    """The tree to read, and what makes a run stop: see `guard`.
+
+    `accepts_changes`: an alarm of the guard is known, and this run goes on all the same.
+    """
+
+    path: Path
+    exclude: ExcludeRules = NOTHING_EXCLUDED
+    one_file_system: bool = True
+    max_delete_percent: float = 50.0
+    accepts_changes: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Met:
+    """What one run met in the tree."""
+
+    files: int
+    size_bytes: int
+    files_read: int
+    bytes_read: int
+    random: int
+    alarms: list[Alarm]
+
+
+def run_snapshot(
+    plan: BackupPlan,
+    *,
+    tree: TreeSource,
+    repository: Repository,
+    lease: Lease,
+    clock: Clock,
+    emit: Emit,
+) -> BackupOutcome:
+    """Take the snapshot that `plan` describes and commit it.
+
+    SourceUnsuitable, and no snapshot, if the tree looks empty, unmounted, shrunken or encrypted,
+    unless that is accepted. What could not be read is a finding of severity PROBLEM.
+    """
+    watch, began = Stopwatch(clock), clock.now()
+    root = open_root(tree.path)
+    try:
+        place = look_at_place(root)
+        _refuse(judge_place(place, _place_before(plan)), plan, tree)
+        omissions = Omissions()
+        emit(PhaseBegan(phase=PHASE, title="files", total=_files_before(plan), unit="objects"))
+        with begin_storing(plan, repository, emit=emit, packers=WORKERS + 1) as storing:
+            stores = PageStores(
+                hall=storing.hall,
+                table=TreeTable(storing.assembly),
+                previous=storing.previous,
+                seed=repository.ring.page_seed(),
+            )
+            run = _Run(root, stores, omissions, horizon=_horizon(plan), emit=emit)
+            met = run.read(tree, plan)
+            _refuse(met.alarms, plan, tree)
+            taken_until = clock.now()
+            stored = storing.finish()
+    finally:
+        os.close(root)
+    emit(PhaseEnded(phase=PHASE, seconds=watch.seconds()))
+    extent = FilesExtent(
+        root=os.fsdecode(os.path.abspath(tree.path)),
+        host=socket.gethostname(),
+        taken_from=began,
+        taken_until=taken_until,
+        is_complete=omissions.is_complete,
+        is_mount_point=place.is_mount_point,
+        device=place.device,
+        file_system_id=place.file_system_id,
+        random_files=met.random,
+    )
+    manifest = storing.commit(
+        stored,
+        extent,
+        began=began,
+        counted=Counted(files=met.files, read_bytes=met.size_bytes),
+        findings=(*tree.exclude.findings(), *omissions.findings()),
+        lease=lease,
+        clock=clock,
+    )
+    return BackupOutcome(
+        source=manifest.source,
+        backup_id=manifest.backup_id,
+        kind=BackupKind.INCREMENTAL if storing.compared_with else BackupKind.FULL,
+        began=manifest.began,
+        seconds=watch.seconds(),
+        files=met.files,
+        read_bytes=met.size_bytes,
+        stored_bytes=manifest.sizes.stored_bytes,
+        reused_bytes=max(0, met.size_bytes - manifest.sizes.new_bytes),
+        files_read=met.files_read,
+        previous=storing.compared_with,
+        findings=manifest.findings,
+    )
+
+
+def _refuse(alarms: list[Alarm], plan: BackupPlan, tree: TreeSource) -> None:
+    if not alarms or tree.accepts_changes:
+        return
+    raise SourceUnsuitable(
+        f"source {plan.source} at {tree.path} was not backed up: {alarms[0].fact}",
+        hint=f"See that it is mounted and whole. If it is as it should be, run `drtool backup"
+        f" {plan.source} --accept-source` once. Earlier snapshots are untouched.",
+    )
+
+
+def _place_before(plan: BackupPlan) -> PlaceSigns | None:
+    if plan.previous is None:
+        return None
+    extent = plan.previous.files
+    return PlaceSigns(
+        is_mount_point=extent.is_mount_point,
+        device=extent.device,
+        file_system_id=extent.file_system_id,
+    )
+
+
+def _files_before(plan: BackupPlan) -> int | None:
+    return plan.previous.sizes.files if plan.previous else None
+
+
+def _horizon(plan: BackupPlan) -> datetime | None:
+    return plan.previous.files.taken_from if plan.previous else None
+
+
+class _Run:
+    """One pass over the tree."""
+
+    def __init__(
+        self,
+        root: int,
+        stores: PageStores,
+        omissions: Omissions,
+        *,
+        horizon: datetime | None,
+        emit: Emit,
+    ) -> None:
+        self._stores = stores
+        self._omissions = omissions
+        self._horizon_ns = int(horizon.timestamp()) * 1_000_000_000 if horizon else 0
+        self._emit = emit
+        self._reader = TreeReader(root, stores, omissions)
+        self._threads = ThreadPoolExecutor(WORKERS, thread_name_prefix="read")
+        self._running: deque[Future[None]] = deque()
+        self._small: list[Wanted] = []
+        self._small_bytes = 0
+        self._first_names: dict[tuple[int, int], bytes] = {}
+        self._names: list[tuple[TreeEntry, bytes]] = []
+        self._files = self._empty = self._seen = 0
+        self._kept_bytes = self._kept_random = 0
+
+    def read(self, tree: TreeSource, plan: BackupPlan) -> _Met:
+        """Walk, and read what changed; every entry is in the table when this returns."""
+        walk = walk_tree(tree.path, exclude=tree.exclude, one_file_system=tree.one_file_system)
+        try:
+            for item in walk:
+                if isinstance(item, TreeEntry):
+                    self._meet(item)
+                elif isinstance(item, Omitted):
+                    self._omissions.add(item)
+            self._submit_small()
+            self._wait(0)
+            self._link_names()
+        finally:
+            self._threads.shutdown(cancel_futures=True)
+            self._reader.close()
+        return self._met(tree, plan)
+
+    def _meet(self, entry: TreeEntry) -> None:
+        previous = self._stores.previous
+        if entry.kind is not TreeKind.FILE:
+            self._stores.table.add_plain(attributes_of(entry))
+            return
+        self._files += 1
+        if self._files % _TELL_EVERY == 0:
+            self._emit(PhaseAdvanced(phase=PHASE, done=self._files))
+        self._seen += previous is not None and previous.has(entry.path)
+        group = entry.link_group
+        if group is not None:
+            first = self._first_names.setdefault(group, entry.path)
+            if first != entry.path:
+                self._names.append((entry, first))
+                return
+        self._take(entry, previous)
+
+    def _take(self, entry: TreeEntry, previous: PreviousBackup | None) -> None:
+        """Take a file over from the previous snapshot, or have it read."""
+        found = previous.records_of(entry.path) if previous else None
+        was_random: bool | None = None
+        if found is not None:
+            attributes, records = found
+            was_random = looked_random(attributes)
+            known = signs_of_attributes(attributes) if attributes.kind is EntryKind.FILE else None
+            if is_unchanged(entry, known, horizon_ns=self._horizon_ns):
+                self._kept_bytes += entry.size_bytes
+                self._kept_random += was_random
+                for number, encoded in enumerate(records):
+                    begin = number * RECORD_COVERS_BYTES
+                    self._stores.table.add_encoded(entry.path, begin, encoded)
+                return
+        if entry.size_bytes == 0:
+            self._empty += 1
+            self._stores.table.add_plain(attributes_of(entry))
+            return
+        self._want(Wanted(entry, was_random))
+
+    def _want(self, wanted: Wanted) -> None:
+        if wanted.entry.size_bytes > REGION_BYTES:
+            self._submit(partial(self._reader.read_large, wanted))
+            return
+        self._small.append(wanted)
+        self._small_bytes += wanted.entry.size_bytes
+        if len(self._small) >= _FILES_A_TASK or self._small_bytes >= _BYTES_A_TASK:
+            self._submit_small()
+
+    def _submit_small(self) -> None:
+        if self._small:
+            self._submit(partial(self._reader.read_small, self._small))
+        self._small, self._small_bytes = [], 0
+
+    def _submit(self, task: Callable[[], None]) -> None:
+        self._wait(WORKERS + _TASKS_AHEAD)
+        self._running.append(self._threads.submit(task))
+
+    def _wait(self, most: int) -> None:
+        """Until at most so many tasks are under way; raise what one of them raised."""
+        while len(self._running) > most:
+            self._running.popleft().result()
+
+    def _link_names(self) -> None:
+        """Further names of files that were read; one whose first name is gone is read itself."""
+        lost = self._reader.omitted
+        instead: dict[bytes, bytes] = {}
+        for entry, first in self._names:
+            if first not in lost:
+                self._stores.table.add_name(entry.path, first)
+            elif first in instead:
+                self._stores.table.add_name(entry.path, instead[first])
+            else:
+                self._take(entry, self._stores.previous)
+                self._submit_small()
+                self._wait(0)
+                if entry.path not in lost:
+                    instead[first] = entry.path
+
+    def _met(self, tree: TreeSource, plan: BackupPlan) -> _Met:
+        reader = self._reader
+        files = self._files - len(reader.omitted)
+        known = _files_before(plan) or 0
+        counts = ChangeCounts(
+            known=known,
+            deleted=max(0, known - self._seen),
+            known_random=plan.previous.files.random_files if plan.previous else 0,
+            changed=reader.changed,
+            changed_random_before=reader.changed_random_before,
+            turned_random=reader.turned_random,
+            new=reader.new + self._empty,
+            new_random=reader.new_random,
+        )
+        return _Met(
+            files=files,
+            size_bytes=self._kept_bytes + reader.size_bytes,
+            files_read=reader.files,
+            bytes_read=reader.size_bytes,
+            random=self._kept_random + reader.random,
+            alarms=judge_changes(counts, max_delete_percent=tree.max_delete_percent),
+        )
