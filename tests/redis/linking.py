@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from drtool.sources.redis.address import Login, NodeAddress
 from drtool.sources.redis.psync import (
@@ -29,9 +30,9 @@ def address_of(server: RedisServer) -> NodeAddress:
     return NodeAddress.parse(server.address)
 
 
-def join(server: RedisServer, login: Login = ANONYMOUS, **more: object) -> ReplicaLink:
+def join(server: RedisServer, login: Login = ANONYMOUS, **more: Any) -> ReplicaLink:
     """A link to a server of the test."""
-    return open_link(address_of(server), login, clock=CLOCK, **more)  # type: ignore[arg-type] # passed on
+    return open_link(address_of(server), login, clock=CLOCK, **more)
 
 
 @dataclass
@@ -66,7 +67,7 @@ class Archive:
                 return
             assert time.monotonic() < deadline, "what was waited for did not come"
 
-    def take(self, server: RedisServer, **more: object) -> None:
+    def take(self, server: RedisServer, **more: Any) -> None:
         """A snapshot of `server`, and the stream up to what it has written now."""
         with join(server, **more) as link:
             self.follow(link, lambda: self.end is not None)

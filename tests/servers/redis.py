@@ -162,14 +162,15 @@ def wait_for(condition: Callable[[], object], *, what: str, seconds: float = 30)
 MakeRedis = Callable[..., RedisServer]
 
 
-def new_redis(version: str = "7.0", **options: Any) -> RedisServer:
+def new_redis(version: str = "7.0", *, is_started: bool = True, **options: Any) -> RedisServer:
     """Make and start a server in a directory of its own; `options` as RedisServer takes them."""
     settings = dict(options.pop("settings", None) or {})
     if version != "6.2":
         settings.setdefault("enable-debug-command", "yes")
     server = RedisServer(server_directory("drtool-redis-"), version, settings=settings, **options)
     try:
-        server.start()
+        if is_started:
+            server.start()
     except BaseException:
         server.close()
         raise
@@ -327,7 +328,7 @@ class ClusterGroup:
         settings = {"cluster-enabled": "yes", "cluster-node-timeout": "2000"}
         try:
             for _ in range(masters * (1 + replicas)):
-                port = _cluster_port()
+                port = cluster_port()
                 server = RedisServer(
                     server_directory("drtool-redis-"),
                     settings={**settings, "enable-debug-command": "yes"},
@@ -384,7 +385,7 @@ def _raw(server: RedisServer, *words: str) -> bytes:
     return reply if isinstance(reply, bytes) else str(reply).encode()
 
 
-def _cluster_port() -> int:
+def cluster_port() -> int:
     """A free port whose bus port, 10,000 above, is free too."""
     for _ in range(100):
         port = free_port()

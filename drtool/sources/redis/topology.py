@@ -10,7 +10,7 @@ from drtool.model.finding import Finding, Severity
 from drtool.policy.sources import RedisTopology
 from drtool.sources.redis.address import Login, NodeAddress
 from drtool.sources.redis.clusternodes import ClusterNode, check_slots, parse_nodes
-from drtool.sources.redis.connection import RedisConnection, connect, pairs
+from drtool.sources.redis.connection import RedisConnection, connect, pairs, texts
 from drtool.sources.redis.shape import RedisNode, Role, Shape, Shard, shard_name
 
 # A replica that lags further behind its master than this is passed over.
@@ -141,8 +141,12 @@ def _behind_sentinel(
             f"{sentinel.place} watches {', '.join(names) or 'nothing'}, and one of them must be named",
             hint="Name the group that is to be protected.",
         )
-    found = next(one for one in masters if one["name"] == name)
-    address = NodeAddress(found["ip"], int(found["port"]))
+    assert name is not None
+    # While a failover is on, this names the heir already, and the list above still the old one.
+    place = texts(sentinel.ask("SENTINEL", "GET-MASTER-ADDR-BY-NAME", name))
+    if len(place) != 2:
+        raise SourceUnavailable(f"{sentinel.place} does not say where the master of {name} is")
+    address = NodeAddress(place[0], int(place[1]))
     known = sentinel.ask("SENTINEL", "REPLICAS", name)
     replicas = [
         NodeAddress(one["ip"], int(one["port"]))
