@@ -19,6 +19,9 @@ _SEGMENT = re.compile(r"[0-9A-F]{24}")
 _HISTORY = re.compile(r"([0-9A-F]{8})\.history")
 _GAP = re.compile(r"(?P<begin>[0-9A-F]{16})-(?P<end>[0-9A-F]{16})")
 
+_OFFSET = re.compile(r"[0-9A-F]{16}")
+_REPLICATION_ID = re.compile(r"[0-9a-f]{40}")
+
 
 def checked_source(source: str) -> str:
     """`source` if it can stand in a key; UsageError otherwise."""
@@ -115,9 +118,13 @@ class Lineage:
         return f"marks/{self.source}/{self.system_id}/{self.timeline:08X}/"
 
     def mark_key(self, moment: datetime, lsn: int) -> str:
-        utc = moment.astimezone(UTC)
-        stamp = utc.strftime("%H%M%S.") + f"{utc.microsecond:06d}"
-        return f"{self.marks}{utc:%Y%m%d}/{stamp}-{lsn:016X}"
+        return _mark_key(self.marks, moment, lsn)
+
+
+def _mark_key(marks: str, moment: datetime, position: int) -> str:
+    utc = moment.astimezone(UTC)
+    stamp = utc.strftime("%H%M%S.") + f"{utc.microsecond:06d}"
+    return f"{marks}{utc:%Y%m%d}/{stamp}-{position:016X}"
 
 
 def histories(source: str, system_id: int) -> str:
@@ -179,6 +186,86 @@ def parse_mark_name(name: str) -> tuple[datetime, Lsn] | None:
         return moment, Lsn(int(lsn, 16))
     except ValueError:
         return None
+
+
+def source_log(source: str) -> str:
+    """Everything logged of one source."""
+    return f"log/{source}/"
+
+
+def is_replication_id(name: str) -> bool:
+    """Whether a directory of a source's log is a history of Redis, named by its replication id."""
+    return _REPLICATION_ID.fullmatch(name) is not None
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicationHistory:
+    """One replication id of a Redis: what its stream is a log of."""
+
+    source: str
+    replication_id: str
+
+    def __post_init__(self) -> None:
+        if not is_replication_id(self.replication_id):
+            raise ValueError(f"not a replication id: {self.replication_id!r}")
+
+    @property
+    def prefix(self) -> str:
+        return f"{source_log(self.source)}{self.replication_id}/"
+
+    def segment_key(self, begin: int, end: int) -> str:
+        """The bytes from offset `begin` up to, not including, offset `end`."""
+        return f"{self.prefix}{begin:016X}-{end:016X}"
+
+    def link_key(self, offset: int) -> str:
+        """The word that this history has another one's bytes before `offset`."""
+        return f"{self.prefix}continues/{offset:016X}"
+
+    def begin_key(self, offset: int) -> str:
+        """The word that the log begins here anew, and is joined to nothing before."""
+        return f"{self.prefix}begins/{offset:016X}"
+
+    @property
+    def marks(self) -> str:
+        return f"marks/{self.source}/{self.replication_id}/"
+
+    def mark_key(self, moment: datetime, offset: int) -> str:
+        return _mark_key(self.marks, moment, offset)
+
+
+@dataclass(frozen=True, slots=True)
+class StreamSegment:
+    """The name of the bytes `begin` up to, not including, `end` of a history."""
+
+    begin: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class StreamLinkName:
+    """The name of a link at `offset`."""
+
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class StreamBeginName:
+    """The name of a beginning at `offset`."""
+
+    offset: int
+
+
+def parse_stream_name(name: str) -> StreamSegment | StreamLinkName | StreamBeginName | None:
+    """What a key below a replication history's prefix names; None for anything else."""
+    if segment := _GAP.fullmatch(name):
+        begin, end = int(segment["begin"], 16), int(segment["end"], 16)
+        return StreamSegment(begin, end) if begin < end else None
+    kind, _, offset = name.partition("/")
+    if _OFFSET.fullmatch(offset) is None:
+        return None
+    if kind == "continues":
+        return StreamLinkName(int(offset, 16))
+    return StreamBeginName(int(offset, 16)) if kind == "begins" else None
 
 
 def lease_key(name: str) -> str:

@@ -8,12 +8,15 @@ from datetime import UTC, datetime, timedelta
 
 from drtool.errors import AlreadyExists
 from drtool.model.objective import Mark
-from drtool.repository.layout import Lineage, parse_mark_name
+from drtool.repository.layout import Lineage, ReplicationHistory, parse_mark_name
 from drtool.repository.repository import Repository
 from drtool.repository.sealing import ObjectType, damaged
 
+# What marks are made on: a timeline of PostgreSQL, or a replication id of Redis.
+Marked = Lineage | ReplicationHistory
 
-def put_mark(repository: Repository, lineage: Lineage, mark: Mark) -> None:
+
+def put_mark(repository: Repository, lineage: Marked, mark: Mark) -> None:
     """Put a mark once the log up to its position is durable; the same mark there is a success.
 
     A receiver that died and reads the log again comes to the same marks again.
@@ -37,7 +40,7 @@ def read_mark(repository: Repository, key: str) -> Mark:
         raise damaged(key, f"its content is no mark ({error!r})") from error
 
 
-def first_mark_after(repository: Repository, lineage: Lineage, moment: datetime) -> Mark | None:
+def first_mark_after(repository: Repository, lineage: Marked, moment: datetime) -> Mark | None:
     """The earliest mark of a timeline that lies after `moment`; None if there is none."""
     after = lineage.mark_key(moment, 0)
     for found in repository.store.list(lineage.marks, after=after):
@@ -47,7 +50,7 @@ def first_mark_after(repository: Repository, lineage: Lineage, moment: datetime)
     return None
 
 
-def newest_mark(repository: Repository, lineage: Lineage, *, most_lsn: int) -> Mark | None:
+def newest_mark(repository: Repository, lineage: Marked, *, most_lsn: int) -> Mark | None:
     """The mark with the greatest position not above `most_lsn`; None if there is none.
 
     By position and not by time: a server whose clock ran ahead for a while must not make us
@@ -68,7 +71,7 @@ def newest_mark(repository: Repository, lineage: Lineage, *, most_lsn: int) -> M
     return read_mark(repository, chosen[1]) if chosen else None
 
 
-def _positions(repository: Repository, lineage: Lineage, day: str) -> Iterator[tuple[int, str]]:
+def _positions(repository: Repository, lineage: Marked, day: str) -> Iterator[tuple[int, str]]:
     for found in repository.store.list(f"{lineage.marks}{day}/"):
         named = parse_mark_name(found.key.removeprefix(lineage.marks))
         if named is not None:
@@ -76,7 +79,7 @@ def _positions(repository: Repository, lineage: Lineage, day: str) -> Iterator[t
 
 
 def marks_between(
-    repository: Repository, lineage: Lineage, begin: datetime, *, end: datetime
+    repository: Repository, lineage: Marked, begin: datetime, *, end: datetime
 ) -> Iterator[Mark]:
     """The marks of a timeline from `begin` to `end`, in order of time."""
     after = lineage.mark_key(begin.astimezone(UTC) - timedelta(microseconds=1), 0)
