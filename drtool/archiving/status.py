@@ -11,6 +11,7 @@ from drtool.archiving.gaps import LogEnd, contiguous_end, find_gaps
 from drtool.archiving.receive import lease_name
 from drtool.errors import IntegrityError, ObjectMissing
 from drtool.model.finding import Finding, Severity
+from drtool.model.measure import format_span
 from drtool.model.objective import Mark
 from drtool.model.outcome import LogGap
 from drtool.model.wal import Lsn, TimelineHistory, history_name
@@ -21,6 +22,9 @@ from drtool.repository.log import LogInventory, read_history, read_log_object, t
 from drtool.repository.marks import newest_mark
 from drtool.repository.repository import Repository
 from drtool.sources.postgres.walheader import read_wal_header
+
+# Clocks of two machines are never quite the same; beyond this the age of a mark means nothing.
+TOLERATED_SKEW = timedelta(minutes=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,10 +73,27 @@ def wal_status(
         end=end or _last(inventory, path),
         mark=mark,
         receiver=receiver,
-        rpo_now=now - mark.moment if mark else None,
+        rpo_now=_age(mark, now, findings) if mark else None,
         gaps=tuple(find_gaps(inventory, path, since=since)),
         findings=tuple(findings),
     )
+
+
+def _age(mark: Mark, now: datetime, findings: list[Finding]) -> timedelta | None:
+    """How old the mark is, never below zero; None if it lies so far ahead that nobody can tell."""
+    ahead = mark.moment - now
+    if ahead <= TOLERATED_SKEW:
+        return max(-ahead, timedelta(0))
+    findings.append(
+        Finding(
+            severity=Severity.WARNING,
+            subject="clocks",
+            fact=f"the newest mark lies {format_span(ahead)} ahead of this machine's clock, so nobody"
+            " can tell how much would be lost now",
+            fix="Set the clock of the server, or of this machine, by NTP; the next marks put it right.",
+        )
+    )
+    return None
 
 
 def current_inventory(

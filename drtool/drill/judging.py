@@ -13,6 +13,8 @@ from drtool.model.target import RecoveryTarget, ToLatest, ToTime
 
 # The phase at whose end the copy has taken a write and answered the policy's questions.
 ANSWERED = "answer"
+# Clocks of two machines are never quite the same; beyond this a mark's moment proves nothing.
+TOLERATED_SKEW = timedelta(minutes=1)
 
 
 def judge_time(phases: Sequence[Phase], objective: Objective, *, is_answered: bool) -> Judgement:
@@ -52,6 +54,13 @@ def judge_loss(
             interval = LossInterval(timedelta(0), timedelta(0))
             return _judged(
                 interval, objective, f"everything acknowledged by {moment.isoformat()} is there"
+            )
+        case ToLatest() if proven_until is not None and proven_until > declared + TOLERATED_SKEW:
+            return _judged(
+                None,
+                objective,
+                f"the newest mark, of {proven_until.isoformat()}, lies ahead of this machine's clock:"
+                " one of the clocks was wrong, so nobody can tell how much was lost",
             )
         case ToLatest() if proven_until is not None:
             until = lost_at or declared

@@ -41,7 +41,7 @@ def _row(
 ) -> StatusRow:
     manifests, errors = read_manifests(repository, name)
     log = wal_status(repository, name, [m.postgres for m in manifests], now=now)
-    rpo = None if log.rpo_now is None else max(log.rpo_now, timedelta(0))
+    rpo = log.rpo_now
     objective = policy.objective_of(name)
     newest = manifests[-1] if manifests else None
     findings = [

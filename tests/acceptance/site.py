@@ -144,10 +144,14 @@ class Site:
     def receiver(self) -> subprocess.Popen[str]:
         """A receiver that has the lease: a backup that comes now will lean on it."""
         process = self.start(*RECEIVE)
-        lease = self.repository / "leases" / f"wal-{SOURCE}"
-        until(lambda: lease.exists() or process.poll() is not None, "the receiver has its lease")
+        until(lambda: self.has_receiver() or process.poll() is not None, "it has its lease")
         assert process.poll() is None, str(self.finished(process, RECEIVE, code=None))
         return process
+
+    def has_receiver(self) -> bool:
+        if self.repository.exists():
+            return (self.repository / "leases" / f"wal-{SOURCE}").exists()
+        return bool(self.status()["receiver"] != "none")
 
     def status(self) -> dict[str, Any]:
         """The row of the only source, whatever the verdict."""
