@@ -248,7 +248,10 @@ def open_catalogue(path: Path, *, identity: str) -> Catalogue:
     One that is damaged, of another schema, or of another source or mirror is thrown away and begun
     anew (`begun_anew` says why). LeaseHeld if another run has it open.
     """
-    make_directory(path.parent)
+    try:
+        make_directory(path.parent)
+    except OSError as error:
+        raise _unavailable(error) from error
     lock = _lock(path.with_name(path.name + ".lock"))
     try:
         begun_anew = "there was none" if not path.exists() else _why_unusable(path, identity)
