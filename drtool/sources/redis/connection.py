@@ -92,7 +92,10 @@ def connect(
     SourceUnavailable or SourceUnsuitable say why there is none. A server that loads its data is
     connected to: its commands then fail one by one. A command that fails is not tried again.
     """
-    connection = RedisConnection(_client(address, login, timeout_seconds, answer_seconds), address)
+    connection = RedisConnection(
+        _client(address, login, timeout_seconds=timeout_seconds, answer_seconds=answer_seconds),
+        address,
+    )
     try:
         told = connection.info("server").get("redis_version", "0")
         connection.version = _version(told)
@@ -124,7 +127,7 @@ def texts(reply: Reply) -> list[str]:
 
 
 def _client(
-    address: NodeAddress, login: Login, timeout_seconds: float, answer_seconds: float
+    address: NodeAddress, login: Login, *, timeout_seconds: float, answer_seconds: float
 ) -> redis.Redis:
     pool: redis.ConnectionPool
     kind: (

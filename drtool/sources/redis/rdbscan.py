@@ -78,7 +78,7 @@ def scan(window: bytes, pos: int, modules: frozenset[str]) -> tuple[list[Entry],
             if kind in packed:
                 pos = skip_string(window, pos)
             else:
-                pos = _skip_value(window, pos, kind, modules)
+                pos = _skip_value(window, pos, kind, modules=modules)
             if pos > size:
                 break
             append((done, type_at, pos, expires_ms, key))
@@ -131,7 +131,7 @@ def known_module(number: int, modules: frozenset[str]) -> str:
     return name
 
 
-def _skip_value(window: bytes, pos: int, kind: int, modules: frozenset[str]) -> int:
+def _skip_value(window: bytes, pos: int, kind: int, *, modules: frozenset[str]) -> int:
     if kind == codes.MODULE_VALUE:
         known_module(read_length(window, pos)[0], modules)
     cursor = Inside(window, pos)

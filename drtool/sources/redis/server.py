@@ -58,7 +58,12 @@ class ScratchServer:
     """A started server. Whoever has it must `stop` it; not for two threads."""
 
     def __init__(
-        self, child: ChildProcess, runtime: Path, clock: Clock, nobody: socket.socket | None
+        self,
+        child: ChildProcess,
+        runtime: Path,
+        clock: Clock,
+        *,
+        nobody: socket.socket | None,
     ) -> None:
         self._child = child
         self._runtime = runtime
@@ -223,7 +228,7 @@ def start_scratch(plan: ScratchPlan, *, clock: Clock, scratch: Path | None = Non
             nobody.close()
         shutil.rmtree(runtime, ignore_errors=True)
         raise
-    return ScratchServer(child, runtime, clock, nobody)
+    return ScratchServer(child, runtime, clock, nobody=nobody)
 
 
 def _own_settings(
