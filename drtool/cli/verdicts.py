@@ -18,6 +18,7 @@ from drtool.model.outcome import (
     RestorePreview,
     RestoreReport,
     StatusReport,
+    SyncOutcome,
     VerifyOutcome,
 )
 
@@ -46,7 +47,7 @@ def code_of(outcome: Outcome) -> ExitCode:
             from drtool.verify.repository import exit_code_of
 
             return exit_code_of(outcome)
-        case BackupOutcome() | FactSheet() | RestorePreview():
+        case BackupOutcome() | FactSheet() | RestorePreview() | SyncOutcome():
             is_bad = _has_problem(outcome.findings)
             return ExitCode.INTEGRITY if is_bad else ExitCode.DONE
         case Failure():

@@ -358,6 +358,28 @@ class Failure:
     retryable: bool
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SyncOutcome:
+    """The mirror of one source, up to date. `read_files` of its files were read, `put_files` put.
+
+    `keeps_versions` is whether deleted objects can still be read, None where nobody asked or could tell.
+    """
+
+    source: str
+    mirror: str
+    run_id: str
+    began: datetime
+    seconds: float
+    files: int
+    size_bytes: int
+    read_files: int
+    put_files: int
+    put_bytes: int
+    deleted_files: int
+    keeps_versions: bool | None = None
+    findings: tuple[Finding, ...] = ()
+
+
 Outcome = (
     RestoreReport
     | RestorePreview
@@ -366,5 +388,6 @@ Outcome = (
     | VerifyOutcome
     | FactSheet
     | PolicyReport
+    | SyncOutcome
     | Failure
 )

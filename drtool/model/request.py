@@ -70,6 +70,31 @@ class VerifyRequest:
     is_dry_run: bool
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SyncRequest:
+    """Bring mirrors up to their sources; none named means every source that has a mirror.
+
+    `max_delete_percent` None means the policy's. `accepts_source` takes another disk, or content
+    that looks encrypted, for intended.
+    """
+
+    sources: tuple[str, ...]
+    is_dry_run: bool
+    is_rehash: bool = False
+    max_delete_percent: float | None = None
+    accepts_source: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SyncRestore:
+    """Bring one source back from its mirror; `moment` None means the newest run."""
+
+    source: str
+    moment: datetime | None
+    into: Path
+    is_plan: bool
+
+
 @dataclass(frozen=True, slots=True)
 class StatusRequest:
     """How things stand, of each source; none named means all."""

@@ -21,6 +21,7 @@ from drtool.model.outcome import (
     RestorePreview,
     RestoreReport,
     StatusReport,
+    SyncOutcome,
     VerifyOutcome,
 )
 from drtool.model.wal import Lsn
@@ -35,6 +36,7 @@ _KINDS: dict[type, str] = {
     BackupOutcome: "backup",
     StatusReport: "status",
     VerifyOutcome: "verify",
+    SyncOutcome: "sync",
     PolicyReport: "policy-check",
     Failure: "error",
 }

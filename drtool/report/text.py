@@ -26,6 +26,7 @@ from drtool.model.outcome import (
     RestoreReport,
     StatusReport,
     StatusRow,
+    SyncOutcome,
     VerifyOutcome,
 )
 
@@ -78,6 +79,8 @@ def render(outcome: Outcome, style: Style) -> str:
             return _facts(outcome, style)
         case PolicyReport():
             return _policy(outcome, style)
+        case SyncOutcome():
+            return _sync(outcome, style)
         case Failure():
             return f"drtool: error: {outcome.message}"
 
@@ -241,6 +244,20 @@ def _backup(outcome: BackupOutcome, style: Style) -> str:
     if outcome.pages is not None and outcome.pages_changed is not None:
         pairs.insert(3, ("pages", f"{outcome.pages_changed:,} of {outcome.pages:,} changed"))
     title = style.bold(f"{outcome.source}: backup {outcome.backup_id} is in the repository")
+    return "\n".join([title, *_pairs(pairs, style), *_findings(outcome.findings, style)])
+
+
+def _sync(outcome: SyncOutcome, style: Style) -> str:
+    pairs = [
+        ("mirror", outcome.mirror),
+        ("files", f"{outcome.files:,}, {format_size(outcome.size_bytes)}"),
+        ("read", f"{outcome.read_files:,} that could have changed"),
+        ("put", f"{outcome.put_files:,}, {format_size(outcome.put_bytes)}"),
+        ("deleted", f"{outcome.deleted_files:,}"),
+        ("took", f"{_seconds(outcome.seconds)}{_rate(outcome.put_bytes, outcome.seconds)}"),
+        ("run", outcome.run_id),
+    ]
+    title = style.bold(f"{outcome.source}: the mirror is up to date")
     return "\n".join([title, *_pairs(pairs, style), *_findings(outcome.findings, style)])
 
 

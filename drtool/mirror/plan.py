@@ -1,0 +1,318 @@
+"""What a run of the mirror has to do: the tree against what is known of the mirror, and what forbids it."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from itertools import islice
+from pathlib import Path
+
+from drtool.errors import ObjectMissing
+from drtool.mirror.catalogue import Catalogue, Job, Known
+from drtool.mirror.entries import MirrorEntry, to_line
+from drtool.mirror.keys import is_too_long, key_of
+from drtool.model.finding import Finding, Severity
+from drtool.sources.files.beneath import Beneath, open_root
+from drtool.sources.files.entries import Omission, Omitted, TreeEntry, TreeKind, shown
+from drtool.sources.files.exclude import NOTHING_EXCLUDED, ExcludeRules
+from drtool.sources.files.guard import (
+    ENTROPY_BYTES,
+    Alarm,
+    AlarmKind,
+    ChangeCounts,
+    PlaceSigns,
+    entropy_bits,
+    has_sentinel,
+    judge_changes,
+    judge_place,
+    judge_sentinel,
+    look_at_place,
+    looks_random,
+)
+from drtool.sources.files.unchanged import is_unchanged
+from drtool.sources.files.walk import WalkEnded, walk_tree
+from drtool.stores.bucket import Bucket
+
+MAX_DELETE_PERCENT = 25.0
+_BATCH = 2000
+# Findings told one by one; the rest are counted.
+MOST_TOLD = 20
+# Files looked into when most of a tree has changed.
+_SAMPLE_FILES = 128
+_SAMPLE_OBJECTS = 32
+_SHIELDING = (Omission.UNREADABLE, Omission.OTHER_FILE_SYSTEM)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TreeSettings:
+    """The tree, and what is allowed to happen to its mirror.
+
+    `sentinel` names a file in the root without which this is not the source. `accepts_source` takes
+    another disk, or content that looks encrypted, for intended. `is_rehash` trusts no sign: every
+    file is read, and every object looked for in a listing.
+    """
+
+    source: str
+    root: Path
+    exclude: ExcludeRules = NOTHING_EXCLUDED
+    max_delete_percent: float = MAX_DELETE_PERCENT
+    sentinel: str | None = None
+    accepts_source: bool = False
+    is_rehash: bool = False
+
+
+class Change(StrEnum):
+    """What is to be done with an entry."""
+
+    NONE = "none"
+    READ = "read"
+    NOTE = "note"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Survey:
+    """A walk of the whole tree, counted. The work itself is in the catalogue (`jobs`, `unseen`)."""
+
+    place: PlaceSigns
+    known: int
+    files: int
+    size_bytes: int
+    new: int
+    changed: int
+    touched_bytes: int
+    noted: int
+    deleted: int
+    deleted_entries: int
+    findings: tuple[Finding, ...]
+
+    @property
+    def touched(self) -> int:
+        """Files to read."""
+        return self.new + self.changed
+
+    @property
+    def is_nothing_to_do(self) -> bool:
+        """Whether the mirror is what the tree is."""
+        return not (self.touched or self.noted or self.deleted_entries)
+
+
+def compare(entry: TreeEntry, known: Known | None, *, is_rehash: bool) -> Change:
+    """Whether an entry has to be read, has other attributes than are known, or is as it was."""
+    if entry.kind is not TreeKind.FILE:
+        line = to_line(MirrorEntry(tree=entry))
+        return Change.NONE if known is not None and known.line == line else Change.NOTE
+    if known is None or not known.is_file or is_rehash:
+        return Change.READ
+    return (
+        Change.NONE if is_unchanged(entry, known.signs, horizon_ns=known.read_ns) else Change.READ
+    )
+
+
+def survey(tree: TreeSettings, catalogue: Catalogue, *, prefix: str) -> Survey:
+    """Walk the tree and leave the work in the catalogue. Nothing is read of the files, nothing put.
+
+    `prefix` is the mirror's in its bucket, for keys that would be too long.
+    """
+    root = open_root(tree.root)
+    try:
+        place = look_at_place(root)
+    finally:
+        os.close(root)
+    told = Told()
+    counts: Counter[str] = Counter()
+    known_files = catalogue.count()
+    for items in _batches(walk_tree(tree.root, exclude=tree.exclude), _BATCH):
+        entries = [item for item in items if isinstance(item, TreeEntry)]
+        for item in items:
+            if isinstance(item, Omitted):
+                told.add(item.finding)
+                if item.why in _SHIELDING:
+                    catalogue.shield(item.path)
+        _take(entries, tree, catalogue, counts=counts, told=told, prefix=prefix)
+    for _path, is_file in catalogue.unseen():
+        counts["deleted_entries"] += 1
+        counts["deleted"] += is_file
+    return Survey(
+        place=place,
+        known=known_files,
+        files=counts["files"],
+        size_bytes=counts["size_bytes"],
+        new=counts["new"],
+        changed=counts["changed"],
+        touched_bytes=counts["touched_bytes"],
+        noted=counts["noted"],
+        deleted=counts["deleted"],
+        deleted_entries=counts["deleted_entries"],
+        findings=told.findings(),
+    )
+
+
+def _take(
+    entries: list[TreeEntry],
+    tree: TreeSettings,
+    catalogue: Catalogue,
+    *,
+    counts: Counter[str],
+    told: Told,
+    prefix: str,
+) -> None:
+    """Compare some entries with what is known, and plan their work."""
+    known = catalogue.find([entry.path for entry in entries])
+    jobs = []
+    for entry in entries:
+        if entry.kind is TreeKind.FILE:
+            if is_too_long(key_of(entry.path), prefix=prefix):
+                told.add(_too_long(entry.path))
+                continue
+            counts["files"] += 1
+            counts["size_bytes"] += entry.size_bytes
+        change = compare(entry, known.get(entry.path), is_rehash=tree.is_rehash)
+        if change is Change.READ:
+            is_new = entry.path not in known or not known[entry.path].is_file
+            counts["new" if is_new else "changed"] += 1
+            counts["touched_bytes"] += entry.size_bytes
+            jobs.append(Job(entry.path, entry.size_bytes))
+        elif change is Change.NOTE:
+            counts["noted"] += 1
+            jobs.append(Job(entry.path, 0, to_line(MirrorEntry(tree=entry))))
+    catalogue.saw((entry.path, entry.kind is TreeKind.DIRECTORY) for entry in entries)
+    if jobs:
+        catalogue.plan(jobs)
+
+
+def alarms(
+    tree: TreeSettings,
+    found: Survey,
+    catalogue: Catalogue,
+    *,
+    bucket: Bucket,
+    before: PlaceSigns | None,
+) -> list[Alarm]:
+    """What forbids the run. Files are looked into only where most of them have changed."""
+    root = open_root(tree.root)
+    try:
+        raised = [] if tree.accepts_source else judge_place(found.place, before)
+        if tree.sentinel is not None:
+            name = os.fsencode(tree.sentinel)
+            raised += judge_sentinel(name, is_there=has_sentinel(root, name))
+        counts = ChangeCounts(
+            known=found.known, deleted=found.deleted, changed=found.changed, new=found.new
+        )
+        # A re-hash reads all, whether it changed or not.
+        if not tree.is_rehash and 2 * found.touched >= found.known > 0:
+            counts = _with_entropy(counts, root, catalogue, bucket=bucket)
+    finally:
+        os.close(root)
+    raised += judge_changes(counts, max_delete_percent=tree.max_delete_percent)
+    if tree.accepts_source:
+        raised = [alarm for alarm in raised if alarm.kind is not AlarmKind.ENCRYPTED]
+    return raised
+
+
+def _with_entropy(
+    counts: ChangeCounts, root: int, catalogue: Catalogue, *, bucket: Bucket
+) -> ChangeCounts:
+    """The counts with how many files look random now and did before, scaled up from samples.
+
+    What they were before is read from the mirror itself, and only if many look random now.
+    """
+    step = max(1, (counts.changed + counts.new) // _SAMPLE_FILES)
+    jobs = [job.path for job in catalogue.jobs(step=step) if job.line is None]
+    known = catalogue.find(jobs)
+    looks: list[tuple[MirrorEntry | None, bool]] = []
+    with Beneath(root) as beneath:
+        for path in jobs:
+            if (head := _head(beneath, path)) is not None:
+                before = known[path].entry if path in known and known[path].is_file else None
+                looks.append((before, looks_random(entropy_bits(head), len(head))))
+    if 2 * sum(is_random for _, is_random in looks) < len(looks):
+        return counts
+    changed = [(before, is_random) for before, is_random in looks if before is not None]
+    new = [is_random for before, is_random in looks if before is None]
+    was_random = [_was_random(before, bucket) for before, _ in changed[:_SAMPLE_OBJECTS]]
+    turned = [
+        is_random and not was
+        for (_, is_random), was in zip(changed[:_SAMPLE_OBJECTS], was_random, strict=True)
+    ]
+    all_before = [_was_random(entry, bucket) for entry in catalogue.sample(_SAMPLE_OBJECTS)]
+    return ChangeCounts(
+        known=counts.known,
+        deleted=counts.deleted,
+        changed=counts.changed,
+        new=counts.new,
+        known_random=_scaled(all_before, counts.known),
+        changed_random_before=_scaled(was_random, counts.changed),
+        turned_random=_scaled(turned, counts.changed),
+        new_random=_scaled(new, counts.new),
+    )
+
+
+def _was_random(entry: MirrorEntry, bucket: Bucket) -> bool:
+    """Whether the mirror's object looks random; False where it cannot be read any more."""
+    try:
+        head = bucket.read_head(entry.key, ENTROPY_BYTES, version=entry.version)
+    except ObjectMissing:
+        return False
+    return looks_random(entropy_bits(head), len(head))
+
+
+def _scaled(sample: list[bool], whole: int) -> int:
+    return round(whole * sum(sample) / len(sample)) if sample else 0
+
+
+def _head(beneath: Beneath, path: bytes) -> bytes | None:
+    try:
+        descriptor = beneath.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    except OSError:
+        return None  # the run itself will say so
+    try:
+        return os.pread(descriptor, ENTROPY_BYTES, 0)
+    except OSError:
+        return None
+    finally:
+        os.close(descriptor)
+
+
+class Told:
+    """Findings, the first twenty of each severity one by one and the rest counted."""
+
+    def __init__(self) -> None:
+        self._found: list[Finding] = []
+        self._counts: Counter[Severity] = Counter()
+
+    def add(self, finding: Finding) -> None:
+        """Tell it, or count it."""
+        self._counts[finding.severity] += 1
+        if self._counts[finding.severity] <= MOST_TOLD:
+            self._found.append(finding)
+
+    def findings(self) -> tuple[Finding, ...]:
+        """Those told, and for each severity how many more there were."""
+        more = [
+            Finding(
+                severity=severity,
+                subject=f"{count - MOST_TOLD} more",
+                fact="like the ones before",
+            )
+            for severity, count in self._counts.items()
+            if count > MOST_TOLD
+        ]
+        return (*self._found, *more)
+
+
+def _too_long(path: bytes) -> Finding:
+    return Finding(
+        severity=Severity.PROBLEM,
+        subject=shown(path),
+        fact="has a path longer than the 1024 bytes that a key may have: it is not in the mirror",
+        fix="Shorten it, exclude it in the policy, or rely on `drtool backup` for it.",
+    )
+
+
+def _batches(items: Iterable[object], size: int) -> Iterator[list[object]]:
+    walk = iter(items)
+    while batch := list(islice(walk, size)):
+        yield [item for item in batch if not isinstance(item, WalkEnded)]

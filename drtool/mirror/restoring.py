@@ -1,0 +1,255 @@
+"""Writes the tree again as the mirror held it at a moment, each file checked against its hash."""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+import threading
+from collections.abc import Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from drtool.errors import (
+    DestinationRefused,
+    IntegrityError,
+    Interrupted,
+    NotRecoverable,
+    ObjectMissing,
+)
+from drtool.mirror.catalogue import Catalogue, open_catalogue
+from drtool.mirror.entries import MirrorEntry, from_line
+from drtool.mirror.manifests import Run, ended_at, fold, list_runs, state_at
+from drtool.mirror.pages import pages
+from drtool.model.finding import Finding
+from drtool.model.outcome import Fact, FactSheet
+from drtool.model.progress import Emit, PhaseAdvanced, PhaseBegan, PhaseEnded
+from drtool.sources.files.entries import TreeKind, shown
+from drtool.sources.files.placing import TreeWriter
+from drtool.stores.bucket import Bucket
+from drtool.system.clock import Clock, Stopwatch
+from drtool.system.durable import make_directory
+from drtool.system.retry import RetryLimits, retrying
+
+THREADS = 16
+_BATCH_FILES = 16
+_RETRIES = RetryLimits(attempts=4, within_seconds=3600)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MirrorRestore:
+    """Where to, and with what. `moment` None means the newest run."""
+
+    source: str
+    moment: datetime | None
+    into: Path
+    is_plan: bool
+    clock: Clock
+    emit: Emit
+    stop: threading.Event
+
+
+def restore_from_mirror(wanted: MirrorRestore, bucket: Bucket) -> FactSheet:
+    """Bring the tree back as of the newest run that ended at or before the moment.
+
+    NotRecoverable, before anything is written, if there is no such run or if files were overwritten
+    since in a bucket without versions. DestinationRefused unless `into` is new or empty. An
+    IntegrityError or a missing object ends it: what is written so far is then not to be used.
+    """
+    watch = Stopwatch(wanted.clock)
+    chain = state_at(bucket, wanted.moment)
+    if not chain:
+        raise _too_early(wanted, bucket)
+    _refuse_content(wanted.into)
+    with tempfile.TemporaryDirectory(prefix="drtool-mirror-") as scratch:
+        catalogue = _state(bucket, chain, Path(scratch), name="then")
+        try:
+            _require_versions(wanted, bucket, chain, catalogue=catalogue, scratch=Path(scratch))
+            files, size = catalogue.count(), catalogue.size_bytes()
+            findings = [] if wanted.is_plan else _Writing(wanted, bucket, size).run(catalogue)
+        finally:
+            catalogue.close()
+    would = "would be " if wanted.is_plan else ""
+    return FactSheet(
+        kind="sync-restore-plan" if wanted.is_plan else "sync-restore",
+        title=f"{wanted.source} {would or 'is '}restored from its mirror in {wanted.into}",
+        facts=(
+            Fact(name="source", value=wanted.source),
+            Fact(name="mirror", value=bucket.url),
+            Fact(name="destination", value=str(wanted.into)),
+            Fact(name="run", value=chain[-1].run_id),
+            Fact(name="read_since", value=chain[-1].began, label="tree as read since"),
+            Fact(name="as_of", value=chain[-1].ended, label="and until"),
+            Fact(name="files", value=files),
+            Fact(name="bytes", value=size),
+            Fact(name="seconds", value=round(watch.seconds(), 3)),
+        ),
+        findings=tuple(findings),
+    )
+
+
+class _Writing:
+    """Writes all entries of a catalogue."""
+
+    def __init__(self, wanted: MirrorRestore, bucket: Bucket, size_bytes: int) -> None:
+        self._wanted = wanted
+        self._bucket = bucket
+        self._total = size_bytes
+        self._done = 0
+
+    def run(self, catalogue: Catalogue) -> list[Finding]:
+        """All of them, durable when it returns; what could not be set of their attributes."""
+        wanted, watch = self._wanted, Stopwatch(self._wanted.clock)
+        make_directory(wanted.into)
+        wanted.emit(PhaseBegan(phase="fetch", title="fetching files", total=self._total))
+        writer = TreeWriter(wanted.into)
+        try:
+            with ThreadPoolExecutor(THREADS, thread_name_prefix="mirror") as executor:
+                going: set[Future[int]] = set()
+                try:
+                    for batch in pages(self._files(catalogue, writer), _BATCH_FILES):
+                        going.add(executor.submit(self._fetch_all, writer, batch))
+                        if len(going) >= 2 * THREADS:
+                            going = self._harvest(going)
+                    while going:
+                        going = self._harvest(going)
+                except BaseException:
+                    executor.shutdown(wait=True, cancel_futures=True)
+                    raise
+            findings = writer.finish()
+        finally:
+            writer.close()
+        wanted.emit(PhaseEnded(phase="fetch", seconds=watch.seconds()))
+        return findings
+
+    def _files(self, catalogue: Catalogue, writer: TreeWriter) -> Iterator[MirrorEntry]:
+        """The files; directories and links are made as they come by."""
+        for line in catalogue.lines(pending_only=False):
+            entry = from_line(line)
+            if entry.tree.kind is TreeKind.DIRECTORY:
+                writer.directory(entry.tree)
+            elif entry.tree.kind is TreeKind.SYMLINK:
+                writer.symlink(entry.tree)
+            else:
+                yield entry
+
+    def _harvest(self, going: set[Future[int]]) -> set[Future[int]]:
+        done, rest = wait(going, return_when=FIRST_COMPLETED)
+        self._done += sum(future.result() for future in done)
+        self._wanted.emit(PhaseAdvanced(phase="fetch", done=self._done, total=self._total))
+        return rest
+
+    def _fetch_all(self, writer: TreeWriter, batch: list[MirrorEntry]) -> int:
+        for entry in batch:
+            if self._wanted.stop.is_set():
+                raise Interrupted(
+                    "the restore was asked to stop", hint="Remove what it wrote, and begin again."
+                )
+            retrying(
+                lambda entry=entry: self._fetch(writer, entry),  # type: ignore[misc]
+                limits=_RETRIES,
+                clock=self._wanted.clock,
+                stop=self._wanted.stop,
+            )
+        return sum(entry.tree.size_bytes for entry in batch)
+
+    def _fetch(self, writer: TreeWriter, entry: MirrorEntry) -> None:
+        digest, offset = hashlib.sha256(), 0
+        # Without a version only the etag can tell that the object is still the one of then.
+        etag = entry.etag if entry.version is None and entry.content is None else None
+        try:
+            with writer.file(entry.tree) as file:
+                for piece in self._bucket.stream(entry.key, version=entry.version, etag=etag):
+                    digest.update(piece)
+                    file.write(offset, piece)
+                    offset += len(piece)
+                is_right = offset == entry.tree.size_bytes and (
+                    entry.content is None or digest.hexdigest() == entry.content
+                )
+                if not is_right:
+                    raise IntegrityError(
+                        f"{self._bucket.url}: object {entry.key} is not the file that was put there",
+                        hint="Restore from a backup instead, or to another moment.",
+                    )
+        except ObjectMissing as error:
+            version = f" in version {entry.version}" if entry.version else ""
+            raise NotRecoverable(
+                f"{self._bucket.url}: object {entry.key}{version} is gone",
+                hint="Restore from a backup instead, or to another moment.",
+            ) from error
+
+
+def _state(bucket: Bucket, chain: list[Run], scratch: Path, *, name: str) -> Catalogue:
+    catalogue = open_catalogue(scratch / f"{name}.sqlite", identity=name)
+    fold(bucket, chain, catalogue)
+    return catalogue
+
+
+def _require_versions(
+    wanted: MirrorRestore,
+    bucket: Bucket,
+    chain: list[Run],
+    *,
+    catalogue: Catalogue,
+    scratch: Path,
+) -> None:
+    """NotRecoverable if a file of then was overwritten since, and no version of it was kept."""
+    newest = state_at(bucket, None)
+    if newest[-1].run_id == chain[-1].run_id:
+        return
+    now = _state(bucket, newest, scratch, name="now")
+    lost = 0
+    first = b""
+    try:
+        for lines in pages(catalogue.lines(pending_only=False)):
+            entries = [from_line(line) for line in lines]
+            bare = [e for e in entries if e.tree.kind is TreeKind.FILE and e.version is None]
+            later = now.find([entry.path for entry in bare])
+            for entry in bare:
+                known = later.get(entry.path)
+                if known is not None and known.is_file and _is_other(known.entry, entry):
+                    first = first or entry.path
+                    lost += 1
+    finally:
+        now.close()
+    if lost:
+        raise NotRecoverable(
+            f"{lost:,} files of {wanted.source}, such as {shown(first)}, were overwritten in"
+            f" {bucket.url} since then, and it keeps no versions",
+            hint="Restore --to latest, or from a backup; turn on versioning for the future.",
+        )
+
+
+def _is_other(now: MirrorEntry, then: MirrorEntry) -> bool:
+    if now.content is None or then.content is None:
+        return now.etag != then.etag
+    return now.content != then.content
+
+
+def _refuse_content(into: Path) -> None:
+    try:
+        first = next(into.iterdir(), None) if into.exists() else None
+    except OSError as error:
+        raise DestinationRefused(
+            f"destination {into} cannot be looked at: {error.strerror}",
+            hint="Restore --into a new directory.",
+        ) from error
+    if first is not None:
+        raise DestinationRefused(
+            f"destination {into} is not empty: found {shown(bytes(first.name, 'utf-8', 'surrogateescape'))}",
+            hint="Restore --into a new directory.",
+        )
+
+
+def _too_early(wanted: MirrorRestore, bucket: Bucket) -> NotRecoverable:
+    runs = list_runs(bucket)
+    if not runs:
+        return NotRecoverable(
+            f"{bucket.url} holds no run of a mirror",
+            hint=f"Take one with `drtool sync {wanted.source}`, or restore from a backup.",
+        )
+    return NotRecoverable(
+        f"the mirror of {wanted.source} has no run that had ended at {wanted.moment}",
+        hint=f"Its first one ended at {ended_at(runs[0]).isoformat()}.",
+    )

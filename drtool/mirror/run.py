@@ -1,0 +1,336 @@
+"""Brings the mirror up to the tree: puts what changed, lets go of what is gone, leaves a manifest."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from hashlib import sha256
+from itertools import islice
+
+from drtool.errors import IntegrityError, SourceUnsuitable
+from drtool.mirror.catalogue import Catalogue
+from drtool.mirror.checking import look_at_objects
+from drtool.mirror.entries import MirrorEntry, from_line
+from drtool.mirror.keys import key_of
+from drtool.mirror.pages import pages
+from drtool.mirror.plan import Survey, Told, TreeSettings, alarms, survey
+from drtool.mirror.publishing import Publisher, catch_up
+from drtool.mirror.uploading import NotStored, Stored, ToStore, Uploader
+from drtool.model.finding import Finding, Severity
+from drtool.model.outcome import Fact, FactSheet, SyncOutcome
+from drtool.model.progress import Emit, PhaseAdvanced, PhaseBegan, PhaseEnded
+from drtool.sources.files.beneath import open_root
+from drtool.sources.files.entries import shown
+from drtool.sources.files.guard import PlaceSigns
+from drtool.stores.bucket import Bucket
+from drtool.system.clock import Clock, Stopwatch
+
+THREADS = 16
+# A batch goes to one thread: so many files, or so many bytes.
+_BATCH_FILES = 16
+_BATCH_BYTES = 4 << 20
+# What is stored is remembered so often that a kill costs little work twice.
+_COMMIT_FILES = 500
+# So many files refused in a row: then it is the store, not the files.
+_REFUSED_IN_A_ROW = 5
+_READ_BACK_FILES = 4
+_SHOWN_PATHS = 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MirrorRun:
+    """What a run works with. `check` raises once another run has taken the lease."""
+
+    bucket: Bucket
+    catalogue: Catalogue
+    clock: Clock
+    emit: Emit
+    stop: threading.Event
+    check: Callable[[], None]
+
+
+def sync_tree(tree: TreeSettings, run: MirrorRun) -> SyncOutcome:
+    """Bring the mirror up to the tree; SourceUnsuitable, with nothing changed, if an alarm forbids it.
+
+    A run that is killed has lost nothing: the next one goes on from what was stored. Its manifest is
+    put last; until then a restore sees the run before.
+    """
+    watch, began = Stopwatch(run.clock), run.clock.now()
+    told = Told()
+    catch_up(run.bucket, run.catalogue, told)
+    found = _surveyed(tree, run)
+    for finding in found.findings:
+        told.add(finding)
+    raised = alarms(tree, found, run.catalogue, bucket=run.bucket, before=_place_before(run))
+    if raised:
+        raise SourceUnsuitable(f"source {tree.source}: {raised[0].fact}", hint=raised[0].fix)
+    read_ns = int(began.timestamp() * 1_000_000_000)
+    if tree.is_rehash:
+        look_at_objects(run.bucket, run.catalogue, told)
+    keeps = run.bucket.keeps_versions() if found.deleted else None
+    deleted = 0
+    if keeps:
+        # Servers that keep objects as files cannot have `a` and `a/b` at once.
+        catalogue = run.catalogue
+        in_the_way = (item for item in catalogue.unseen() if catalogue.stands_in_the_way(item[0]))
+        deleted += _let_go(run, in_the_way, deletes_objects=True)
+    work = _Work(tree, run, told, read_ns=read_ns)
+    work.put_all(found)
+    work.read_back()
+    # Where the bucket is not known to keep versions, deleting would be for good.
+    deleted += _let_go(run, run.catalogue.unseen(), deletes_objects=bool(keeps))
+    run.check()
+    publisher = Publisher(run.bucket, run.catalogue, run.clock)
+    run_id = publisher.publish(tree.source, began=began, is_whole=tree.is_rehash)
+    run.catalogue.set_about(place=_place_text(found.place))
+    if deleted and not keeps:
+        told.add(_tombstones(deleted))
+    return SyncOutcome(
+        source=tree.source,
+        mirror=run.bucket.url,
+        run_id=run_id,
+        began=began,
+        seconds=watch.seconds(),
+        files=found.files,
+        size_bytes=found.size_bytes,
+        put_files=work.put_files,
+        put_bytes=work.put_bytes,
+        read_files=work.read_files,
+        deleted_files=deleted,
+        keeps_versions=keeps,
+        findings=told.findings(),
+    )
+
+
+def preview_tree(tree: TreeSettings, run: MirrorRun) -> FactSheet:
+    """What a run would do. Only the local catalogue may have been brought up to date."""
+    told = Told()
+    catch_up(run.bucket, run.catalogue, told)
+    found = _surveyed(tree, run)
+    for finding in found.findings:
+        told.add(finding)
+    raised = alarms(tree, found, run.catalogue, bucket=run.bucket, before=_place_before(run))
+    for alarm in raised:
+        told.add(alarm.finding(tree.source))
+    puts = _some((job.path for job in run.catalogue.jobs() if job.line is None), found.touched)
+    gone = _some(_gone_files(run.catalogue), found.deleted)
+    return FactSheet(
+        kind="sync-plan",
+        title=f"Would bring {run.bucket.url} up to {tree.root}; nothing was done",
+        facts=(
+            Fact(name="files", value=found.files),
+            Fact(name="bytes", value=found.size_bytes),
+            Fact(name="new", value=found.new, label="new files"),
+            Fact(name="changed", value=found.changed, label="files to read again"),
+            Fact(name="read_bytes", value=found.touched_bytes, label="bytes to read"),
+            Fact(name="deleted", value=found.deleted, label="files that are gone"),
+            Fact(name="put_paths", value=puts, label="to put"),
+            Fact(name="deleted_paths", value=gone, label="gone"),
+        ),
+        findings=told.findings(),
+    )
+
+
+def _some(paths: Iterable[bytes], count: int) -> tuple[str, ...]:
+    few = tuple(shown(path) for path in islice(paths, _SHOWN_PATHS))
+    return few if count <= len(few) else (*few, f"and {count - len(few):,} more")
+
+
+def _surveyed(tree: TreeSettings, run: MirrorRun) -> Survey:
+    watch = Stopwatch(run.clock)
+    run.emit(PhaseBegan(phase="walk", title="looking at the tree", total=None, unit="objects"))
+    found = survey(tree, run.catalogue, prefix=run.bucket.place.prefix)
+    run.emit(PhaseEnded(phase="walk", seconds=watch.seconds()))
+    return found
+
+
+class _Work:
+    """The reading and putting of one run, and what came of it."""
+
+    def __init__(
+        self,
+        tree: TreeSettings,
+        run: MirrorRun,
+        told: Told,
+        *,
+        read_ns: int,
+    ) -> None:
+        self._tree = tree
+        self._run = run
+        self._told = told
+        self._read_ns = read_ns
+        self._refused = 0
+        self._done: list[MirrorEntry] = []
+        self._new: list[MirrorEntry] = []
+        self.put_files = self.put_bytes = self.read_files = self._read_bytes = 0
+
+    def put_all(self, found: Survey) -> None:
+        """Do all jobs, remembering every few hundred files what is stored."""
+        if not found.touched and not found.noted:
+            return
+        run, watch = self._run, Stopwatch(self._run.clock)
+        run.emit(PhaseBegan(phase="put", title="putting files", total=found.touched_bytes))
+        root = open_root(self._tree.root)
+        uploader = Uploader(run.bucket, root, clock=run.clock, stop=run.stop)
+        executor = ThreadPoolExecutor(THREADS, thread_name_prefix="mirror")
+        try:
+            for results in in_window(executor, uploader.store, self._batches()):
+                for result in results:
+                    self._take(result)
+                self._advance(found.touched_bytes)
+        finally:
+            # What is on its way ends first: a thread must not use a descriptor that was closed.
+            executor.shutdown(wait=True, cancel_futures=True)
+            self._commit()
+            uploader.close()
+            os.close(root)
+        run.emit(PhaseEnded(phase="put", seconds=watch.seconds()))
+
+    def read_back(self) -> None:
+        """Read a few of the objects that were put, and compare; IntegrityError if one is another."""
+        for entry in self._new:
+            read = self._run.bucket.read(entry.key, version=entry.version)
+            if sha256(read).hexdigest() != entry.content:
+                raise IntegrityError(
+                    f"{self._run.bucket.url}: object {entry.key} is not what was put there",
+                    hint="See that nothing else writes to the mirror, then `drtool sync --rehash`.",
+                )
+
+    def _batches(self) -> Iterator[list[ToStore]]:
+        catalogue = self._run.catalogue
+        batch: list[ToStore] = []
+        size = 0
+        for jobs in pages(catalogue.jobs()):
+            paths = [job.path for job in jobs]
+            known = catalogue.find(paths)
+            missing = catalogue.not_met(paths) if self._tree.is_rehash else set()
+            self._done += [from_line(job.line) for job in jobs if job.line is not None]
+            for job in jobs:
+                if job.line is not None:
+                    continue
+                before = known.get(job.path)
+                is_there = before is not None and before.is_file and job.path not in missing
+                batch.append(ToStore(job.path, before.entry if before and is_there else None))
+                size += job.size_bytes
+                if len(batch) >= _BATCH_FILES or size >= _BATCH_BYTES:
+                    yield batch
+                    batch, size = [], 0
+        if batch:
+            yield batch
+
+    def _take(self, result: Stored | NotStored) -> None:
+        if isinstance(result, NotStored):
+            self._refuse(result)
+            return
+        self._refused = 0
+        self.read_files += 1
+        self._read_bytes += result.entry.tree.size_bytes
+        if result.torn is not None:
+            self._told.add(result.torn.finding)
+        if result.sent_bytes is not None:
+            self.put_files += 1
+            self.put_bytes += result.sent_bytes
+            if len(self._new) < _READ_BACK_FILES and result.entry.content is not None:
+                if result.sent_bytes <= _BATCH_BYTES:
+                    self._new.append(result.entry)
+        self._done.append(result.entry)
+        if len(self._done) >= _COMMIT_FILES:
+            self._commit()
+
+    def _refuse(self, result: NotStored) -> None:
+        if result.omitted is not None:
+            self._told.add(result.omitted.finding)
+            return
+        assert result.error is not None
+        self._refused += 1
+        if self._refused >= _REFUSED_IN_A_ROW:
+            raise result.error
+        self._told.add(
+            Finding(
+                severity=Severity.PROBLEM,
+                subject=shown(result.path),
+                fact=f"is not in the mirror: {result.error.message}",
+                fix="Run `drtool sync` again; if it stays so, see what the store says of its name.",
+            )
+        )
+
+    def _commit(self) -> None:
+        done, self._done = self._done, []
+        if done:
+            self._run.catalogue.record(done, read_ns=self._read_ns, is_pending=True)
+
+    def _advance(self, total: int) -> None:
+        self._run.emit(
+            PhaseAdvanced(
+                phase="put",
+                done=min(self._read_bytes, total),
+                total=total,
+                detail=f"{self.put_files:,} files",
+            )
+        )
+
+
+def in_window(
+    executor: Executor,
+    call: Callable[[list[ToStore]], list[Stored | NotStored]],
+    batches: Iterator[list[ToStore]],
+) -> Iterator[list[Stored | NotStored]]:
+    """Results as they come, two batches a thread on their way at a time."""
+    going: set[Future[list[Stored | NotStored]]] = set()
+    for batch in batches:
+        going.add(executor.submit(call, batch))
+        if len(going) >= 2 * THREADS:
+            done, going = wait(going, return_when=FIRST_COMPLETED)
+            for future in done:
+                yield future.result()
+    while going:
+        done, going = wait(going, return_when=FIRST_COMPLETED)
+        for future in done:
+            yield future.result()
+
+
+def _gone_files(catalogue: Catalogue) -> Iterator[bytes]:
+    return (path for path, is_file in catalogue.unseen() if is_file)
+
+
+def _let_go(run: MirrorRun, gone: Iterable[tuple[bytes, bool]], *, deletes_objects: bool) -> int:
+    """Take (path, whether it is a file) out of the mirror; the number of files."""
+    deleted = 0
+    with ThreadPoolExecutor(THREADS, thread_name_prefix="mirror") as executor:
+        for page in pages(gone):
+            run.check()
+            files = [path for path, is_file in page if is_file]
+            if deletes_objects:
+                # The first failure is raised here; what is deleted already is found gone next time.
+                list(executor.map(lambda path: run.bucket.delete(key_of(path)), files))
+            run.catalogue.remove([path for path, _ in page], is_pending=True)
+            deleted += len(files)
+    return deleted
+
+
+def _tombstones(count: int) -> Finding:
+    return Finding(
+        severity=Severity.NOTE,
+        subject=f"{count:,} deleted files",
+        fact="are no longer part of the mirror, but their objects stay: the bucket is not known to keep"
+        " versions, so deleting them would be for good",
+        fix="Turn on versioning of the bucket.",
+    )
+
+
+def _place_before(run: MirrorRun) -> PlaceSigns | None:
+    text = run.catalogue.about("place")
+    if text is None:
+        return None
+    is_mount_point, device, file_system_id = json.loads(text)
+    return PlaceSigns(
+        is_mount_point=bool(is_mount_point), device=device, file_system_id=file_system_id
+    )
+
+
+def _place_text(place: PlaceSigns) -> str:
+    return json.dumps([place.is_mount_point, place.device, place.file_system_id])
