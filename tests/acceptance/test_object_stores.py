@@ -9,11 +9,20 @@ from pathlib import Path
 
 import pytest
 
+from drtool.config.policy_file import parse_policy
+from drtool.errors import RepositoryUnavailable
+from drtool.model.target import ToLatest
+from drtool.repository.keys import KeySecret, SlotKind
+from drtool.repository.repository import open_repository
+from drtool.stores.place import RemotePlace, parse_place
+from drtool.stores.remote import RemoteStore
+from drtool.stores.remote_client import RemoteLimits
+from drtool.system.clock import SystemClock
 from tests.acceptance.site import SOURCE, Site, until
-from tests.restore.rig import rows, started
+from tests.restore.rig import IMPATIENT, restore, rows, started
 from tests.servers.object_stores import ENVIRONMENT, S3Server
-from tests.servers.postgres import PostgresServer, new_server, server_directory
-from tests.servers.proxy import Answer, proxied
+from tests.servers.postgres import PostgresServer, give_to_server_user, new_server, server_directory
+from tests.servers.proxy import Answer, Choice, Fault, Reset, proxied
 
 pytestmark = [pytest.mark.postgres, pytest.mark.object_store]
 KEY = "correct horse battery staple"
@@ -69,36 +78,67 @@ def test_a_cluster_comes_back_from_an_object_store(on_seaweedfs: Site) -> None:
         assert rows(copy) == [1, 2, 3]
 
 
-def test_a_store_that_goes_away_in_mid_replay_never_ends_in_a_shortened_database(
-    on_seaweedfs: Site, seaweedfs: S3Server
+def leaving(fault: Fault) -> Choice:
+    """The store answers until the third object of the log is read, and from then on with `fault`."""
+    segments: set[str] = set()
+
+    def choose(_number: int, line: str) -> Fault | None:
+        if line.startswith("GET") and "/log/" in line and "list-type" not in line:
+            segments.add(line)
+        return fault if len(segments) > 2 else None
+
+    return choose
+
+
+@pytest.fixture
+def half(on_seaweedfs: Site) -> Path:
+    """Where a restore will fail; its log is nobody else's."""
+    parent = on_seaweedfs.root / "failing"
+    shutil.rmtree(parent, ignore_errors=True)
+    parent.mkdir()
+    give_to_server_user(parent)
+    return parent / "half"
+
+
+def test_a_store_that_refuses_in_mid_replay_never_ends_in_a_shortened_database(
+    on_seaweedfs: Site, seaweedfs: S3Server, half: Path
 ) -> None:
-    """PITFALLS 39, 40, promise 4: with `--to latest` nothing but the store says where the WAL ends.
-
-    The store answers for everything until the third segment of WAL is read, and never again.
-    """
+    """PITFALLS 39, 40, promise 4: with `--to latest` nothing but the store says where the WAL ends."""
     policy = on_seaweedfs.root / "policies" / "shop.yaml"
-    place = on_seaweedfs.root / "half"
+    before = policy.read_text()
     with proxied(seaweedfs.address) as proxy:
-        segments: set[str] = set()
-
-        def choose(_number: int, line: str) -> Answer | None:
-            if line.startswith("GET") and "/log/" in line and "list-type" not in line:
-                segments.add(line)
-            return Answer(503, "SlowDown") if len(segments) > 2 else None
-
-        proxy.choice = choose
-        before = policy.read_text()
+        proxy.choice = leaving(Answer(403, "AccessDenied"))
         policy.write_text(before.replace(seaweedfs.endpoint, proxy.endpoint))
         try:
-            ran = on_seaweedfs.run(
-                "restore", SOURCE, "--to", "latest", "--into", str(place), code=6
-            )
+            ran = on_seaweedfs.run("restore", "--to", "latest", "--into", str(half), code=6)
         finally:
             policy.write_text(before)
 
-    assert str(place) in ran.err
-    assert "refuses to be started" in ran.err
-    refuses_to_start(place)
+    assert "AccessDenied" in ran.err or "refuse" in ran.err
+    assert f"lies in {half}" in ran.err
+    refuses_to_start(half)
+
+
+def test_a_store_that_vanishes_in_mid_replay_never_ends_in_a_shortened_database(
+    on_seaweedfs: Site, seaweedfs: S3Server, half: Path
+) -> None:
+    """The same where connections are reset; by a restore that is less patient than a user's."""
+    text = (on_seaweedfs.root / "policies" / "shop.yaml").read_text()
+    url = str(parse_policy(text, "the policy").repository.url)
+    secret = KeySecret(SlotKind.PASSPHRASE, KEY.encode())
+    with proxied(seaweedfs.address) as proxy:
+        place = parse_place(url.replace(seaweedfs.endpoint, proxy.endpoint))
+        assert isinstance(place, RemotePlace)
+        store = RemoteStore(place, clock=SystemClock(), limits=RemoteLimits(retries=IMPATIENT))
+        repository = open_repository(store, secret)
+        proxy.choice = leaving(Reset())
+
+        with pytest.raises(RepositoryUnavailable) as caught:
+            restore(repository, half, target=ToLatest())
+        store.close()
+
+    assert str(half) in caught.value.hint
+    refuses_to_start(half)
 
 
 def refuses_to_start(place: Path) -> None:
@@ -108,6 +148,7 @@ def refuses_to_start(place: Path) -> None:
     server.start(wait=False)
     until(lambda: not server.is_running, "it stops by itself")
     server.stop()
+    assert "FATAL" in server.log_text()
     assert "ready to accept connections" not in server.log_text()
     assert "archive recovery complete" not in server.log_text()
 
