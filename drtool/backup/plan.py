@@ -50,6 +50,20 @@ def plan_snapshot(
     return _plan(source, backup_id, same=manifests, attempts=attempts, level=level)
 
 
+def plan_redis(
+    source: str,
+    backup_id: str,
+    *,
+    manifests: Sequence[Manifest],
+    attempts: Sequence[Attempt],
+    level: int = 1,
+) -> BackupPlan:
+    """Compare with the newest snapshot: where an RDB has not changed, nothing is stored again."""
+    for manifest in manifests:
+        manifest.require_kind("redis")
+    return _plan(source, backup_id, same=manifests, attempts=attempts, level=level)
+
+
 def _plan(
     source: str,
     backup_id: str,

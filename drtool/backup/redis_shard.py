@@ -1,0 +1,202 @@
+"""One shard's snapshot: joined as a replica, its RDB stored as it streams, its configuration beside it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+
+from drtool.backup.batches import Batch
+from drtool.backup.redis_counting import KeyCount
+from drtool.backup.tree_large import LargeFile, PageStores
+from drtool.errors import Interrupted, SourceUnavailable
+from drtool.model.finding import Finding, Severity
+from drtool.repository.extents import RedisShard
+from drtool.repository.table import Attributes, EntryKind
+from drtool.sources.redis.address import Login
+from drtool.sources.redis.capture import CapturedServer, capture
+from drtool.sources.redis.connection import connect, server_moment
+from drtool.sources.redis.psync import (
+    FullResync,
+    LinkLimits,
+    RdbChunk,
+    RdbEnd,
+    ReplicaLink,
+    open_link,
+)
+from drtool.sources.redis.shape import Shard
+from drtool.sources.redis.topology import Attachment
+from drtool.system.clock import Clock
+
+RDB = "shards/%d/dump.rdb"
+CONFIG = "shards/%d/config.json"
+_RECEIVE_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShardTask:
+    """Shard number `number`, and the server of it to join."""
+
+    number: int
+    shard: Shard
+    attachment: Attachment
+
+    @property
+    def place(self) -> str:
+        return f"{self.shard.name} at {self.attachment.node.address}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """What all shards of a run share. `advance` is told of bytes; once `stop` is set all end."""
+
+    login: Login
+    limits: LinkLimits
+    stores: PageStores
+    clock: Clock
+    advance: Callable[[int], None]
+    stop: threading.Event
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TakenShard:
+    """All of a shard is in packs, its records in the table."""
+
+    shard: RedisShard
+    version: str
+    databases: int
+    read_bytes: int
+    findings: tuple[Finding, ...]
+
+
+def take_shard(task: ShardTask, reading: Reading) -> TakenShard:
+    """Store one shard's snapshot, verified. Runs in a thread of its own.
+
+    SourceUnavailable if the server fails, RdbDamaged if what it sent does not match its checksum.
+    """
+    node = task.attachment.node
+    batch = Batch()
+    with connect(node.address, reading.login) as connection:
+        captured = capture(connection)
+        config = captured.to_sealed()
+        _store(CONFIG % task.number, config, reading, batch)
+        with open_link(
+            node.address,
+            reading.login,
+            clock=reading.clock,
+            rdb_only=True,
+            limits=reading.limits,
+        ) as link:
+            position = _granted(link)
+            taken_at = server_moment(connection)
+            counted, end = _store_rdb(link, task, reading, captured=captured, batch=batch)
+    return TakenShard(
+        shard=RedisShard(
+            name=task.shard.name,
+            rdb=RDB % task.number,
+            replication_id=position.position.replid,
+            offset=position.position.offset,
+            taken_at=taken_at,
+            keys=() if isinstance(counted, str) else tuple(sorted(counted.items())),
+            slots=tuple((share.first, share.last) for share in task.shard.slots),
+            node_id=task.shard.master.node_id or "",
+            epoch=task.shard.epoch or 0,
+        ),
+        version=captured.version,
+        databases=_databases(captured, counted),
+        read_bytes=end.size_bytes + len(config),
+        findings=(
+            *task.attachment.findings,
+            *captured.findings,
+            *_doubts(task, captured, counted, end),
+        ),
+    )
+
+
+def _granted(link: ReplicaLink) -> FullResync:
+    if not isinstance(link.begun, FullResync):
+        raise SourceUnavailable(f"{link.place} sends no snapshot to a replica that has none")
+    return link.begun
+
+
+def _store_rdb(
+    link: ReplicaLink, task: ShardTask, reading: Reading, *, captured: CapturedServer, batch: Batch
+) -> tuple[dict[int, int] | str, RdbEnd]:
+    path = RDB % task.number
+    file = LargeFile(_attributes(path, 0, reading.clock.now()), batch, reading.stores)
+    count = KeyCount(frozenset(captured.modules))
+    try:
+        while not isinstance(item := link.receive(_RECEIVE_SECONDS), RdbEnd):
+            if reading.stop.is_set():
+                raise Interrupted(f"the snapshot of {task.place} was broken off")
+            if isinstance(item, RdbChunk):
+                count.feed(item.content)
+                file.take(item.content)
+                reading.advance(len(item.content))
+        file.finish(_attributes(path, item.size_bytes, reading.clock.now()))
+        return count.finish(), item
+    finally:
+        count.abandon()
+
+
+def _store(path: str, content: bytes, reading: Reading, batch: Batch) -> None:
+    now = reading.clock.now()
+    file = LargeFile(_attributes(path, 0, now), batch, reading.stores)
+    file.take(memoryview(content))
+    file.finish(_attributes(path, len(content), now))
+
+
+def _attributes(path: str, size_bytes: int, now: datetime) -> Attributes:
+    return Attributes(
+        path=path.encode(),
+        kind=EntryKind.FILE,
+        mode=0o600,
+        uid=0,
+        gid=0,
+        modified_ns=int(now.timestamp()) * 1_000_000_000,
+        size_bytes=size_bytes,
+    )
+
+
+def _databases(captured: CapturedServer, counted: dict[int, int] | str) -> int:
+    """How many the server has; at least as many as hold keys if it does not say (PITFALLS 85)."""
+    told = captured.settings.get("databases", "")
+    highest = 0 if isinstance(counted, str) else max(counted, default=0)
+    return max(int(told) if told.isdigit() else 16, highest + 1)
+
+
+def _doubts(
+    task: ShardTask, captured: CapturedServer, counted: dict[int, int] | str, end: RdbEnd
+) -> list[Finding]:
+    found = []
+    if not end.is_verified:
+        found.append(
+            Finding(
+                severity=Severity.WARNING,
+                subject=task.place,
+                fact="its snapshot bears no checksum: damage on the way would go unseen",
+                fix="Set `rdbchecksum yes` there, which needs a restart.",
+            )
+        )
+    if isinstance(counted, str):
+        found.append(
+            Finding(
+                severity=Severity.WARNING,
+                subject=task.place,
+                fact=f"its keys could not be counted: {counted}",
+                fix="A restore into the same number of servers works; it cannot be held against a"
+                " count.",
+            )
+        )
+    if captured.modules:
+        found.append(
+            Finding(
+                severity=Severity.NOTE,
+                subject=task.place,
+                fact=f"modules are loaded there: {', '.join(captured.modules)}; they are not part of"
+                " the backup",
+                fix="Keep their files where a restore can find them.",
+            )
+        )
+    return found
