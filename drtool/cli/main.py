@@ -22,6 +22,7 @@ COMMANDS = {
     "backup": Lazy("drtool.cli.backup:backup", "Take a backup now."),
     "wal": Lazy("drtool.cli.wal:wal", "Receive, push, fetch and inspect WAL."),
     "restore": Lazy("drtool.cli.restore:restore", "Bring sources back to one moment."),
+    "sync": Lazy("drtool.cli.sync:sync", "Bring the mirrors of files up to date."),
     "verify": Lazy("drtool.cli.verify:verify", "Read back what is stored."),
     "repository": Lazy("drtool.cli.repository:repository", "Create, describe and rekey it."),
     "policy": Lazy("drtool.cli.policy:policy", "Check the policy, print its schema."),

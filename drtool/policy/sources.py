@@ -144,8 +144,24 @@ class FilesSource:
 
     path: Path = described("The directory to protect.")
     mirror: StoreUrl | None = described("A plain copy, one object a file.", default=None)
+    exclude: tuple[str, ...] = described(
+        "What is left out: patterns as in a .gitignore in that directory.", default=()
+    )
+    max_delete: int = described(
+        "A run stops if more than this percentage of the files is gone.", default=25
+    )
+    sentinel: str | None = described(
+        "A file in the directory without which a run stops: the disk may not be mounted.",
+        default=None,
+    )
     schedule: Schedule = described("When work is due.", factory=Schedule)
     objective: Objective | None = described("This source's own promise.", default=None)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.max_delete <= 100:
+            raise ValueError(f"max_delete {self.max_delete} is not a percentage from 0 to 100")
+        if self.sentinel is not None and (not self.sentinel or "/" in self.sentinel):
+            raise ValueError(f"sentinel {self.sentinel!r} is not the name of a file in the directory")
 
 
 SourcePolicy = PostgresSource | RedisSource | FilesSource

@@ -1,0 +1,125 @@
+"""`drtool sync`: the mirror of each source that has one; and a tree brought back from its mirror."""
+
+from __future__ import annotations
+
+from drtool.errors import DrtoolError, PolicyError
+from drtool.mirror.catalogue import Catalogue, default_place, open_catalogue
+from drtool.mirror.plan import TreeSettings
+from drtool.mirror.restoring import MirrorRestore, restore_from_mirror
+from drtool.mirror.run import MirrorRun, preview_tree, sync_tree
+from drtool.model.outcome import FactSheet, SyncOutcome
+from drtool.model.progress import Noted
+from drtool.model.request import SyncRequest, SyncRestore
+from drtool.policy.policy import Policy
+from drtool.policy.sources import FilesSource
+from drtool.repository.lease import Lease
+from drtool.repository.repository import Repository
+from drtool.sources.files.exclude import compile_rules
+from drtool.stores.bucket import Bucket, open_bucket
+from drtool.wiring.parts import opened_repository
+from drtool.wiring.surroundings import Surroundings
+
+
+def sync(
+    request: SyncRequest, policy: Policy, around: Surroundings
+) -> tuple[SyncOutcome | FactSheet, ...]:
+    """Bring mirrors up to date, one after the other; with `is_dry_run` say what would be done.
+
+    A source that fails does not keep the others from it: its error is raised at the end, the gravest
+    if there are several.
+    """
+    sources = _mirrored(request.sources, policy)
+    outcomes: list[SyncOutcome | FactSheet] = []
+    errors: list[DrtoolError] = []
+    with opened_repository(policy, around) as repository:
+        for name, source in sources.items():
+            try:
+                outcomes.append(_sync_one(name, source, request, repository, around=around))
+            except DrtoolError as error:
+                if len(sources) == 1:
+                    raise
+                around.emit(Noted(f"source {name}: {error.message}", "warning"))
+                errors.append(error)
+    if errors:
+        raise max(errors, key=lambda error: error.exit_code)
+    return tuple(outcomes)
+
+
+def restore(request: SyncRestore, policy: Policy, around: Surroundings) -> FactSheet:
+    """Write a tree again from its mirror. Needs the bucket alone, not the repository."""
+    [source] = _mirrored((request.source,), policy).values()
+    wanted = MirrorRestore(
+        source=request.source,
+        moment=request.moment,
+        into=request.into,
+        is_plan=request.is_plan,
+        clock=around.clock,
+        emit=around.emit,
+        stop=around.stop,
+    )
+    return restore_from_mirror(wanted, _bucket(source, around))
+
+
+def _sync_one(
+    name: str,
+    source: FilesSource,
+    request: SyncRequest,
+    repository: Repository,
+    *,
+    around: Surroundings,
+) -> SyncOutcome | FactSheet:
+    asked = request.max_delete_percent
+    tree = TreeSettings(
+        source=name,
+        root=source.path,
+        exclude=compile_rules(source.exclude),
+        max_delete_percent=source.max_delete if asked is None else asked,
+        sentinel=source.sentinel,
+        accepts_source=request.accepts_source,
+        is_rehash=request.is_rehash,
+    )
+    bucket = _bucket(source, around)
+    with Lease(repository, f"mirror-{name}", clock=around.clock) as lease:
+        catalogue = _catalogue(tree, bucket)
+        try:
+            run = MirrorRun(
+                bucket=bucket,
+                catalogue=catalogue,
+                clock=around.clock,
+                emit=around.emit,
+                stop=around.stop,
+                check=lease.check,
+            )
+            return preview_tree(tree, run) if request.is_dry_run else sync_tree(tree, run)
+        finally:
+            catalogue.close()
+
+
+def _catalogue(tree: TreeSettings, bucket: Bucket) -> Catalogue:
+    identity = f"{tree.source} {tree.root} {bucket.url}"
+    return open_catalogue(default_place(identity), identity=identity)
+
+
+def _bucket(source: FilesSource, around: Surroundings) -> Bucket:
+    assert source.mirror is not None
+    return open_bucket(source.mirror, clock=around.clock)
+
+
+def _mirrored(names: tuple[str, ...], policy: Policy) -> dict[str, FilesSource]:
+    """The sources that were named, or all that have a mirror; PolicyError where there is none."""
+    chosen: dict[str, FilesSource] = {}
+    for name in names or tuple(policy.sources):
+        source = policy.source(name)
+        if isinstance(source, FilesSource) and source.mirror is not None:
+            chosen[str(name)] = source
+        elif names:
+            raise PolicyError(
+                f"source {name} has no mirror",
+                hint="Give it one in the policy: `mirror: s3://BUCKET/PREFIX`, for kind files.",
+            )
+    if not chosen:
+        raise PolicyError(
+            "no source of the policy has a mirror",
+            hint="Give one of kind files a `mirror: s3://BUCKET/PREFIX`.",
+        )
+    return chosen
