@@ -254,10 +254,17 @@ def test_a_patch_that_breaks_off_does_not_look_untouched(tmp_path: Path) -> None
     os.utime(path, ns=(10**9, 10**9))
 
     with writing(tmp_path, is_delta=True) as writer:
-        assert writer.compare(old) is Difference.NONE
+        untouched = writer.compare(old)
+        with writer.patch(old):
+            while_patching = writer.compare(old)
         break_off(writer.patch(old))
+        broken_off = writer.compare(old)
 
-        assert writer.compare(old) is Difference.CONTENT
+    assert (untouched, while_patching, broken_off) == (
+        Difference.NONE,
+        Difference.CONTENT,
+        Difference.CONTENT,
+    )
 
 
 def test_a_file_with_another_name_is_not_patched(tmp_path: Path) -> None:
@@ -313,7 +320,8 @@ os.setuid(65534)
 writer = TreeWriter(destination, is_delta=True)
 writer.directory(entry(b"", TreeKind.DIRECTORY, mode=0o755))
 for round in range(2):
-    writer.directory(entry(b"closed", TreeKind.DIRECTORY, mode=0o500))
+    writer.directory(entry(b"closed", TreeKind.DIRECTORY, mode=0o000))
+    writer.directory(entry(b"closed/inner", TreeKind.DIRECTORY, mode=0o500))
     for name in (b"closed/one", b"closed/two"):
         with writer.file(entry(name, mode=0o4755, xattrs=((b"trusted.x", b"1"),))) as file:
             file.write(0, b"y")
@@ -336,7 +344,8 @@ def test_a_user_who_is_not_root_gets_everything_but_what_only_root_may_set(tmp_p
         lines = result.stdout.splitlines()
         assert len(lines) == 2 * 4
         assert [line.split(": ", 1)[0] for line in lines[:4]].count("closed/one and 1 more") == 2
-        assert (destination / "closed").stat().st_mode & 0o7777 == 0o500
+        assert (destination / "closed").stat().st_mode & 0o7777 == 0o000
+        assert (destination / "closed/inner").stat().st_mode & 0o7777 == 0o500
         # Not with the bit that would make it run as nobody where it ran as root.
         assert (destination / "closed/one").stat().st_mode & 0o7777 == 0o755
         assert (destination / "closed/two").read_bytes() == b"y"

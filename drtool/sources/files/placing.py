@@ -130,8 +130,10 @@ class TreeWriter:
             if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
                 yield None
                 return
-            # A crash must not leave changed content under a time that says it was not touched.
+            # A crash must not leave changed content under a time that says it was not touched: the
+            # disk may take the first bytes before it takes the time they were written at.
             os.utime(descriptor)
+            os.fsync(descriptor)
             yield self._writer(descriptor, entry, is_new=False)
             self._complete(descriptor, entry)
         finally:
