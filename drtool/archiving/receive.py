@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from drtool.archiving.beating import Heart
 from drtool.archiving.begin import StartPoint, held_ends, held_from, plan_start, segment_start
+from drtool.archiving.handover import Handover
 from drtool.archiving.histories import HistoryKeeper
 from drtool.archiving.keeping import KeepSettings, LogKeeper
 from drtool.archiving.lineages import require_known_system
@@ -137,6 +138,8 @@ class Receiver:
         self._failures = 0
         self._told_at = float("-inf")
         self.at_once = threading.Event()
+        self._handover: Handover | None = None
+        self._handover_lock = threading.Lock()
         self.timeline: int | None = None
         self.durable: Lsn | None = None
 
@@ -164,6 +167,14 @@ class Receiver:
             marks=self._marks,
             gaps=self._gaps,
         )
+
+    def hurry(self) -> None:
+        """Make durable at once what has arrived, and look now whether to stop. For any thread."""
+        self.at_once.set()
+        with self._handover_lock:
+            if self._handover is not None:
+                self._handover.ask_for_flush()
+                self._handover.wake()
 
     def holds(self, timeline: int, lsn: Lsn) -> bool:
         """Whether this run has seen `timeline` become durable up to `lsn`. For any thread."""
@@ -200,8 +211,7 @@ class Receiver:
             except WalRemoved as error:
                 if settings.is_window:
                     raise
-                assert self._ends is not None
-                if self._ends.get(start.timeline, start.durable) > start.durable:
+                if (self._ends or {}).get(start.timeline, start.durable) > start.durable:
                     return  # removed under us in mid-stream: the next session sees from where on
                 self._step_over(facts, path, start=start, error=error)
 
@@ -302,11 +312,14 @@ class Receiver:
         keeper = LogKeeper(keep, self._patience, begin=start.begin, durable=start.durable)
         intake = Intake(connection, stream, keeper, clock=self._clock)
         self.timeline, self.durable = start.timeline, start.durable
+        self._handover = keeper.handover
         if self._heart is not None:
             self._heart.start(at_once=self.at_once, emit=self._emit)
         try:
             ended = intake.run(start.begin, self._patience.stop, on_report=self._advanced)
         finally:
+            with self._handover_lock:
+                self._handover = None  # its pipe is closed in a moment, and may become another's
             try:
                 keeper.close()
             finally:

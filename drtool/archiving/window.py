@@ -17,7 +17,7 @@ from drtool.repository.log import take_inventory
 from drtool.repository.repository import Repository
 from drtool.system.clock import Clock
 
-_LOOK_SECONDS = 0.1
+_LOOK_SECONDS = 0.02
 _LISTING_SECONDS = 1.0
 _JOIN_SECONDS = 60.0
 
@@ -111,7 +111,7 @@ class WalFetch:
         SourceUnavailable (WalRemoved) if the server cannot give it, or does not in time.
         """
         receiver = self._running()
-        receiver.at_once.set()
+        receiver.hurry()
         deadline = self._clock.monotonic() + timeout_seconds
         while not receiver.holds(timeline, end):
             if self._error is not None:
@@ -136,6 +136,8 @@ class WalFetch:
 
     def __exit__(self, *_: object) -> None:
         self._stop.set()
+        if self._receiver is not None:
+            self._receiver.hurry()
         self._thread.join(_JOIN_SECONDS)
         if self._lease is not None:
             self._lease.release()
