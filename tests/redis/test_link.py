@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -277,3 +279,45 @@ def test_a_server_that_falls_silent_is_given_up_within_the_limit(make_redis: Mak
                 archive.follow(link, lambda: False, seconds=20)
         finally:
             server._process.send_signal(signal.SIGCONT)  # type: ignore[union-attr] # it runs
+
+
+@pytest.mark.parametrize("diskless", ["yes", "no"])
+def test_a_server_that_dies_in_the_middle_of_its_snapshot_leaves_no_snapshot(
+    make_redis: MakeRedis, diskless: str
+) -> None:
+    """PITFALLS 83: half an RDB is never taken for a whole one."""
+    server = make_redis(settings={"repl-diskless-sync": diskless, "rdb-key-save-delay": "20"})
+    with server.client() as client:
+        client.execute_command("DEBUG", "POPULATE", 100_000, "key", 500)
+        archive = Archive()
+        with join(server) as link:
+            if diskless == "yes":
+                archive.follow(link, lambda: len(archive.rdb) > 100_000)
+            server.kill9()
+            with pytest.raises(SourceUnavailable, match="ended the connection"):
+                archive.follow(link, lambda: False)
+
+    assert archive.end is None
+
+
+def test_a_child_that_dies_in_the_middle_of_its_snapshot_leaves_no_snapshot(
+    make_redis: MakeRedis,
+) -> None:
+    server = make_redis(settings={"rdb-key-save-delay": "20"})
+    with server.client() as client:
+        client.execute_command("DEBUG", "POPULATE", 100_000, "key", 500)
+        archive = Archive()
+        with join(server) as link:
+            archive.follow(link, lambda: len(archive.rdb) > 100_000)
+            for child in children_of(server.pid):
+                os.kill(child, signal.SIGKILL)
+            with pytest.raises(SourceUnavailable, match="ended the connection"):
+                archive.follow(link, lambda: False)
+
+    assert archive.end is None
+
+
+def children_of(pid: int) -> list[int]:
+    """The processes that a server has forked."""
+    told = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+    return [int(word) for word in told.split()]

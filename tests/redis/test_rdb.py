@@ -23,6 +23,7 @@ from drtool.sources.redis.keyslot import (
     ranges_of,
     slot_owners,
 )
+from drtool.sources.redis.psync import snapshot_parts
 from drtool.sources.redis.rdb import (
     Batch,
     Function,
@@ -41,7 +42,7 @@ from drtool.sources.redis.rdbwrite import (
     split_by_slot,
 )
 from tests.redis.filling import FAR_MS, LIBRARY, chunks_of, fill, fill_databases
-from tests.redis.linking import Archive, keys_of
+from tests.redis.linking import Archive, join, keys_of
 from tests.servers.redis import ClusterGroup, MakeRedis, RedisServer, redis_program
 
 pytestmark = pytest.mark.redis
@@ -197,6 +198,22 @@ def test_a_copy_does_not_claim_to_be_the_server_it_came_from(redis7: RedisServer
 
     assert b"repl-id" in rdb
     assert b"repl-id" not in copy
+
+
+def test_a_snapshot_is_split_while_it_arrives(redis7: RedisServer) -> None:
+    with redis7.client() as client:
+        client.flushall()
+        fill(client)
+        count = client.dbsize()
+    parts = [bytearray(), bytearray()]
+
+    with join(redis7, rdb_only=True) as link:
+        done = split_by_slot(
+            snapshot_parts(link), [part.extend for part in parts], shares=even_slots(2)
+        )
+
+    assert done.keys_read == count
+    assert done.all_verified
 
 
 def test_expiry_times_are_kept_shifted_or_taken_away(redis7: RedisServer) -> None:

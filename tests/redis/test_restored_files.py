@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import shutil
+import threading
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+import redis
 
 from drtool.errors import NotRecoverable
 from drtool.sources.redis.aof import AofLayout, cut, write_aof
@@ -20,12 +24,13 @@ from drtool.sources.redis.binaries import (
     server_user,
 )
 from drtool.sources.redis.commands import absolute_expiries, safe_cut
-from drtool.sources.redis.rdb import stream_database
+from drtool.sources.redis.rdb import file_parts, stream_database
+from drtool.sources.redis.rdbwrite import drop_expired, rewrite, shift_ttl
 from drtool.sources.redis.server import ScratchPlan, ScratchServer, start_scratch
 from tests.redis.filling import fill, fill_databases
 from tests.redis.linking import CLOCK, Archive, join, keys_of
 from tests.servers.postgres import server_directory
-from tests.servers.redis import MakeRedis, RedisServer, make_replica, redis_program
+from tests.servers.redis import MakeRedis, RedisServer, make_replica, redis_program, wait_for
 
 pytestmark = pytest.mark.redis
 
@@ -103,6 +108,9 @@ def test_what_was_archived_from_a_replica_goes_into_the_right_databases(
         client.set("before", 1)
         replica = make_replica(make_redis, master)
         client.set("selected", 5)
+        # From here on the master's stream goes on in database 5 without saying so again.
+        with replica.client(db=5) as reader:
+            wait_for(lambda: reader.exists("selected"), what="the replica")
         archive = Archive()
         with join(replica) as link:
             archive.follow(link, lambda: archive.end is not None)
@@ -182,6 +190,67 @@ def test_a_key_that_lived_at_the_moment_is_there_though_its_time_is_over(
         binaries = look(redis_program("7.0").parent)
         assert binaries is not None
         assert "2 already expired" in check_rdb(binaries, path, scratch=place)
+
+
+def test_a_key_lives_as_long_after_the_restore_as_it_would_have(
+    make_redis: MakeRedis, place: Path
+) -> None:
+    """`--ttl shift`: what had expired at the moment is gone, the rest gets its time back."""
+    server = make_redis()
+    archive = Archive()
+    with server.client() as client:
+        client.execute_command("DEBUG", "SET-ACTIVE-EXPIRE", 0)
+        client.set("gone", 1, px=1)
+        client.set("short", 1, px=400)
+        client.set("never", 1)
+        wait_for(lambda: client.pttl("short") < 350, what="some time")
+        moment = datetime.now(UTC)
+        archive.take(server)
+        wait_for(lambda: client.exists("short") == 0, what="the end of its time")
+
+    out = bytearray()
+    with restored(place, archive, "7.0") as copy:
+        rule = drop_expired(moment, shift_ttl(timedelta(hours=1)))
+        done = rewrite(file_parts(copy.save()), out.extend, ttl=rule)
+
+    assert (done.keys_read, done.keys_dropped) == (3, 1)
+    target = make_redis()
+    target.kill9()
+    (target.root / "dump.rdb").write_bytes(out)
+    target.start()
+    with target.client() as client:
+        assert set(client.keys("*")) == {b"short", b"never"}
+        assert 3_500_000 < client.pttl("short") <= 3_600_400
+
+
+def test_rewrites_of_the_aof_do_not_disturb_a_snapshot(make_redis: MakeRedis, place: Path) -> None:
+    """PITFALLS 84: files that are copied while they are rewritten are torn; a link has no files."""
+    server = make_redis(settings={"appendonly": "yes"})
+    archive = Archive()
+    over = threading.Event()
+
+    def rewriting() -> None:
+        with server.client() as client:
+            while not over.wait(0.01):
+                with contextlib.suppress(redis.ResponseError):
+                    client.bgrewriteaof()
+
+    with server.client() as client:
+        client.execute_command("DEBUG", "POPULATE", 20_000, "key", 100)
+        thread = threading.Thread(target=rewriting)
+        thread.start()
+        try:
+            with join(server) as link:
+                archive.follow(link, lambda: archive.end is not None)
+                for number in range(500):
+                    client.incr(f"counter:{number % 7}")
+                archive.catch_up(link, server)
+        finally:
+            over.set()
+            thread.join(30)
+
+    with restored(place, archive, "7.0") as copy:
+        assert copy.digest() == server.digest()
 
 
 def test_a_restore_that_stopped_half_way_cannot_be_started(place: Path) -> None:

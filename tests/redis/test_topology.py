@@ -22,6 +22,7 @@ from drtool.sources.redis.clusternodes import (
 from drtool.sources.redis.keyslot import SlotRange, even_slots
 from drtool.sources.redis.psync import Continued
 from drtool.sources.redis.rdbwrite import reshape
+from drtool.sources.redis.shape import RedisNode, Role, Shape, Shard
 from drtool.sources.redis.topology import _read_replica, choose_node, discover
 from tests.redis.linking import ANONYMOUS, Archive, address_of, join, keys_of
 from tests.servers.redis import (
@@ -96,6 +97,17 @@ def test_a_replica_that_is_cut_off_is_passed_over(make_redis: MakeRedis) -> None
     choice = choose_node(seen, shard)
     assert choice.node == shard.master
     assert "link to its master is down" in choice.findings[0].fact
+
+
+def test_a_master_that_sentinel_watches_is_joined_only_with_a_warning() -> None:
+    master = RedisNode(address=ASKED, role=Role.MASTER)
+    shard = Shard(name="main", master=master, replicas=())
+
+    choice = choose_node(Shape(kind=RedisTopology.SENTINEL, shards=(shard,)), shard)
+
+    assert choice.node == master
+    assert choice.findings[0].severity is Severity.WARNING
+    assert "SENTINEL RESET" in choice.findings[0].fix
 
 
 @pytest.mark.parametrize("asked", ["sentinel", "master", "replica"])

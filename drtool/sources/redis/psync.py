@@ -7,6 +7,7 @@ Source: src/replication.c of Redis (syncWithMaster, readSyncBulkPayload, masterT
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum, auto
 from types import TracebackType
@@ -299,6 +300,21 @@ class ReplicaLink:
         seconds = self._limits.silence_seconds
         if self._clock.monotonic() - self._heard > seconds:
             raise silent(self.place, seconds)
+
+
+def snapshot_parts(link: ReplicaLink) -> Iterator[memoryview]:
+    """The snapshot of a link that `FullResync` began, for whoever reads an RDB as parts.
+
+    Each part is good until the next one. Errors as `ReplicaLink.receive`.
+    """
+    while True:
+        item = link.receive(1.0)
+        if isinstance(item, RdbChunk):
+            yield item.content
+        elif isinstance(item, RdbEnd):
+            return
+        elif item is not None:
+            raise ValueError("the link is not at the beginning of a snapshot")
 
 
 class _Counted:

@@ -352,10 +352,10 @@ def _cut_off(window: _Window) -> RdbDamaged:
 
 
 def stream_database(parts: Iterable[Buffer]) -> int | None:
-    """For which database the first command after an RDB is; None if the stream says so itself.
+    """For which database the first command after an RDB is (`repl-stream-db`); None if it is not told.
 
-    Only a replica's snapshot tells (`repl-stream-db`): it passes its master's stream on as it is. Only
-    the first few hundred bytes are read.
+    A replica passes its master's stream on from the middle, so this is needed there; a master begins
+    with a SELECT of its own, and then it does no harm. Only the first few hundred bytes are looked at.
     """
     for item in RdbWalker(parts):
         if not isinstance(item, Aux):
