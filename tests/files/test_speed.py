@@ -11,10 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from drtool.sources.files.catalogue import KnownFile, open_catalogue
 from drtool.sources.files.entries import TreeEntry, TreeKind
 from drtool.sources.files.guard import entropy_bits
-from drtool.sources.files.unchanged import is_unchanged, signs_of
 from drtool.sources.files.walk import WalkItem, walk_tree
 from tests.files.trees import opened, place, read_all
 
@@ -52,34 +50,6 @@ def test_twenty_thousand_small_files(tmp_path: Path) -> None:
         for entry in files:
             entropy_bits(reader.head(entry.path, 65536) or b"")
 
-    catalogue = open_catalogue(tmp_path / "catalogue", identity="bench")
-    run = catalogue.begin_run(time.time_ns())
-    with timed("catalogue: record"):
-        for begin in range(0, FILES, 1000):
-            some = files[begin : begin + 1000]
-            catalogue.record(
-                KnownFile(
-                    path=entry.path, signs=signs_of(entry), content=bytes(32), entropy=8.0,
-                    version=None, run=run.run,
-                )
-                for entry in some
-            )  # fmt: skip
-    catalogue.end_run(run)
-    later = catalogue.begin_run(time.time_ns())
-    horizon = run.began_ns + 3600 * 10**9
-    with timed("a run with nothing changed"):
-        for begin in range(0, FILES, 1000):
-            some = files[begin : begin + 1000]
-            known = catalogue.find([entry.path for entry in some])
-            same = [
-                entry.path
-                for entry in some
-                if is_unchanged(entry, known[entry.path].signs, horizon_ns=horizon)
-            ]
-            assert len(same) == len(some)
-            catalogue.saw(same, later)
-        assert list(catalogue.not_seen(later)) == []
-    catalogue.close()
     with timed("read and place, one thread"):
         place(entries, source, copy)
     print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MiB")
