@@ -26,10 +26,26 @@ class InitRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BackupRequest:
-    """Take a backup now of each source; none named means every source of the policy."""
+    """Take a backup now of each source; none named means every source of the policy.
+
+    `accepts_source`: a tree that looks empty, shrunken, moved or encrypted is as it should be.
+    """
 
     sources: tuple[str, ...]
     is_dry_run: bool
+    accepts_source: bool = False
+
+
+class TtlMode(StrEnum):
+    """What becomes of the times at which keys of a restored Redis expire.
+
+    `absolute` leaves them as they were; `shift` moves them by the time since the moment restored to;
+    `persist` takes them away.
+    """
+
+    ABSOLUTE = "absolute"
+    SHIFT = "shift"
+    PERSIST = "persist"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +55,9 @@ class RestoreRequest:
     `lost_at` is when the disaster was, for judging the loss. `accepts_gap` goes on to the latest
     moment although WAL behind it is known to be lost. `each_latest`
     brings each source as far as it goes, instead of all to one moment. `timeline` None means the newest.
+    Of trees of files alone: `patterns` name what to restore, none means all; `is_delta` changes what
+    differs in a directory that is there.
+    `ttl` and `masters` (None: as many as there were) are for Redis.
     """
 
     sources: tuple[str, ...]
@@ -50,6 +69,10 @@ class RestoreRequest:
     accepts_gap: bool = False
     each_latest: bool = False
     timeline: int | None = None
+    patterns: tuple[str, ...] = ()
+    is_delta: bool = False
+    ttl: TtlMode = TtlMode.ABSOLUTE
+    masters: int | None = None
 
 
 class VerifyLevel(StrEnum):

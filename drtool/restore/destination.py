@@ -88,6 +88,13 @@ def check_destination(
     return Destination(data, tuple(places), owner)
 
 
+def check_directory(into: Path, *, owner: RunAs, needed_bytes: int) -> Destination:
+    """Look whether one directory will do for `needed_bytes`; DestinationRefused says why not."""
+    data = _checked_place(into, owner)
+    _require_free(needed_bytes, data)
+    return Destination(data, (), owner)
+
+
 def make_destination(destination: Destination) -> None:
     """Create the directories, 0700 and their owner's (PITFALLS 61); again refused if one is not empty."""
     for path in (destination.data, *(place.path for place in destination.tablespaces)):
@@ -189,7 +196,10 @@ def _may_pass(status: os.stat_result, owner: RunAs) -> bool:
 
 def _require_room(plan: RestorePlan, data: Path) -> None:
     """Enough free space for all files and the WAL that piles up; judged where the data goes."""
-    needed = plan.fetch_bytes + min(plan.wal_bytes, _REPLAY_ROOM_BYTES)
+    _require_free(plan.fetch_bytes + min(plan.wal_bytes, _REPLAY_ROOM_BYTES), data)
+
+
+def _require_free(needed: int, data: Path) -> None:
     place = data
     while not place.exists():
         place = place.parent
