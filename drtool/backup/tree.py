@@ -42,8 +42,10 @@ from drtool.sources.files.guard import (
     Alarm,
     ChangeCounts,
     PlaceSigns,
+    has_sentinel,
     judge_changes,
     judge_place,
+    judge_sentinel,
     look_at_place,
 )
 from drtool.sources.files.unchanged import is_unchanged
@@ -69,6 +71,7 @@ class TreeSource:
     exclude: ExcludeRules = NOTHING_EXCLUDED
     one_file_system: bool = True
     max_delete_percent: float = 50.0
+    sentinel: bytes | None = None
     accepts_changes: bool = False
 
 
@@ -102,7 +105,10 @@ def run_snapshot(
     root = open_root(tree.path)
     try:
         place = look_at_place(root)
-        _refuse(judge_place(place, _place_before(plan)), plan, tree)
+        alarms = judge_place(place, _place_before(plan))
+        if tree.sentinel is not None:
+            alarms += judge_sentinel(tree.sentinel, is_there=has_sentinel(root, tree.sentinel))
+        _refuse(alarms, plan, tree)
         omissions = Omissions()
         emit(PhaseBegan(phase=PHASE, title="files", total=_files_before(plan), unit="objects"))
         with begin_storing(plan, repository, emit=emit, packers=WORKERS + 1) as storing:

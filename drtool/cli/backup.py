@@ -12,8 +12,13 @@ from drtool.cli.verdicts import leave
 @click.command(cls=Command, epilog="\b\nExample:\n  drtool backup main-db")
 @click.argument("sources", nargs=-1, metavar="[SOURCE]...")
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
+@click.option(
+    "--accept-source",
+    is_flag=True,
+    help="A tree of files that looks empty, shrunken, moved or encrypted is as it should be.",
+)
 @click.pass_obj
-def backup(front: Front, *, sources: tuple[str, ...], dry_run: bool) -> None:
+def backup(front: Front, *, sources: tuple[str, ...], dry_run: bool, accept_source: bool) -> None:
     """Take a backup now, of each SOURCE or of every source of the policy.
 
     A backup counts only once everything it needs, WAL up to its end included, is durable in the
@@ -24,7 +29,7 @@ def backup(front: Front, *, sources: tuple[str, ...], dry_run: bool) -> None:
 
     policy = front.policy
     with front.progress() as view:
-        request = BackupRequest(sources=sources, is_dry_run=dry_run)
+        request = BackupRequest(sources=sources, is_dry_run=dry_run, accepts_source=accept_source)
         outcomes = carry_out(request, policy, front.surroundings(view))
     front.show_all("backups", outcomes)
     leave(outcomes)

@@ -57,6 +57,18 @@ from drtool.errors import UsageError
     help="Follow the WAL to this timeline; else to the newest.",
 )
 @click.option(
+    "--path",
+    "patterns",
+    multiple=True,
+    metavar="PATTERN",
+    help="Only what this matches, as in a .gitignore; of trees of files alone. Repeatable.",
+)
+@click.option(
+    "--delta",
+    is_flag=True,
+    help="Change only what differs in the directory that is there; of trees of files alone.",
+)
+@click.option(
     "--report",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE",
@@ -74,6 +86,8 @@ def restore(
     lost_at: str | None,
     accept_gap: bool,
     timeline: int | None,
+    patterns: tuple[str, ...],
+    delta: bool,
     report: Path | None,
     **target: str | None,
 ) -> None:
@@ -109,6 +123,8 @@ def restore(
         accepts_gap=accept_gap,
         each_latest=each_latest,
         timeline=timeline,
+        patterns=patterns,
+        is_delta=delta,
     )
     with front.progress() as view:
         outcome = carry_out(request, policy, front.surroundings(view))

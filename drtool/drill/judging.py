@@ -89,6 +89,32 @@ def judge_loss(
             )
 
 
+def judge_snapshot(
+    target: RecoveryTarget,
+    objective: Objective,
+    *,
+    taken_from: datetime,
+    declared: datetime,
+    lost_at: datetime | None,
+) -> Judgement:
+    """The RPO of a source that only has snapshots: what changed after one began may not be in it."""
+    asked = target.moment if isinstance(target, ToTime) else lost_at
+    span = max((asked or declared) - taken_from, timedelta(0))
+    interval = LossInterval(timedelta(0), span)
+    since = "the moment asked for" if asked else "this restore was declared"
+    told = f"the snapshot began {format_span(span)} before {since}; changes after that may not be there"
+    if asked is None and span > objective.rpo:
+        return Judgement(
+            objective=Promise.RPO,
+            promised=objective.rpo,
+            measured=interval,
+            verdict=Verdict.UNKNOWN,
+            explanation=f"{told}: how much was lost, only the moment of the disaster tells: give it"
+            " with --lost-at",
+        )
+    return _judged(interval, objective, told)
+
+
 def _judged(measured: LossInterval | None, objective: Objective, explanation: str) -> Judgement:
     return Judgement(
         objective=Promise.RPO,

@@ -122,7 +122,10 @@ class LostWrites:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RestoreOutcome:
-    """One source, restored. `lost_at` is the moment of the disaster, where one is known."""
+    """One source, restored. `lost_at` is the moment of the disaster, where one is known.
+
+    For a tree of files `reached.commit_time` is when its snapshot began.
+    """
 
     source: str
     backup_id: str
@@ -144,6 +147,7 @@ class RestoreOutcome:
     changed_settings: tuple[ChangedSetting, ...] = ()
     lost_writes: LostWrites | None = None
     is_writable: bool = True
+    kind: str = "postgres"
 
     def __post_init__(self) -> None:
         unaccounted_seconds(self.phases, self.total_seconds)

@@ -150,6 +150,9 @@ class FilesSource:
     max_delete: int = described(
         "A run stops if more than this percentage of the files is gone.", default=25
     )
+    one_file_system: bool = described(
+        "Leave out, with a warning, what other file systems are mounted below it.", default=True
+    )
     sentinel: str | None = described(
         "A file in the directory without which a run stops: the disk may not be mounted.",
         default=None,

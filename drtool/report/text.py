@@ -115,16 +115,18 @@ def _restore(outcome: RestoreOutcome, style: Style) -> str:
     if reached.timeline is not None:
         position += f" on timeline {reached.timeline}"
     lines = [style.bold(f"{outcome.source} is restored in {outcome.destination}")]
+    if outcome.kind == "files":
+        how_far = [("as of", style.moment(reached.commit_time))]
+        restored = format_size(outcome.bytes_restored)
+    else:
+        how_far = [("last commit", style.moment(reached.commit_time)), ("position", position)]
+        restored = _with_wal(outcome.bytes_restored, outcome.wal_bytes)
     lines += _pairs(
         [
             ("asked for", outcome.target),
-            ("last commit", style.moment(reached.commit_time)),
-            ("position", position),
+            *how_far,
             ("from backup", outcome.backup_id),
-            (
-                "restored",
-                _with_wal(outcome.bytes_restored, outcome.wal_bytes),
-            ),
+            ("restored", restored),
         ],
         style,
     )
@@ -239,8 +241,8 @@ def _backup(outcome: BackupOutcome, style: Style) -> str:
         span = f"{outcome.start_lsn} to {outcome.stop_lsn} on timeline {outcome.timeline}"
         pairs.append(("WAL", f"{span}, in the repository up to {outcome.wal_included_to}"))
     if outcome.files_read is not None:
-        unchanged = f"{outcome.files - outcome.files_read:,} files were unchanged"
-        pairs[1] = ("files", f"{outcome.files:,} of {format_size(outcome.read_bytes)}; {unchanged}")
+        size = format_size(outcome.read_bytes)
+        pairs[1] = ("files", f"{outcome.files:,} of {size}; {outcome.files_read:,} had to be read")
     if outcome.pages is not None and outcome.pages_changed is not None:
         pairs.insert(3, ("pages", f"{outcome.pages_changed:,} of {outcome.pages:,} changed"))
     title = style.bold(f"{outcome.source}: backup {outcome.backup_id} is in the repository")

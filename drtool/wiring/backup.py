@@ -16,8 +16,8 @@ from drtool.model.outcome import BackupOutcome, Fact, FactSheet
 from drtool.model.progress import Noted
 from drtool.model.request import BackupRequest
 from drtool.model.wal import Lsn
-from drtool.policy.policy import Policy
-from drtool.policy.sources import PostgresSource
+from drtool.policy.policy import Policy, unsupported
+from drtool.policy.sources import FilesSource, PostgresSource, SourcePolicy
 from drtool.repository.backups import new_backup_id, read_manifests, unfinished_attempts
 from drtool.repository.layout import Lineage
 from drtool.repository.lease import Lease
@@ -27,7 +27,8 @@ from drtool.sources.postgres.basebackup import BaseBackup
 from drtool.sources.postgres.connection import connect, connect_replication
 from drtool.sources.postgres.facts import ServerFacts, read_facts, require_ready
 from drtool.sources.postgres.heartbeat import beat
-from drtool.wiring.parts import chosen_sources, dsn_of, opened_repository
+from drtool.wiring.files import FilesBackup
+from drtool.wiring.parts import dsn_of, opened_repository, restorable_sources
 from drtool.wiring.surroundings import Surroundings
 
 WAL_SECONDS = 600.0
@@ -44,15 +45,13 @@ def backup(
     A source that fails does not keep the others from being backed up: its error is raised at the
     end, the gravest if there are several.
     """
-    sources = chosen_sources(request.sources, policy, around)
+    sources = restorable_sources(request.sources, policy, around)
     outcomes: list[BackupOutcome | FactSheet] = []
     errors: list[DrtoolError] = []
     with opened_repository(policy, around) as repository:
         for name, source in sources.items():
-            job = _Job(
-                name, source, repository, around=around, level=policy.repository.compression_level
-            )
             try:
+                job = _job(name, source, request, policy, repository=repository, around=around)
                 outcomes.append(job.preview() if request.is_dry_run else job.run())
             except DrtoolError as error:
                 if len(sources) == 1:
@@ -64,8 +63,34 @@ def backup(
     return tuple(outcomes)
 
 
-class _Job:
-    """The backup of one source."""
+def _job(
+    name: str,
+    source: SourcePolicy,
+    request: BackupRequest,
+    policy: Policy,
+    *,
+    repository: Repository,
+    around: Surroundings,
+) -> PostgresBackup | FilesBackup:
+    level = policy.repository.compression_level
+    match source:
+        case PostgresSource():
+            return PostgresBackup(name, source, repository, around=around, level=level)
+        case FilesSource():
+            return FilesBackup(
+                name=name,
+                source=source,
+                request=request,
+                repository=repository,
+                around=around,
+                level=level,
+            )
+        case _:
+            raise unsupported(name, source)
+
+
+class PostgresBackup:
+    """The base backup of one cluster."""
 
     def __init__(
         self,

@@ -17,8 +17,9 @@ from drtool.model.progress import Emit, Event, Noted, PhaseAdvanced, PhaseBegan,
 from drtool.model.request import RestoreRequest
 from drtool.model.target import ToLatest, ToTime
 from drtool.policy.policy import Policy
-from drtool.policy.sources import PostgresSource, SourcePolicy
+from drtool.policy.sources import FilesSource, PostgresSource, SourcePolicy
 from drtool.repository.repository import Repository
+from drtool.wiring.files import plan_files, require_trees
 from drtool.wiring.parts import opened_repository, restorable_sources
 from drtool.wiring.planned import Planned, Runner
 from drtool.wiring.reports import keep_evidence, write_page
@@ -36,6 +37,7 @@ def restore(
     gravest if there are several, is raised when all have ended and the report is written.
     """
     sources = restorable_sources(request.sources, policy, around)
+    require_trees(request, sources)
     places = _places(request, list(sources), policy, now=around.clock.now())
     with opened_repository(policy, around) as repository:
         stack = _Stack(sources, policy, repository, around)
@@ -115,6 +117,10 @@ class _Stack:
                     objective=objective,
                     repository=repository,
                     around=around,
+                )
+            case FilesSource():
+                return plan_files(
+                    name, request, objective=objective, repository=repository, around=around
                 )
             case _:
                 raise NotRecoverable(f"source {name} of kind {source.kind} cannot be restored yet")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 from drtool.archiving.status import WalStatus, wal_status
@@ -13,11 +14,12 @@ from drtool.model.measure import format_span
 from drtool.model.objective import LossInterval, judge
 from drtool.model.outcome import StatusReport, StatusRow
 from drtool.model.request import StatusRequest
-from drtool.policy.policy import Policy
-from drtool.policy.sources import PostgresSource
+from drtool.policy.policy import Policy, unsupported
+from drtool.policy.sources import FilesSource, PostgresSource, SourcePolicy
 from drtool.repository.backups import Manifest, read_manifests
 from drtool.repository.repository import Repository
-from drtool.wiring.parts import chosen_sources, opened_repository
+from drtool.wiring.files import files_row
+from drtool.wiring.parts import opened_repository, restorable_sources
 from drtool.wiring.surroundings import Surroundings
 
 # A backup may take its time before it counts as overdue.
@@ -26,7 +28,7 @@ GRACE = timedelta(hours=1)
 
 def status(request: StatusRequest, policy: Policy, around: Surroundings) -> StatusReport:
     """How things stand, told from the repository alone: a source need not be there."""
-    sources = chosen_sources(request.sources, policy, around)
+    sources = restorable_sources(request.sources, policy, around)
     now = around.clock.now()
     with opened_repository(policy, around) as repository:
         rows = tuple(
@@ -37,6 +39,22 @@ def status(request: StatusRequest, policy: Policy, around: Surroundings) -> Stat
 
 
 def _row(
+    name: str, source: SourcePolicy, policy: Policy, *, repository: Repository, now: datetime
+) -> StatusRow:
+    match source:
+        case PostgresSource():
+            return _postgres_row(name, source, policy, repository=repository, now=now)
+        case FilesSource():
+            manifests, errors = read_manifests(repository, name)
+            row = files_row(name, source, policy.objective_of(name), manifests, now=now)
+            newest = manifests[-1] if manifests else None
+            found = _backup_findings(name, source, policy, newest=newest, now=now)
+            return replace(row, findings=(*_damaged(errors), *found))
+        case _:
+            raise unsupported(name, source)
+
+
+def _postgres_row(
     name: str, source: PostgresSource, policy: Policy, *, repository: Repository, now: datetime
 ) -> StatusRow:
     manifests, errors = read_manifests(repository, name)
@@ -81,7 +99,7 @@ def _damaged(errors: Sequence[IntegrityError]) -> Iterator[Finding]:
 
 def _backup_findings(
     name: str,
-    source: PostgresSource,
+    source: SourcePolicy,
     policy: Policy,
     *,
     newest: Manifest | None,

@@ -11,7 +11,7 @@ from drtool.policy.policy import Policy
 from drtool.repository.backups import backup_ids
 from drtool.verify.depth import depth_of
 from drtool.verify.repository import last_verified, verify_repository
-from drtool.wiring.parts import chosen_sources, opened_repository
+from drtool.wiring.parts import opened_repository, restorable_sources
 from drtool.wiring.surroundings import Surroundings
 
 
@@ -19,7 +19,7 @@ def verify(
     request: VerifyRequest, policy: Policy, around: Surroundings
 ) -> VerifyOutcome | FactSheet:
     """Read back; with `is_dry_run` say what would be read."""
-    names = tuple(chosen_sources(request.sources, policy, around))
+    names = tuple(restorable_sources(request.sources, policy, around))
     try:
         depth = depth_of(request.level, request.percent)
     except ValueError as error:

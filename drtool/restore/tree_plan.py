@@ -1,0 +1,152 @@
+"""Which snapshot of a tree brings back what was asked for: facts in, plan out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from drtool.errors import NotRecoverable
+from drtool.model.finding import Finding, Severity
+from drtool.model.measure import format_size
+from drtool.model.outcome import RestorePreview
+from drtool.model.target import RecoveryTarget, ToBackup, ToLatest, ToTime, describe_target
+from drtool.repository.backups import Manifest
+from drtool.sources.files.exclude import ExcludeRules
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TreePlan:
+    """The snapshot to restore. `wanted` are patterns of what to restore; None means all of it.
+
+    `is_delta`: what stands in the destination may be changed, and only what differs is.
+    """
+
+    source: str
+    target: RecoveryTarget
+    manifest: Manifest
+    earliest: datetime
+    wanted: ExcludeRules | None
+    is_delta: bool
+    findings: tuple[Finding, ...]
+
+    @property
+    def size_bytes(self) -> int:
+        """Of all files of the snapshot."""
+        return self.manifest.sizes.read_bytes
+
+
+def plan_tree(
+    source: str,
+    target: RecoveryTarget,
+    *,
+    manifests: Sequence[Manifest],
+    damaged: Sequence[str],
+    wanted: ExcludeRules | None = None,
+    is_delta: bool = False,
+) -> TreePlan:
+    """The newest snapshot that was whole by the target's moment; NotRecoverable says why there is none."""
+    for manifest in manifests:
+        manifest.require_kind("files")
+    if not manifests:
+        raise NotRecoverable(
+            f"source {source} has no snapshot that can be read",
+            hint=f"Run `drtool verify`, and `drtool backup {source}`.",
+        )
+    fitting = _fitting(source, target, manifests)
+    if not fitting:
+        raise _before_everything(source, target, manifests)
+    chosen = fitting[-1]
+    return TreePlan(
+        source=source,
+        target=target,
+        manifest=chosen,
+        earliest=min(manifest.files.taken_until for manifest in manifests),
+        wanted=wanted,
+        is_delta=is_delta,
+        findings=(*_warnings(source, chosen, fitting, damaged), *chosen.findings),
+    )
+
+
+def preview_tree(plan: TreePlan, *, destination: str) -> RestorePreview:
+    """What `--plan` shows."""
+    manifest = plan.manifest
+    files = f"{manifest.sizes.files:,} files, {format_size(plan.size_bytes)},"
+    what = "the files that match" if plan.wanted else files
+    how = "and change only what differs" if plan.is_delta else "and write them"
+    return RestorePreview(
+        source=plan.source,
+        target=describe_target(plan.target),
+        destination=destination,
+        backup_id=manifest.backup_id,
+        backup_finished=manifest.ended,
+        steps=(
+            f"fetch {what} of snapshot {manifest.backup_id} {how} in {destination}",
+            "make hard links, set owners, modes and times of directories, and sync the disk",
+            "look at every file once more",
+        ),
+        fetch_bytes=plan.size_bytes,
+        wal_bytes=0,
+        recoverable_from=plan.earliest,
+        recoverable_until=manifest.files.taken_from,
+        findings=plan.findings,
+    )
+
+
+def _fitting(source: str, target: RecoveryTarget, manifests: Sequence[Manifest]) -> list[Manifest]:
+    in_order = sorted(manifests, key=lambda manifest: manifest.files.taken_until)
+    match target:
+        case ToLatest():
+            return in_order
+        case ToTime(moment):
+            return [m for m in in_order if m.files.taken_until <= moment]
+        case ToBackup(backup_id):
+            found = [m for m in in_order if m.backup_id == backup_id]
+            if not found:
+                raise NotRecoverable(
+                    f"source {source} has no snapshot {backup_id}",
+                    hint=f"There are: {', '.join(m.backup_id for m in in_order[-5:])}.",
+                )
+            return found
+        case _:
+            raise NotRecoverable(
+                f"{describe_target(target)} means nothing to source {source}, a tree of files",
+                hint="Use --to with a time or latest, or --backup.",
+            )
+
+
+def _before_everything(
+    source: str, target: RecoveryTarget, manifests: Sequence[Manifest]
+) -> NotRecoverable:
+    first = min(manifest.files.taken_until for manifest in manifests)
+    shown = first.astimezone(UTC).isoformat()
+    return NotRecoverable(
+        f"{describe_target(target)} lies before the end of the first snapshot of source {source},"
+        f" {shown}",
+        hint=f"The earliest moment is {shown}: use --to with it or later.",
+    )
+
+
+def _warnings(
+    source: str, chosen: Manifest, fitting: Sequence[Manifest], damaged: Sequence[str]
+) -> list[Finding]:
+    found = [
+        Finding(
+            severity=Severity.WARNING,
+            subject=f"source {source}",
+            fact=f"{message}: that snapshot is passed over, {chosen.backup_id} is used",
+            fix="Run `drtool verify`, and take a new backup.",
+        )
+        for message in damaged
+    ]
+    if not chosen.files.is_complete:
+        whole = [manifest.backup_id for manifest in fitting if manifest.files.is_complete]
+        found.append(
+            Finding(
+                severity=Severity.WARNING,
+                subject=f"snapshot {chosen.backup_id}",
+                fact="some of the tree could not be read when it was taken",
+                fix=f"Restore those from --backup {whole[-1]}." if whole else "",
+            )
+        )
+    return found

@@ -1,0 +1,200 @@
+"""Trees of files in the commands: their snapshot, their restore, and how they stand."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from drtool.backup.plan import BackupPlan, plan_snapshot
+from drtool.backup.tree import TreeSource, run_snapshot
+from drtool.drill.judging import judge_snapshot, judge_time
+from drtool.errors import UsageError
+from drtool.model.objective import LossInterval, Objective, judge
+from drtool.model.outcome import BackupOutcome, Fact, FactSheet, RestoreOutcome, StatusRow
+from drtool.model.progress import Emit, Noted
+from drtool.model.request import BackupRequest, RestoreRequest
+from drtool.policy.sources import FilesSource, SourcePolicy
+from drtool.repository.backups import (
+    Manifest,
+    new_backup_id,
+    read_manifests,
+    unfinished_attempts,
+)
+from drtool.repository.lease import Lease
+from drtool.repository.repository import Repository
+from drtool.restore.phases import Phases
+from drtool.restore.tree import occupied_bytes, run_tree_restore
+from drtool.restore.tree_place import check_tree_place
+from drtool.restore.tree_plan import TreePlan, plan_tree, preview_tree
+from drtool.sources.files.exclude import compile_rules
+from drtool.wiring.planned import Planned, Runner
+from drtool.wiring.surroundings import Surroundings
+
+MOST_ATTEMPTS = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FilesBackup:
+    """The snapshot of one tree."""
+
+    name: str
+    source: FilesSource
+    request: BackupRequest
+    repository: Repository
+    around: Surroundings
+    level: int
+
+    def preview(self) -> FactSheet:
+        """What a snapshot would begin with."""
+        plan = self._plan()
+        before = plan.previous.backup_id if plan.previous else "none: everything is read"
+        return FactSheet(
+            kind="backup-plan",
+            title=f"Would back up {self.name}; nothing was done",
+            facts=(
+                Fact(name="path", value=str(self.source.path), label="from"),
+                Fact(name="repository", value=self.repository.store.url, label="into"),
+                Fact(name="compared_with", value=before, label="compared with"),
+                Fact(
+                    name="unfinished", value=len(plan.attempts), label="interrupted backups to use"
+                ),
+            ),
+        )
+
+    def run(self) -> BackupOutcome:
+        """Take it; LeaseHeld if another backup of this source runs."""
+        source, around = self.source, self.around
+        tree = TreeSource(
+            path=source.path,
+            exclude=compile_rules(source.exclude),
+            one_file_system=source.one_file_system,
+            max_delete_percent=source.max_delete,
+            sentinel=os.fsencode(source.sentinel) if source.sentinel else None,
+            accepts_changes=self.request.accepts_source,
+        )
+        with Lease(self.repository, f"backup-{self.name}", clock=around.clock) as lease:
+            return run_snapshot(
+                self._plan(),
+                tree=tree,
+                repository=self.repository,
+                lease=lease,
+                clock=around.clock,
+                emit=around.emit,
+            )
+
+    def _plan(self) -> BackupPlan:
+        manifests, errors = read_manifests(self.repository, self.name)
+        for error in errors:
+            self.around.emit(Noted(f"{error.message}. {error.hint}", "warning"))
+        return plan_snapshot(
+            self.name,
+            new_backup_id(self.around.clock.now()),
+            manifests=manifests,
+            attempts=list(unfinished_attempts(self.repository, self.name, most=MOST_ATTEMPTS)),
+            level=self.level,
+        )
+
+
+def require_trees(request: RestoreRequest, sources: Mapping[str, SourcePolicy]) -> None:
+    """UsageError if a part or a delta is asked of something that is no tree of files."""
+    if not request.patterns and not request.is_delta:
+        return
+    option = "--path" if request.patterns else "--delta"
+    for name, source in sources.items():
+        if not isinstance(source, FilesSource):
+            raise UsageError(
+                f"{option} is for trees of files, and source {name} is of kind {source.kind}",
+                hint=f"Name the source: `drtool restore SOURCE {option} ...`.",
+            )
+
+
+def plan_files(
+    name: str,
+    request: RestoreRequest,
+    *,
+    objective: Objective,
+    repository: Repository,
+    around: Surroundings,
+) -> Planned:
+    """NotRecoverable, naming the earliest moment, if there is no snapshot for the target."""
+    manifests, errors = read_manifests(repository, name)
+    plan = plan_tree(
+        name,
+        request.target,
+        manifests=manifests,
+        damaged=[error.message for error in errors],
+        wanted=compile_rules(request.patterns) if request.patterns else None,
+        is_delta=request.is_delta,
+    )
+    job = _Restore(
+        plan=plan, request=request, objective=objective, repository=repository, around=around
+    )
+    return Planned(
+        source=name,
+        earliest=plan.earliest,
+        latest=None,
+        preview=lambda place: preview_tree(plan, destination=str(place)),
+        prepare=job.prepare,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Restore:
+    plan: TreePlan
+    request: RestoreRequest
+    objective: Objective
+    repository: Repository
+    around: Surroundings
+
+    def prepare(self, place: Path) -> Runner:
+        """Look at the place."""
+        checked = check_tree_place(
+            self.plan, place, occupied=lambda: occupied_bytes(self.plan, self.repository)
+        )
+        return lambda emit: self._run(checked, emit)
+
+    def _run(self, place: Path, emit: Emit) -> RestoreOutcome:
+        phases = Phases(self.around.clock, emit)
+        outcome = run_tree_restore(self.plan, place, repository=self.repository, phases=phases)
+        loss = judge_snapshot(
+            self.plan.target,
+            self.objective,
+            taken_from=self.plan.manifest.files.taken_from,
+            declared=phases.began,
+            lost_at=self.request.lost_at,
+        )
+        is_answered = all(question.passed for question in outcome.questions)
+        duration = judge_time(outcome.phases, self.objective, is_answered=is_answered)
+        return replace(outcome, lost_at=self.request.lost_at, judgements=(loss, duration))
+
+
+def files_row(
+    name: str,
+    source: FilesSource,
+    objective: Objective,
+    manifests: Sequence[Manifest],
+    *,
+    now: datetime,
+) -> StatusRow:
+    """What stands now is what the newest whole snapshot has; files changed after it began are at risk."""
+    for manifest in manifests:
+        manifest.require_kind("files")
+    whole = [manifest for manifest in manifests if manifest.files.is_complete]
+    latest = max((manifest.files.taken_from for manifest in whole), default=None)
+    rpo = None if latest is None or latest > now else now - latest
+    newest = manifests[-1] if manifests else None
+    return StatusRow(
+        source=name,
+        kind=source.kind,
+        objective=objective,
+        verdict=judge(rpo, objective.rpo),
+        earliest=min((manifest.files.taken_until for manifest in manifests), default=None),
+        latest=latest,
+        rpo_now=None if rpo is None else LossInterval(timedelta(0), rpo),
+        last_backup=newest.backup_id if newest else None,
+        last_backup_finished=newest.ended if newest else None,
+        receiver="none",
+    )
