@@ -43,7 +43,7 @@ from drtool.sources.redis.rdbwrite import (
 )
 from tests.redis.filling import FAR_MS, LIBRARY, chunks_of, fill, fill_databases
 from tests.redis.linking import Archive, join, keys_of
-from tests.servers.redis import ClusterGroup, MakeRedis, RedisServer, redis_program
+from tests.servers.redis import ClusterGroup, MakeRedis, RedisServer, redis_program, wait_for
 
 pytestmark = pytest.mark.redis
 
@@ -54,6 +54,10 @@ Saved = tuple[bytes, str]
 def saved(server: RedisServer) -> bytes:
     """The RDB of all that a server holds."""
     with server.client() as client:
+        # The child that served another test's link may not be reaped yet.
+        wait_for(
+            lambda: client.info("persistence")["rdb_bgsave_in_progress"] == 0, what="another save"
+        )
         client.save()
     return (server.root / "dump.rdb").read_bytes()
 
