@@ -122,5 +122,6 @@ def test_memory_does_not_grow_with_the_cluster(server: PostgresServer, tmp_path:
     assert fourfold["read_bytes"] > first["read_bytes"] * 3
     for figures in (first, fourfold, again):
         assert figures["peak_bytes"] < MOST_BYTES
-    assert fourfold["peak_bytes"] < first["peak_bytes"] + 30 * MIB
+    # A disk that is quick at first never needed two of the four pack buffers, of 34 MiB each.
+    assert fourfold["peak_bytes"] < first["peak_bytes"] + 2 * 34 * MIB + 8 * MIB
     assert again["peak_bytes"] < MOST_BYTES
