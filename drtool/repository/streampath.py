@@ -132,18 +132,51 @@ def read_stream(
     return _pieces(repository, source, path, end=end)
 
 
+def read_arrivals(
+    repository: Repository,
+    inventory: StreamInventory,
+    replication_id: str,
+    *,
+    begin: int,
+    end: int,
+) -> Iterator[tuple[datetime, memoryview]]:
+    """As `read_stream`, each piece with the moment by which it had arrived."""
+    path = find_path(inventory, replication_id, begin=begin)
+    reached = begin
+    for index, content, last in _contents(repository, inventory.source, path, end=end):
+        for one in index.moments:
+            if one.offset > reached and reached < last:
+                until = min(one.offset, last)
+                yield one.moment, content[reached - index.begin : until - index.begin]
+                reached = until
+
+
 def _pieces(
     repository: Repository, source: str, path: StreamPath, *, end: int
 ) -> Iterator[memoryview]:
+    reached = path.begin
+    for index, content, last in _contents(repository, source, path, end=end):
+        until = min(index.end, last)
+        yield content[reached - index.begin : until - index.begin]
+        reached = until
+
+
+def _contents(
+    repository: Repository, source: str, path: StreamPath, *, end: int
+) -> Iterator[tuple[StreamIndex, memoryview, int]]:
+    """The segments that carry a path up to `end`, in order, and how far each counts: behind a
+    failover the old history may go on with what the new one never had.
+    """
     for stretch in path.stretches:
+        if stretch.begin >= end:
+            return
         history = ReplicationHistory(source, stretch.replication_id)
         last = min(stretch.end, end)
         reached = stretch.begin
         for segment in _segments(repository, history, begin=reached, end=last):
-            _, content = read_stream_segment(repository, history, segment)
-            piece = content[reached - segment.begin : last - segment.begin]
-            yield piece
-            reached += len(piece)
+            index, content = read_stream_segment(repository, history, segment)
+            yield index, content, last
+            reached = segment.end
         if reached < last:
             raise NotRecoverable(
                 f"a segment with offset {reached} of log/{source}/{stretch.replication_id}/ is gone",

@@ -1,0 +1,198 @@
+"""The decision for a Redis: which snapshot, and how far into each shard's stream. Pure but for `look`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from drtool.errors import NotRecoverable
+from drtool.model.finding import Finding, Severity
+from drtool.model.measure import format_size
+from drtool.model.outcome import RestorePreview
+from drtool.model.target import (
+    RecoveryTarget,
+    ToBackup,
+    ToLatest,
+    ToTime,
+    describe_target,
+)
+from drtool.repository.backups import Manifest
+from drtool.repository.extents import RedisShard
+from drtool.restore.redis_look import RedisCandidate, RedisFacts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShardPlan:
+    """One shard: its snapshot, and its stream up to, not including, offset `until`."""
+
+    shard: RedisShard
+    until: int
+
+    @property
+    def stream_bytes(self) -> int:
+        return self.until - self.shard.offset
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RedisPlan:
+    """One restore, decided. `moment` is the one that all shards are brought to."""
+
+    source: str
+    manifest: Manifest
+    target: RecoveryTarget
+    moment: datetime
+    shards: tuple[ShardPlan, ...]
+    earliest: datetime | None
+    latest: datetime | None
+    findings: tuple[Finding, ...]
+
+    @property
+    def fetch_bytes(self) -> int:
+        """Bytes of snapshots that will be written."""
+        return self.manifest.sizes.read_bytes
+
+    @property
+    def stream_bytes(self) -> int:
+        """Bytes of stream that will be replayed."""
+        return sum(shard.stream_bytes for shard in self.shards)
+
+
+def plan_redis_restore(
+    facts: RedisFacts, target: RecoveryTarget, *, accepts_gap: bool = False
+) -> RedisPlan:
+    """Decide how to reach `target`; NotRecoverable, naming what can be reached, if it cannot be."""
+    findings = list(_passed_over(facts))
+    match target:
+        case ToTime(moment):
+            chosen = _reaching(facts, moment)
+            until = [_offset_at(one.shard, one.wanted) for one in chosen.reaches]
+        case ToLatest():
+            chosen = facts.candidates[0]
+            moment = chosen.latest
+            findings += _behind_the_end(facts, chosen, accepts_gap=accepts_gap)
+            until = [_offset_at(one.shard, one.at_latest) for one in chosen.reaches]
+        case ToBackup():
+            chosen = facts.candidates[0]
+            moment = chosen.manifest.redis.stopped_at
+            until = [one.shard.offset for one in chosen.reaches]
+        case _:
+            raise NotRecoverable(
+                f"{describe_target(target)} is no target for source {facts.source}, which is a Redis",
+                hint="Use --to TIME, --to latest or --backup.",
+            )
+    earliest, latest = facts.window
+    return RedisPlan(
+        source=facts.source,
+        manifest=chosen.manifest,
+        target=target,
+        moment=moment,
+        shards=tuple(
+            ShardPlan(shard=one.shard, until=end)
+            for one, end in zip(chosen.reaches, until, strict=True)
+        ),
+        earliest=earliest,
+        latest=latest,
+        findings=(*findings, *chosen.manifest.findings),
+    )
+
+
+def preview_redis(plan: RedisPlan, *, destination: str, masters: int) -> RestorePreview:
+    """What `--plan` shows."""
+    count, size = len(plan.shards), format_size(plan.fetch_bytes)
+    shape = "" if masters == count else f", dealt out anew to {masters} masters"
+    return RestorePreview(
+        source=plan.source,
+        target=describe_target(plan.target),
+        destination=destination,
+        backup_id=plan.manifest.backup_id,
+        backup_finished=plan.manifest.ended,
+        steps=(
+            f"fetch {count} snapshots, {size}, of backup {plan.manifest.backup_id} into {destination}",
+            f"replay {format_size(plan.stream_bytes)} of stream up to {_shown(plan.moment)}{shape}",
+            "load each in a private server, hold it against what was recorded, and stop it",
+        ),
+        fetch_bytes=plan.fetch_bytes,
+        wal_bytes=plan.stream_bytes,
+        recoverable_from=plan.earliest,
+        recoverable_until=plan.latest,
+        findings=plan.findings,
+    )
+
+
+def _offset_at(shard: RedisShard, offset: int | None) -> int:
+    """None: nothing had come after the snapshot by then."""
+    return shard.offset if offset is None else max(offset, shard.offset)
+
+
+def _reaching(facts: RedisFacts, moment: datetime) -> RedisCandidate:
+    """The newest snapshot from before `moment` that can be brought there."""
+    for candidate in facts.candidates:
+        if candidate.reaches_to(moment):
+            return candidate
+    earliest, latest = facts.window
+    if not facts.candidates:
+        raise NotRecoverable(
+            f"time {_shown(moment)} lies before the first snapshot of source {facts.source}:"
+            f" recoverable from {_shown(earliest)} to {_shown(latest)}",
+            hint=f"The earliest moment is {_shown(earliest)}: use --to with it or later.",
+        )
+    best = max(facts.candidates, key=lambda candidate: candidate.latest)
+    where = "" if best.has_stream else ", which no stream follows"
+    raise NotRecoverable(
+        f"time {_shown(moment)} of source {facts.source} cannot be reached: from snapshot"
+        f" {best.manifest.backup_id}{where} one comes as far as {_shown(best.latest)}",
+        hint=f"Use --to '{_shown(best.latest)}', or --to latest for {_shown(latest)}."
+        " `drtool redis receive` archives the stream that leads to any moment.",
+    )
+
+
+def _behind_the_end(
+    facts: RedisFacts, chosen: RedisCandidate, *, accepts_gap: bool
+) -> list[Finding]:
+    """A stream that was taken up again behind a hole is not simply at its end (PITFALLS 40)."""
+    lost = [one for one in chosen.reaches if one.taken_up_again is not None]
+    if lost and not accepts_gap:
+        raise NotRecoverable(
+            f"the latest moment of source {facts.source} cannot be reached: the stream of"
+            f" {lost[0].shard.name} has a hole after {_shown(chosen.latest)}, and no snapshot was taken"
+            " behind it",
+            hint=f"Use --to '{_shown(chosen.latest)}', or --to latest --accept-gap to go to the hole"
+            " knowingly; `drtool backup` begins anew.",
+        )
+    found = [
+        Finding(
+            severity=Severity.WARNING,
+            subject=one.shard.name,
+            fact=f"its stream has a hole after {_shown(chosen.latest)}: what came later is given up",
+            fix=f"Run `drtool backup {facts.source}`.",
+        )
+        for one in lost
+    ]
+    if not chosen.has_stream:
+        found.append(
+            Finding(
+                severity=Severity.NOTE,
+                subject=f"source {facts.source}",
+                fact=f"no stream follows snapshot {chosen.manifest.backup_id}: changes after it are"
+                " not in the repository",
+                fix="Set `stream: true` and let `drtool redis receive` run.",
+            )
+        )
+    return found
+
+
+def _passed_over(facts: RedisFacts) -> Sequence[Finding]:
+    return [
+        Finding(
+            severity=Severity.WARNING,
+            subject=f"source {facts.source}",
+            fact=f"{message}: that backup is passed over",
+            fix="Run `drtool verify`, and take a new backup.",
+        )
+        for message in facts.damaged
+    ]
+
+
+def _shown(moment: datetime) -> str:
+    return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")
