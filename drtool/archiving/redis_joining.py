@@ -1,0 +1,152 @@
+"""From where on a shard's stream is asked for: where the log ends, if the server still has that."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from drtool.errors import SourceUnavailable
+from drtool.repository.extents import RedisShard
+from drtool.repository.streamlog import StreamInventory
+from drtool.repository.streampath import find_path
+from drtool.sources.redis.psync import Position
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Backlog:
+    """What a server can still send without a snapshot. `first` is None where it keeps nothing."""
+
+    place: str
+    replid: str
+    offset: int
+    first: int | None
+    histlen: int = 0
+    former_replid: str = ""
+    former_end: int = -1
+
+    @classmethod
+    def parse(cls, place: str, told: Mapping[str, str]) -> Backlog:
+        """From INFO replication; SourceUnavailable if it is not all there."""
+        try:
+            is_active = told["repl_backlog_active"] == "1"
+            return cls(
+                place=place,
+                replid=told["master_replid"],
+                offset=int(told["master_repl_offset"]),
+                first=int(told["repl_backlog_first_byte_offset"]) if is_active else None,
+                histlen=int(told["repl_backlog_histlen"]),
+                former_replid=told["master_replid2"],
+                former_end=int(told["second_repl_offset"]),
+            )
+        except (KeyError, ValueError) as error:
+            raise SourceUnavailable(
+                f"{place} does not tell its replication ({error!r})",
+                hint="Allow the user `+info`.",
+            ) from error
+
+    def grants(self, position: Position) -> bool:
+        """Whether the server would go on from there. Source: masterTryPartialResync."""
+        following = position.offset + 1
+        if position.replid != self.replid:
+            if position.replid != self.former_replid or following > self.former_end:
+                return False
+        if self.first is None:
+            return False
+        return self.first <= following <= self.first + self.histlen
+
+    def is_behind(self, position: Position) -> bool:
+        """Whether it is of the same history and has not come so far yet: nothing is lost, only late."""
+        return position.replid == self.replid and self.offset < position.offset
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Start:
+    """Where to begin. `position` None: the server keeps no backlog, and has to send a snapshot.
+
+    `is_new`: nothing held ends there, so the log begins anew, for this `reason`; `previous` is what
+    was held until then.
+    """
+
+    position: Position | None
+    is_new: bool
+    reason: str = ""
+    previous: Position | None = None
+    is_loss: bool = False
+
+
+def held_ends(inventory: StreamInventory, shard: str) -> list[Position]:
+    """Where what is held of a shard ends, of each of its replication ids, the lowest first."""
+    found = []
+    for name, log in inventory.logs.items():
+        labels = {*(one.shard for one in log.links), *(one.shard for one in log.begins)}
+        if shard in labels and log.runs:
+            found.append(Position(name, log.runs[-1].end))
+    return sorted(found, key=lambda position: position.offset)
+
+
+def plan_start(
+    backlog: Backlog,
+    ends: Sequence[Position],
+    *,
+    inventory: StreamInventory,
+    snapshot: RedisShard | None,
+) -> Start:
+    """Where a receiver begins that has just been started. Pure.
+
+    It goes on where the log ends that the newest snapshot leads into, or at the snapshot, or at an
+    older end of the log before it: so that snapshot and stream are contiguous wherever the server
+    still has the bytes. Else the log begins anew, with what comes next.
+    """
+    held = [position for position in ends if backlog.grants(position)]
+    if snapshot is not None:
+        path = find_path(inventory, snapshot.replication_id, begin=snapshot.offset)
+        wanted = Position(path.last_id or snapshot.replication_id, path.end)
+        if path.last_id is not None and (backlog.grants(wanted) or backlog.is_behind(wanted)):
+            return Start(position=wanted, is_new=False)
+        before = [position for position in held if position.offset <= snapshot.offset]
+        if before:
+            return Start(position=before[-1], is_new=False)
+        if path.last_id is None and backlog.grants(wanted):
+            previous = ends[-1] if ends else None
+            return Start(
+                position=wanted, is_new=True, reason="at the newest snapshot", previous=previous
+            )
+    if held:
+        return Start(position=held[-1], is_new=False)
+    last = ends[-1] if ends else None
+    if last is None and snapshot is not None:
+        last = Position(snapshot.replication_id, snapshot.offset)
+    if last is None:
+        return _now(backlog, previous=None, reason="the first time")
+    return after_loss(backlog, last)
+
+
+def plan_again(backlog: Backlog, held: Position) -> Start:
+    """Where a receiver goes on whose link broke at `held`. Pure."""
+    if backlog.grants(held) or backlog.is_behind(held):
+        return Start(position=held, is_new=False)
+    return after_loss(backlog, held)
+
+
+def after_loss(backlog: Backlog, held: Position) -> Start:
+    """A hole: what came after `held` is no longer to be had, or never was part of this history."""
+    if held.replid not in (backlog.replid, backlog.former_replid):
+        reason = "the server has another history: it was restarted, or its data replaced"
+    elif backlog.replid != held.replid and held.offset >= backlog.former_end:
+        reason = "the new master had not received all that was archived from the old one"
+    else:
+        reason = "the server's backlog no longer held what came next (repl-backlog-size)"
+    return _now(backlog, previous=held, reason=reason)
+
+
+def _now(backlog: Backlog, *, previous: Position | None, reason: str) -> Start:
+    # Asking for what comes next spares the server a fork and a transfer of all its data, of which
+    # nothing would be kept here.
+    position = None if backlog.first is None else Position(backlog.replid, backlog.offset)
+    return Start(
+        position=position,
+        is_new=True,
+        reason=reason,
+        previous=previous,
+        is_loss=previous is not None,
+    )

@@ -1,0 +1,86 @@
+"""Marks of a shard: a heartbeat is written on its master, and kept once the archived stream holds it."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections import deque
+from collections.abc import Callable
+from datetime import datetime
+
+from drtool.errors import DrtoolError
+from drtool.model.objective import Mark
+from drtool.model.progress import Emit, Noted
+from drtool.repository.layout import ReplicationHistory
+from drtool.repository.marks import put_mark
+from drtool.repository.repository import Repository
+from drtool.sources.redis.connection import RedisConnection
+from drtool.sources.redis.heartbeat import RedisMark, beat
+from drtool.system.clock import Clock
+
+# Marks that wait for their stream; an outage longer than this many beats loses the oldest of them.
+MOST_PENDING = 1000
+LONGEST_PAUSE_SECONDS = 60.0
+# What a beat needs: a connection to the shard's master, and the key.
+Master = Callable[[], tuple[RedisConnection, str]]
+
+
+class StreamHeart:
+    """Beats every `seconds`, in a thread of its own, until `close`.
+
+    A master that cannot be asked is reported once and looked for again; receiving goes on meanwhile.
+    """
+
+    def __init__(self, master: Master, *, seconds: float, clock: Clock, emit: Emit) -> None:
+        self._master = master
+        self._seconds = seconds
+        self._clock = clock
+        self._emit = emit
+        self._stop = threading.Event()
+        self._pending: deque[RedisMark] = deque(maxlen=MOST_PENDING)
+        self._failures = 0
+        self.kept = 0
+        self.newest: datetime | None = None
+        self._thread = threading.Thread(target=self._run, name="redis heartbeat", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop beating. A beat that hangs is left to its own time-out."""
+        self._stop.set()
+        self._thread.join(5.0)
+
+    def keep(self, repository: Repository, history: ReplicationHistory, durable: int) -> None:
+        """Put the marks that the log of `history`, durable up to `durable`, now holds.
+
+        A store that is away leaves them waiting: marks must not hold up the stream.
+        """
+        for mark in tuple(self._pending):
+            place = mark.position
+            if place.replid != history.replication_id or place.offset > durable:
+                continue
+            try:
+                put_mark(repository, history, Mark(mark.moment, place.offset, 0))
+            except DrtoolError:
+                return
+            self.kept += 1
+            self.newest = mark.moment
+            with contextlib.suppress(ValueError):  # it was dropped for a newer one meanwhile
+                self._pending.remove(mark)
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            try:
+                connection, key = self._master()
+                with connection:
+                    while not self._stop.is_set():
+                        self._pending.append(beat(connection, key))
+                        self._failures = 0
+                        self._clock.wait(self._seconds, self._stop)
+            except DrtoolError as error:
+                if not self._failures:
+                    self._emit(
+                        Noted(f"no marks are made: {error.message}. {error.hint}", "warning")
+                    )
+                self._failures = min(self._failures + 1, 10)
+                pause = min(self._seconds * 2**self._failures, LONGEST_PAUSE_SECONDS)
+                self._clock.wait(pause, self._stop)

@@ -1,0 +1,342 @@
+"""Receive one shard's stream until told to stop: over broken links, failovers and losses."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from drtool.archiving.patience import Patience
+from drtool.archiving.redis_joining import Backlog, Start, held_ends, plan_again, plan_start
+from drtool.archiving.redis_keeping import StreamKeeper
+from drtool.archiving.redis_marks import StreamHeart
+from drtool.archiving.redis_pressure import Pressure, read_limit
+from drtool.errors import DrtoolError, SourceUnavailable
+from drtool.model.progress import Noted, PhaseAdvanced
+from drtool.repository.extents import RedisShard
+from drtool.repository.layout import ReplicationHistory
+from drtool.repository.repository import Repository
+from drtool.repository.streamlog import (
+    StreamBegin,
+    StreamInventory,
+    StreamLink,
+    put_begin,
+    put_link,
+)
+from drtool.sources.redis.address import Login
+from drtool.sources.redis.connection import RedisConnection, connect
+from drtool.sources.redis.heartbeat import heartbeat_key
+from drtool.sources.redis.psync import (
+    FullResync,
+    Position,
+    ReplicaLink,
+    StreamBytes,
+    open_link,
+)
+from drtool.sources.redis.rdbcodes import RdbDamaged
+from drtool.sources.redis.shape import Shape, Shard
+from drtool.sources.redis.topology import choose_node
+from drtool.system.retry import RetryLimits
+
+_PAUSES = RetryLimits(first_pause_seconds=0.2, longest_pause_seconds=15.0)
+_MOST_DOUBLINGS = 10
+# `WAIT` and `min-replicas-to-write` look at what was acknowledged a second ago at most.
+_ACKNOWLEDGE_SECONDS = 1.0
+_RECEIVE_SECONDS = 0.1
+_PRESSURE_SECONDS = 1.0
+# With this the master asks how far we are, because somebody waits for it.
+_ASKS = b"GETACK"
+_ASKS_WITHIN_BYTES = 64 << 10
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShardSite:
+    """What a shard's receiver needs, all the same for each shard of a source.
+
+    `find` gives the servers as they are now. `key` is written by the heartbeat; None for no marks.
+    """
+
+    repository: Repository
+    source: str
+    login: Login
+    find: Callable[[], Shape]
+    inventory: StreamInventory
+    patience: Patience
+    flush_seconds: float
+    heartbeat_seconds: float
+    key: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShardReceived:
+    """What was received of one shard. `replication_id` is None if it never got as far as a stream."""
+
+    shard: str
+    replication_id: str | None
+    durable: int | None
+    received_bytes: int
+    segments: int
+    marks: int
+    links: int
+    holes: int
+
+
+class ShardReceiver:
+    """Receives one shard in a thread of its own, until `patience.stop` is set.
+
+    What it failed with for good is in `failure`; everything else is waited for.
+    """
+
+    def __init__(self, site: ShardSite, name: str, snapshot: RedisShard | None) -> None:
+        self._site = site
+        self._name = name
+        self._snapshot = snapshot
+        self._clock = site.patience.clock
+        self._emit = site.patience.emit
+        self._stop = site.patience.stop
+        self._position: Position | None = None
+        self._received_bytes = self._segments = self._links = self._holes = 0
+        self._failures = 0
+        self._told: set[str] = set()
+        self._heart: StreamHeart | None = None
+        self.failure: BaseException | None = None
+        self.thread = threading.Thread(target=self._run, name=f"receive {name}", daemon=True)
+        self.thread.start()
+
+    def received(self) -> ShardReceived:
+        """What was done until now."""
+        position = self._position
+        return ShardReceived(
+            shard=self._name,
+            replication_id=position.replid if position else None,
+            durable=position.offset if position else None,
+            received_bytes=self._received_bytes,
+            segments=self._segments,
+            marks=self._heart.kept if self._heart else 0,
+            links=self._links,
+            holes=self._holes,
+        )
+
+    def _run(self) -> None:
+        try:
+            while not self._stop.is_set():
+                try:
+                    self._session()
+                except (SourceUnavailable, RdbDamaged) as error:
+                    if isinstance(error, SourceUnavailable) and self._is_hopeless(error):
+                        raise
+                    self._pause(error)
+        except BaseException as error:  # noqa: BLE001 - the thread that waits for us raises it
+            self.failure = error
+        finally:
+            if self._heart is not None:
+                self._heart.close()
+
+    def _is_hopeless(self, error: SourceUnavailable) -> bool:
+        """A server that never let us in will not; one that once did may be in the middle of a change."""
+        return not error.retryable and self._position is None
+
+    def _pause(self, error: DrtoolError) -> None:
+        self._failures += 1
+        if self._failures == 1:
+            self._emit(Noted(f"{self._name}: {error.message}; trying again", "warning"))
+        self._clock.wait(_PAUSES.pause(min(self._failures, _MOST_DOUBLINGS)), self._stop)
+
+    def _shard(self, shape: Shape) -> Shard:
+        for shard in shape.shards:
+            if shard.name == self._name:
+                return shard
+        raise SourceUnavailable(
+            f"there is no shard {self._name} any more: slots were moved",
+            hint="Take a new snapshot with `drtool backup` and start the receiver again.",
+        )
+
+    def _session(self) -> None:
+        site = self._site
+        shape = site.find()
+        chosen = choose_node(shape, self._shard(shape))
+        for finding in chosen.findings:
+            if finding.fact not in self._told:
+                self._told.add(finding.fact)
+                self._emit(Noted(f"{self._name}: {finding.subject}: {finding.fact}", "warning"))
+        address = chosen.node.address
+        with connect(address, site.login) as connection:
+            backlog = Backlog.parse(connection.place, connection.info("replication"))
+            start = self._start(backlog)
+            with open_link(address, site.login, clock=self._clock, position=start.position) as link:
+                self._stream(connection, link, start)
+
+    def _start(self, backlog: Backlog) -> Start:
+        site = self._site
+        if self._position is not None:
+            start = plan_again(backlog, self._position)
+        else:
+            start = plan_start(
+                backlog,
+                held_ends(site.inventory, self._name),
+                inventory=site.inventory,
+                snapshot=self._snapshot,
+            )
+        if start.position is not None and backlog.is_behind(start.position):
+            raise SourceUnavailable(
+                f"{backlog.place} is at {backlog.offset}, and the stream is archived up to"
+                f" {start.position.offset}",
+                hint="It catches up by itself; look at its link to its master if it does not.",
+            )
+        return start
+
+    def _stream(self, connection: RedisConnection, link: ReplicaLink, start: Start) -> None:
+        site, begun = self._site, link.begun.position
+        self._record(link, start)
+        history = ReplicationHistory(site.source, begun.replid)
+        keeper = StreamKeeper(
+            site.repository,
+            history,
+            site.patience,
+            begin=begun.offset,
+            flush_seconds=site.flush_seconds,
+            on_durable=lambda durable: self._advanced(history, durable),
+        )
+        self._position = begun
+        self._begin_to_beat()
+        is_stream = False
+        try:
+            is_stream = self._receive(connection, link, keeper)
+        finally:
+            try:
+                keeper.close()
+            finally:
+                self._position = Position(begun.replid, keeper.durable)
+                self._segments += keeper.segments
+        if is_stream:
+            link.acknowledge(keeper.durable)
+
+    def _record(self, link: ReplicaLink, start: Start) -> None:
+        """Write down how this stretch of stream is joined to what is held."""
+        begun, asked = link.begun.position, start.position
+        if isinstance(link.begun, FullResync):
+            reason = start.reason or "the server no longer had what came next"
+            # What was asked for and refused is where the hole begins.
+            lost = start.previous or (None if start.is_new else asked)
+            self._record_begin(begun, reason, lost, is_loss=lost is not None)
+            return
+        if start.is_new and asked is not None:
+            self._record_begin(asked, start.reason, start.previous, is_loss=start.is_loss)
+        if asked is not None and asked.replid != begun.replid:
+            word = StreamLink(
+                replication_id=begun.replid,
+                previous=asked.replid,
+                offset=asked.offset,
+                at=self._clock.now(),
+                shard=self._name,
+            )
+            self._site.patience.put(
+                lambda: put_link(self._site.repository, self._site.source, word)
+            )
+            self._links += 1
+            self._emit(
+                Noted(f"{self._name} goes on as {begun.replid} from {asked.offset}: a failover")
+            )
+
+    def _record_begin(
+        self, position: Position, reason: str, previous: Position | None, *, is_loss: bool
+    ) -> None:
+        word = StreamBegin(
+            replication_id=position.replid,
+            offset=position.offset,
+            reason=reason,
+            at=self._clock.now(),
+            shard=self._name,
+            previous=(previous.replid, previous.offset) if previous else None,
+        )
+        self._site.patience.put(lambda: put_begin(self._site.repository, self._site.source, word))
+        source = self._site.source
+        if is_loss and previous is not None:
+            self._holes += 1
+            text = (
+                f"the stream of {self._name} has a hole after {previous.offset} of"
+                f" {previous.replid}: {reason}. Snapshots made before reach only so far; take a new"
+                f" one now with `drtool backup {source}`"
+            )
+            self._emit(Noted(text, "warning"))
+        elif self._snapshot is None:
+            text = f"{self._name} has no snapshot yet: take one with `drtool backup {source}`"
+            self._emit(Noted(text, "warning"))
+
+    def _receive(
+        self, connection: RedisConnection, link: ReplicaLink, keeper: StreamKeeper
+    ) -> bool:
+        """Until told to stop; return whether the stream had begun."""
+        arrivals, clock = keeper.arrivals, self._clock
+        pressure, looked_at = Pressure(read_limit(connection)), clock.monotonic()
+        told, told_at = keeper.durable, float("-inf")
+        is_stream = not isinstance(link.begun, FullResync)
+        while not self._stop.is_set():
+            keeper.raise_failure()
+            now = clock.monotonic()
+            if is_stream and (keeper.durable != told or now - told_at >= _ACKNOWLEDGE_SECONDS):
+                told, told_at = keeper.durable, now
+                link.acknowledge(told)
+            if arrivals.is_full:
+                # Not reading is the back-pressure: the server keeps what we cannot store.
+                if now - looked_at >= _PRESSURE_SECONDS:
+                    looked_at = now
+                    self._look_at_pressure(connection, link, pressure)
+                clock.wait(_RECEIVE_SECONDS / 2, self._stop)
+                continue
+            item = link.receive(_RECEIVE_SECONDS)
+            if isinstance(item, StreamBytes):
+                is_stream = True
+                arrivals.give(item.content, clock.now())
+                self._received_bytes += len(item.content)
+                if _ASKS in bytes(item.content[-_ASKS_WITHIN_BYTES:]):
+                    arrivals.ask_for_flush()
+        return is_stream
+
+    def _look_at_pressure(
+        self, connection: RedisConnection, link: ReplicaLink, pressure: Pressure
+    ) -> None:
+        """Leave before the server cuts the link for what it keeps back for us.
+
+        The next link is opened only once all that has arrived is stored: so a store that is too slow
+        costs a hole now and then, and never a link that is cut again and again.
+        """
+        told = connection.info("replication")
+        kept_back = int(told.get("master_repl_offset", "0")) - link.offset
+        if pressure.is_too_high(kept_back, self._clock.monotonic()):
+            raise SourceUnavailable(
+                f"{link.place} keeps back {kept_back} bytes for us, near its"
+                " client-output-buffer-limit, because the repository takes the stream too slowly:"
+                " the link is given up before it is cut",
+                hint="Raise repl-backlog-size, so that a pause costs nothing, or find out why the"
+                " store is slow.",
+            )
+
+    def _advanced(self, history: ReplicationHistory, durable: int) -> None:
+        if self._failures:
+            self._emit(Noted(f"{self._name}: the stream is archived again"))
+        self._failures = 0
+        self._emit(
+            PhaseAdvanced(
+                phase="stream",
+                done=self._received_bytes,
+                detail=f"{self._name}: durable to {durable}",
+            )
+        )
+        if self._heart is not None:
+            self._heart.keep(self._site.repository, history, durable)
+
+    def _begin_to_beat(self) -> None:
+        if self._site.key is not None and self._heart is None:
+            self._heart = StreamHeart(
+                self._master,
+                seconds=self._site.heartbeat_seconds,
+                clock=self._clock,
+                emit=self._emit,
+            )
+
+    def _master(self) -> tuple[RedisConnection, str]:
+        assert self._site.key is not None
+        shard = self._shard(self._site.find())
+        connection = connect(shard.master.address, self._site.login)
+        return connection, heartbeat_key(shard, self._site.key)

@@ -1,0 +1,206 @@
+"""Archiving a Redis: every byte, acknowledged when durable, over outages and losses."""
+
+from __future__ import annotations
+
+import pytest
+
+from drtool.errors import LeaseHeld
+from drtool.repository.streampath import find_path
+from drtool.sources.redis.psync import Position
+from tests.archiving.faults import FaultyStore
+from tests.archiving.redis_rig import (
+    SOURCE,
+    Witness,
+    archived,
+    attached,
+    benchmark,
+    holds,
+    inventory,
+    position_of,
+    receiving,
+    settings_for,
+    wait_held,
+    write,
+)
+from tests.archiving.rig import new_repository, until
+from tests.servers.redis import MakeRedis, RedisServer
+
+pytest_plugins = ["tests.servers.redis"]
+
+
+def begun(server: RedisServer) -> None:
+    until(lambda: attached(server), "the receiver joins")
+
+
+def test_fifty_thousand_writes_a_second_are_archived_byte_for_byte(make_redis: MakeRedis) -> None:
+    server, repository = make_redis(), new_repository()
+    with receiving(repository, settings_for([server])) as running:
+        begun(server)
+        witness = Witness(server)
+        with benchmark(server, 200_000) as writer:
+            assert writer.wait(60) == 0
+        end = wait_held(repository, server)
+        sent = witness.upto(end.offset)
+        witness.close()
+
+    assert archived(repository, witness.begin, end=end.offset) == sent
+    assert running.result is not None
+    assert running.result.shards[0].holes == 0
+
+
+def test_a_stop_leaves_all_that_had_arrived_and_the_next_receiver_goes_on_there(
+    make_redis: MakeRedis,
+) -> None:
+    server, repository = make_redis(), new_repository()
+    with receiving(repository, settings_for([server], flush=60)) as first:
+        begun(server)
+        start = position_of(server)
+        write(server, 1000)
+        goal = position_of(server)
+        until(lambda: first.events, "it has begun")
+        until(lambda: _received(first.events, server, goal), "it has arrived")
+    assert first.result is not None
+    ended = first.result.shards[0].durable
+    write(server, 1000)
+
+    with receiving(repository, settings_for([server])) as second:
+        end = wait_held(repository, server)
+
+    assert ended is not None
+    assert ended >= goal.offset
+    assert find_path(inventory(repository), start.replid, begin=start.offset).end >= end.offset
+    assert second.result is not None
+    assert second.result.shards[0].holes == 0
+    assert not second.warned("hole")
+
+
+def _received(_: object, server: RedisServer, goal: Position) -> bool:
+    """Whether the server has nothing left to send: its socket is drained."""
+    with server.client() as client:
+        lines = client.execute_command("CLIENT", "LIST", "TYPE", "REPLICA")
+    text = lines.decode() if isinstance(lines, bytes) else str(lines)
+    return "omem=0" in text or "'omem': '0'" in text
+
+
+def test_only_what_is_durable_is_acknowledged_and_wait_means_archived(
+    make_redis: MakeRedis,
+) -> None:
+    store = FaultyStore(new_repository().store)
+    server = make_redis()
+    repository = new_repository()
+    faulty = type(repository)(FaultyStore(repository.store), repository.ring, repository.root)
+    assert isinstance(faulty.store, FaultyStore)
+    assert store.creates == 0
+    with receiving(faulty, settings_for([server], flush=30)), server.client() as client:
+        begun(server)
+        client.set("a", "1")
+        assert client.wait(1, 20_000) == 1
+        assert holds(repository, position_of(server))
+
+        faulty.store.is_away = True
+        client.set("b", "2")
+        before = attached(server)
+        assert client.wait(1, 1500) == 0
+        assert attached(server) == before
+
+        faulty.store.is_away = False
+        assert client.wait(1, 20_000) == 1
+
+
+def test_a_store_that_is_away_is_waited_for(make_redis: MakeRedis) -> None:
+    server, inner = make_redis(), new_repository()
+    store = FaultyStore(inner.store)
+    repository = type(inner)(store, inner.ring, inner.root)
+    with receiving(repository, settings_for([server])) as running:
+        begun(server)
+        start = position_of(server)
+        store.is_away = True
+        write(server, 2000)
+        until(lambda: running.warned("the store is away"), "it was noticed")
+        store.is_away = False
+        end = wait_held(inner, server)
+
+    assert len(archived(inner, start, end=end.offset)) == end.offset - start.offset
+    assert not running.warned("hole")
+
+
+def test_a_broken_link_is_opened_again_where_it_broke(make_redis: MakeRedis) -> None:
+    server, repository = make_redis(), new_repository()
+    with receiving(repository, settings_for([server])) as running, server.client() as client:
+        begun(server)
+        start = position_of(server)
+        for _ in range(3):
+            write(server, 300)
+            client.execute_command("CLIENT", "KILL", "TYPE", "REPLICA")
+            write(server, 300)
+            until(lambda: attached(server), "it joins again")
+        end = wait_held(repository, server)
+
+    assert len(archived(repository, start, end=end.offset)) == end.offset - start.offset
+    assert running.result is not None
+    assert running.result.shards[0].holes == 0
+
+
+def test_a_backlog_that_was_overrun_is_a_recorded_hole(make_redis: MakeRedis) -> None:
+    server = make_redis(settings={"repl-backlog-size": "20kb"})
+    repository = new_repository()
+    with receiving(repository, settings_for([server])):
+        begun(server)
+        write(server, 10)
+        before = wait_held(repository, server)
+    write(server, 2000)
+
+    with receiving(repository, settings_for([server])) as running:
+        begun(server)
+        write(server, 10)
+        wait_held(repository, server)
+
+    assert running.result is not None
+    assert running.result.shards[0].holes == 1
+    assert running.warned(f"take a new one now with `drtool backup {SOURCE}`")
+    log = inventory(repository).logs[before.replid]
+    assert len(log.runs) == 2
+    hole = log.begins[-1]
+    assert hole.previous is not None
+    assert hole.previous == (before.replid, log.runs[0].end)
+    assert hole.offset == log.runs[1].begin
+    assert "backlog" in hole.reason
+
+
+def test_a_server_that_lost_its_history_is_a_recorded_hole(make_redis: MakeRedis) -> None:
+    """PITFALLS 82: a master that comes back empty has another history, which is not joined on."""
+    server, repository = make_redis(), new_repository()
+    with receiving(repository, settings_for([server])) as running:
+        begun(server)
+        write(server, 100)
+        before = wait_held(repository, server)
+        server.kill9()
+        server.start()
+        begun(server)
+        write(server, 100)
+        after = wait_held(repository, server)
+
+    assert after.replid != before.replid
+    assert running.warned("hole")
+    found = inventory(repository)
+    assert find_path(found, before.replid, begin=before.offset).end == before.offset
+    assert found.logs[after.replid].begins[0].previous is not None
+
+
+def test_a_second_receiver_is_refused(make_redis: MakeRedis) -> None:
+    """PITFALLS 22."""
+    server, repository = make_redis(), new_repository()
+    with receiving(repository, settings_for([server])):
+        begun(server)
+        with pytest.raises(LeaseHeld), receiving(repository, settings_for([server])) as second:
+            second.thread.join(30)
+
+
+def test_marks_are_kept_for_what_is_archived(make_redis: MakeRedis) -> None:
+    server, repository = make_redis(), new_repository()
+    with receiving(repository, settings_for([server], key="drtool:mark")) as running:
+        begun(server)
+        until(lambda: len(list(repository.store.list(f"marks/{SOURCE}/"))) >= 3, "marks are put")
+
+    assert running.result is not None
+    assert running.result.shards[0].marks >= 3
