@@ -12,7 +12,7 @@ from drtool.backup.plan import BackupPlan, plan_backup
 from drtool.backup.run import BackupSource, run_backup
 from drtool.errors import DrtoolError, LeaseHeld, SourceUnavailable, SourceUnsuitable
 from drtool.model.objective import Mark
-from drtool.model.outcome import BackupOutcome, Fact, FactSheet
+from drtool.model.outcome import BackupOutcome, Fact, FactSheet, Failure
 from drtool.model.progress import Noted
 from drtool.model.request import BackupRequest
 from drtool.model.wal import Lsn
@@ -39,15 +39,14 @@ MOST_ATTEMPTS = 5
 
 def backup(
     request: BackupRequest, policy: Policy, around: Surroundings
-) -> tuple[BackupOutcome | FactSheet, ...]:
+) -> tuple[BackupOutcome | FactSheet | Failure, ...]:
     """Back sources up, one after the other; with `is_dry_run` say what would be done.
 
-    A source that fails does not keep the others from being backed up: its error is raised at the
-    end, the gravest if there are several.
+    Where there are several, one that fails does not keep the others from being backed up: its
+    failure stands in the place of its outcome.
     """
     sources = restorable_sources(request.sources, policy, around)
-    outcomes: list[BackupOutcome | FactSheet] = []
-    errors: list[DrtoolError] = []
+    outcomes: list[BackupOutcome | FactSheet | Failure] = []
     with opened_repository(policy, around) as repository:
         for name, source in sources.items():
             try:
@@ -56,11 +55,18 @@ def backup(
             except DrtoolError as error:
                 if len(sources) == 1:
                     raise
-                around.emit(Noted(f"source {name}: {error.message}", "warning"))
-                errors.append(error)
-    if errors:
-        raise max(errors, key=lambda error: error.exit_code)
+                outcomes.append(_failure(name, error))
     return tuple(outcomes)
+
+
+def _failure(name: str, error: DrtoolError) -> Failure:
+    return Failure(
+        error=type(error).__name__,
+        message=f"source {name}: {error.message}",
+        hint=error.hint,
+        exit_code=int(error.exit_code),
+        retryable=error.retryable,
+    )
 
 
 def _job(
