@@ -82,6 +82,8 @@ def isolated_settings(control: ControlFile, *, memory_bytes: int) -> dict[str, s
         "fsync": "on",
         "recovery_init_sync_method": "syncfs",
         "full_page_writes": "on",
+        # The server wants room for two segments, which may be of 1 GiB; 80 MB is its own default.
+        "min_wal_size": f"{max(80, 2 * control.segment_bytes // _MIB)}MB",
         "max_wal_size": "4GB",
         "checkpoint_timeout": "1h",
         "hot_standby": "off",
