@@ -21,6 +21,7 @@ COMMANDS = {
     "status": Lazy("drtool.cli.status:status", "One screen: window, RPO now, last backup, gaps."),
     "backup": Lazy("drtool.cli.backup:backup", "Take a backup now."),
     "wal": Lazy("drtool.cli.wal:wal", "Receive, push, fetch and inspect WAL."),
+    "redis": Lazy("drtool.cli.redis:redis", "Archive the stream of a Redis, see how it stands."),
     "restore": Lazy("drtool.cli.restore:restore", "Bring sources back to one moment."),
     "sync": Lazy("drtool.cli.sync:sync", "Bring the mirrors of files up to date."),
     "verify": Lazy("drtool.cli.verify:verify", "Read back what is stored."),

@@ -169,6 +169,21 @@ class WalGaps:
 
 
 @dataclass(frozen=True, slots=True)
+class RedisReceive:
+    """Archive the replication stream of a Redis until told to stop."""
+
+    source: str
+    is_dry_run: bool
+
+
+@dataclass(frozen=True, slots=True)
+class RedisStatus:
+    """What is archived of each source's stream; none named means all of kind redis."""
+
+    sources: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class RepositoryInit:
     """Create the repository of the policy, after a look at what its store can do."""
 

@@ -124,10 +124,27 @@ class RedisSource:
     username: str | None = described("ACL user to log in as.", default=None)
     password: SecretReference | None = described("Its password, by reference.", default=None)
     stream: bool = described("Archive the replication stream between snapshots.", default=False)
+    flush: timedelta = described(
+        "At most this long until a change is durable in the repository.",
+        default=timedelta(seconds=10),
+    )
+    heartbeat: timedelta = described(
+        "How often a mark is made, where `heartbeat_key` names a key.",
+        default=timedelta(seconds=10),
+    )
+    heartbeat_key: str | None = described(
+        "A key that drtool writes on each master to make marks; none: nothing is written.",
+        default=None,
+    )
     schedule: Schedule = described("When work is due.", factory=Schedule)
     objective: Objective | None = described("This source's own promise.", default=None)
 
     def __post_init__(self) -> None:
+        for name, span in (("flush", self.flush), ("heartbeat", self.heartbeat)):
+            if span <= timedelta(0):
+                raise ValueError(f"{name} must be longer than nothing")
+        if self.heartbeat_key is not None and "{" in self.heartbeat_key:
+            raise ValueError("heartbeat_key has no braces: they are added for each shard")
         if not self.nodes:
             raise ValueError("nodes names no server")
         for node in self.nodes:
@@ -167,4 +184,23 @@ class FilesSource:
             raise ValueError(f"sentinel {self.sentinel!r} is not the name of a file in the directory")
 
 
-SourcePolicy = PostgresSource | RedisSource | FilesSource
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BucketSource:
+    """One bucket of application files, kept as a mirror in another."""
+
+    kind: ClassVar[str] = "bucket"
+
+    url: StoreUrl = described("The bucket to protect: s3://BUCKET/PREFIX.")
+    mirror: StoreUrl = described("Where its copy is kept: s3://BUCKET/PREFIX.")
+    max_delete: int = described(
+        "A run stops if more than this percentage of the objects is gone.", default=25
+    )
+    schedule: Schedule = described("When work is due.", factory=Schedule)
+    objective: Objective | None = described("This source's own promise.", default=None)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.max_delete <= 100:
+            raise ValueError(f"max_delete {self.max_delete} is not a percentage from 0 to 100")
+
+
+SourcePolicy = PostgresSource | RedisSource | FilesSource | BucketSource

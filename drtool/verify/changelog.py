@@ -10,6 +10,7 @@ from drtool.model.outcome import LogGap
 from drtool.model.wal import TimelineHistory, history_name
 from drtool.repository import layout
 from drtool.repository.backups import Manifest
+from drtool.repository.extents import PostgresExtent
 from drtool.repository.layout import SegmentPart, WholeSegment
 from drtool.repository.log import (
     LogInventory,
@@ -21,6 +22,7 @@ from drtool.repository.logpath import find_holes
 from drtool.repository.repository import Repository
 from drtool.repository.sealing import SMALLEST_SEALED_BYTES, damaged
 from drtool.verify.depth import Choice
+from drtool.verify.streams import verify_streams
 from drtool.verify.tally import Tally, side_by_side
 
 GAP = "WAL gap"
@@ -34,8 +36,15 @@ def verify_log(
     choice: Choice,
     tally: Tally,
 ) -> None:
-    """The logs of all clusters that a source has had."""
-    for name in repository.store.list_directories(f"log/{source}/"):
+    """The logs of all clusters that a source has had, or of all histories of a Redis."""
+    names = repository.store.list_directories(layout.source_log(source))
+    streams = [name for name in names if layout.is_replication_id(name)]
+    if streams:
+        verify_streams(repository, source, manifests, choice=choice, tally=tally)
+    manifests = [one for one in manifests if isinstance(one.extent, PostgresExtent)]
+    for name in names:
+        if name in streams:
+            continue
         if not name.isdigit():
             tally.warn(f"log/{source}/{name}/", "is not the log of a cluster")
             continue

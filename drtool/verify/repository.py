@@ -31,6 +31,7 @@ from drtool.verify.contents import (
     read_tables,
 )
 from drtool.verify.depth import Choice, Depth, Quick, Sampled, level_of
+from drtool.verify.streams import HOLE
 from drtool.verify.tally import Tally
 
 NO_BACKUP = "backups of"
@@ -97,7 +98,7 @@ def exit_code_of(outcome: VerifyOutcome) -> ExitCode:
     problems = [f for f in outcome.findings if f.severity is Severity.PROBLEM]
     if not problems:
         return ExitCode.DONE
-    is_whole = all(problem.subject.startswith((GAP, NO_BACKUP)) for problem in problems)
+    is_whole = all(problem.subject.startswith((GAP, HOLE, NO_BACKUP)) for problem in problems)
     return ExitCode.NOT_RECOVERABLE if is_whole else ExitCode.INTEGRITY
 
 

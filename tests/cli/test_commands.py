@@ -373,7 +373,11 @@ def test_completion_knows_the_commands() -> None:
         environ={"_DRTOOL_COMPLETE": "bash_complete", "COMP_WORDS": "drtool re", "COMP_CWORD": "1"}
     )
 
-    assert {line.split(",")[1] for line in ended.stdout.split()} == {"restore", "repository"}
+    assert {line.split(",")[1] for line in ended.stdout.split()} == {
+        "redis",
+        "repository",
+        "restore",
+    }
 
 
 def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,96 @@
+"""How the archived stream of a Redis stands: how far each shard goes, since when, and its holes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from drtool.archiving.redis import lease_name, newest_snapshot
+from drtool.archiving.redis_joining import held_ends
+from drtool.repository.extents import RedisShard
+from drtool.repository.lease import lease_holder
+from drtool.repository.repository import Repository
+from drtool.repository.streamlog import StreamBegin, StreamInventory, take_stream_inventory
+from drtool.repository.streampath import find_path, newest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShardStatus:
+    """One shard. `end` is how far the stream goes from the newest snapshot without a hole.
+
+    `recoverable_until` is when the last of that arrived, or when the snapshot was taken; None without
+    a snapshot. `holes` are where the log had to begin anew; `is_joined` says that what is received
+    now is joined to the newest snapshot.
+    """
+
+    name: str
+    replication_id: str | None
+    end: int | None
+    recoverable_until: datetime | None
+    holes: tuple[StreamBegin, ...]
+    is_joined: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamStatus:
+    """One source. `receiver` is who holds its lease; None if nobody does."""
+
+    source: str
+    receiver: str | None
+    shards: tuple[ShardStatus, ...]
+
+    @property
+    def recoverable_until(self) -> datetime | None:
+        """The newest moment that all shards reach; None if one reaches none."""
+        moments = [shard.recoverable_until for shard in self.shards]
+        known = [moment for moment in moments if moment is not None]
+        return min(known) if known and len(known) == len(moments) else None
+
+
+def stream_status(repository: Repository, source: str) -> StreamStatus:
+    """Look at what is held; bytes are not read, save one index a shard."""
+    inventory = take_stream_inventory(repository, source)
+    snapshots = newest_snapshot(repository, source)
+    labels = {link.shard for log in inventory.logs.values() for link in log.links}
+    labels |= {begin.shard for log in inventory.logs.values() for begin in log.begins}
+    names = sorted({*snapshots, *labels})
+    return StreamStatus(
+        source=source,
+        receiver=lease_holder(repository, lease_name(source)),
+        shards=tuple(
+            _shard_status(repository, inventory, name, snapshot=snapshots.get(name))
+            for name in names
+        ),
+    )
+
+
+def _shard_status(
+    repository: Repository, inventory: StreamInventory, name: str, *, snapshot: RedisShard | None
+) -> ShardStatus:
+    holes = [
+        begin
+        for log in inventory.logs.values()
+        for begin in log.begins
+        if begin.shard == name and begin.previous is not None
+    ]
+    ordered = tuple(sorted(holes, key=lambda begin: begin.at))
+    ends = held_ends(inventory, name)
+    if snapshot is None:
+        return ShardStatus(
+            name=name,
+            replication_id=ends[-1].replid if ends else None,
+            end=ends[-1].offset if ends else None,
+            recoverable_until=None,
+            holes=ordered,
+            is_joined=False,
+        )
+    path = find_path(inventory, snapshot.replication_id, begin=snapshot.offset)
+    last = newest(repository, inventory, snapshot.replication_id, begin=snapshot.offset)
+    return ShardStatus(
+        name=name,
+        replication_id=path.last_id or snapshot.replication_id,
+        end=path.end,
+        recoverable_until=last.moment if last else snapshot.taken_at,
+        holes=ordered,
+        is_joined=not any(begin.at > snapshot.taken_at for begin in ordered),
+    )

@@ -1,0 +1,129 @@
+"""The archived streams of Redis read back: is each whole from the newest snapshot to its end?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+
+from drtool.errors import DrtoolError, IntegrityError, ObjectMissing
+from drtool.repository import layout
+from drtool.repository.backups import Manifest
+from drtool.repository.extents import RedisExtent
+from drtool.repository.layout import (
+    ReplicationHistory,
+    StreamBeginName,
+    StreamLinkName,
+    StreamSegment,
+)
+from drtool.repository.repository import Repository
+from drtool.repository.sealing import SMALLEST_SEALED_BYTES
+from drtool.repository.streamlog import (
+    StreamInventory,
+    read_begin,
+    read_link,
+    read_stream_segment,
+    take_stream_inventory,
+)
+from drtool.repository.streampath import find_path
+from drtool.verify.depth import Choice
+from drtool.verify.tally import Tally, side_by_side
+
+HOLE = "hole in the stream"
+
+
+def verify_streams(
+    repository: Repository,
+    source: str,
+    manifests: Sequence[Manifest],
+    *,
+    choice: Choice,
+    tally: Tally,
+) -> None:
+    """All histories of a source: each object that is chosen, and the way from its snapshots."""
+    for name in repository.store.list_directories(layout.source_log(source)):
+        if layout.is_replication_id(name):
+            history = ReplicationHistory(source, name)
+            for key, size, error in side_by_side(_reads(repository, history, choice, tally=tally)):
+                tally.looked_at(key, size)
+                if error is not None:
+                    tally.wrong(key, error)
+    try:
+        inventory = take_stream_inventory(repository, source)
+    except IntegrityError as error:
+        tally.wrong(f"stream of {source}", error)
+        return
+    snapshots = [one for one in manifests if isinstance(one.extent, RedisExtent)]
+    _tell_holes(inventory, snapshots, tally)
+
+
+def _reads(
+    repository: Repository, history: ReplicationHistory, choice: Choice, *, tally: Tally
+) -> Iterator[Callable[[], tuple[str, int, DrtoolError | None]]]:
+    """One task for each object that is to be read; the others are only looked at."""
+    for found in repository.store.list(history.prefix):
+        name = layout.parse_stream_name(found.key.removeprefix(history.prefix))
+        if name is None:
+            tally.warn(found.key, "is no part of a stream")
+        elif found.size_bytes < SMALLEST_SEALED_BYTES:
+            tally.problem(
+                found.key,
+                f"has {found.size_bytes} bytes, too few for a log object: it was cut short",
+                "Bring it back from a copy of the repository; it is never replayed.",
+            )
+        elif choice.takes():
+            yield partial(_read, repository, history, name, key=found.key)
+        else:
+            tally.looked_at(found.key)
+
+
+def _read(
+    repository: Repository,
+    history: ReplicationHistory,
+    name: StreamSegment | StreamLinkName | StreamBeginName,
+    *,
+    key: str,
+) -> tuple[str, int, DrtoolError | None]:
+    source, replication_id = history.source, history.replication_id
+    try:
+        match name:
+            case StreamSegment(begin, end):
+                read_stream_segment(repository, history, name)
+                return key, end - begin, None
+            case StreamLinkName(offset):
+                read_link(repository, source, replication_id, offset=offset)
+            case StreamBeginName(offset):
+                read_begin(repository, source, replication_id, offset=offset)
+    except (IntegrityError, ObjectMissing) as error:
+        return key, 0, error
+    return key, 0, None
+
+
+def _tell_holes(inventory: StreamInventory, snapshots: Sequence[Manifest], tally: Tally) -> None:
+    """A hole that a newer snapshot has left behind is a fact; one after the newest is a problem."""
+    newest = max(snapshots, key=lambda one: (one.ended, one.backup_id), default=None)
+    for log in inventory.logs.values():
+        for begin in log.begins:
+            if begin.previous is None:
+                continue
+            name, offset = begin.previous
+            subject = f"{HOLE} of {inventory.source}, {begin.shard}"
+            fact = f"after offset {offset} of {name} the log begins anew: {begin.reason}"
+            if newest is None or newest.redis.stopped_at < begin.at:
+                tally.problem(
+                    subject,
+                    f"{fact}; no snapshot is newer",
+                    f"Run `drtool backup {inventory.source}` now: from then on the stream counts.",
+                )
+            else:
+                tally.warn(subject, f"{fact}; snapshots before it reach only so far")
+    for log in inventory.logs.values():
+        for before, after in zip(log.runs, log.runs[1:], strict=False):
+            is_told = any(begin.offset == after.begin for begin in log.begins)
+            is_held = find_path(inventory, log.replication_id, begin=before.end).end >= after.begin
+            if not is_told and not is_held:
+                tally.problem(
+                    f"stream of {inventory.source}",
+                    f"bytes {before.end} to {after.begin} of {log.replication_id} are missing, and"
+                    " nobody recorded that",
+                    "Bring them back from a copy of the repository, or take a new snapshot.",
+                )
