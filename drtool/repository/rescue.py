@@ -425,6 +425,8 @@ class Restorer:
                 os.symlink(record.link, path)
                 if self.tree:
                     give_owner(path, record)
+                    times = (record.modified_ns, record.modified_ns)
+                    os.utime(path, ns=times, follow_symlinks=False)
         lines = []
         for oid in sorted(set(spaces)):
             place = os.path.join(self.tablespaces, oid)

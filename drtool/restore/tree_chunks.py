@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +17,8 @@ from drtool.sources.files.filewriter import FileWriter
 
 _LOOK_BYTES = 1 << 20
 Chunks = dict[tuple[int, int], memoryview]
+# (offset, length) to what the file holds there, shorter at its end.
+ReadAt = Callable[[int, int], bytes]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,15 +57,15 @@ class Fetcher:
             begin += length
         return begin
 
-    def differing(self, descriptor: int, begin: int, extents: Extents) -> Extents:
-        """Those extents whose bytes are not in the open file already, each with its place.
+    def differing(self, read: ReadAt, begin: int, extents: Extents) -> Extents:
+        """Those extents whose bytes are not in the file already, each with its place.
 
         A whole chunk is compared by its id, so nothing is fetched for it; a part of one is fetched.
         The result has a column more: `place`, where in the file the extent belongs.
         """
         places = np.cumsum(extents["length"].astype(np.int64)) - extents["length"] + begin
         is_other = [
-            not self._is_there(descriptor, place, row)
+            not self._is_there(read, place, row)
             for place, row in zip(places.tolist(), extents.tolist(), strict=True)
         ]
         kept = extents[is_other]
@@ -74,11 +75,11 @@ class Fetcher:
         placed["place"] = places[is_other]
         return placed
 
-    def _is_there(self, descriptor: int, place: int, row: tuple[int, int, int, int]) -> bool:
+    def _is_there(self, read: ReadAt, place: int, row: tuple[int, int, int, int]) -> bool:
         length, pack, chunk, offset = row
         if pack == HOLE:
-            return _is_zero(descriptor, place, length)
-        found = os.pread(descriptor, length, place)
+            return _is_zero(read, place, length)
+        found = read(place, length)
         if len(found) != length:
             return False
         footer = self.reader.footer(self.packs.ids[pack])
@@ -89,9 +90,9 @@ class Fetcher:
         return plain[offset : offset + length] == found
 
 
-def _is_zero(descriptor: int, place: int, length: int) -> bool:
+def _is_zero(read: ReadAt, place: int, length: int) -> bool:
     while length:
-        found = os.pread(descriptor, min(length, _LOOK_BYTES), place)
+        found = read(place, min(length, _LOOK_BYTES))
         if not found or found.strip(b"\0"):
             return False
         place, length = place + len(found), length - len(found)

@@ -21,7 +21,7 @@ import numpy as np
 
 from drtool.errors import IntegrityError, NotRecoverable
 from drtool.model.progress import Emit, PhaseAdvanced
-from drtool.pipeline.pages import Extents
+from drtool.pipeline.pages import HOLE, Extents
 from drtool.repository.table import EntryKind, TableRecord
 from drtool.repository.trees import entry_of
 from drtool.restore.tree_chunks import Fetcher
@@ -51,6 +51,7 @@ class _Large:
     entry: TreeEntry
     stack: ExitStack
     writer: FileWriter
+    is_patch: bool
     done: int = 0
     units: list[Future[None]] = field(default_factory=list)
 
@@ -169,10 +170,10 @@ class TreeFetch:
         writer = None
         if self._delta_root is not None:
             writer = stack.enter_context(self._writer.patch(entry))
-        if writer is None:
-            stack.close()
-            writer = stack.enter_context(self._writer.file(entry))
-        return _Large(entry, stack, writer)
+        if writer is not None:
+            return _Large(entry, stack, writer, is_patch=True)
+        stack.close()
+        return _Large(entry, stack, stack.enter_context(self._writer.file(entry)), is_patch=False)
 
     def _go_on(self, record: TableRecord) -> None:
         """The next stretch of the file that was opened last, unit by unit."""
@@ -226,29 +227,23 @@ class TreeFetch:
                 end = self._fetcher.write(file, 0, one.extents, chunks=chunks)
                 if end != one.entry.size_bytes:
                     raise _hole_in(one.entry.path)
-            size_bytes += end
+            size_bytes += _stored_bytes(one.extents)
         self._count(size_bytes)
 
     def _write_part(self, large: _Large, begin: int, extents: Extents) -> None:
         if self._stop.is_set():
             return
-        if self._delta_root is None:
+        if not large.is_patch:
             chunks = self._fetcher.fetch([extents])
-            end = self._fetcher.write(large.writer, begin, extents, chunks=chunks)
-            self._count(end - begin)
+            self._fetcher.write(large.writer, begin, extents, chunks=chunks)
+            self._count(_stored_bytes(extents))
             return
-        descriptor = self._open(large.entry.path)
-        if descriptor is None:
-            raise _hole_in(large.entry.path)
-        try:
-            other = self._fetcher.differing(descriptor, begin, extents)
-        finally:
-            os.close(descriptor)
+        other = self._fetcher.differing(large.writer.read, begin, extents)
         chunks = self._fetcher.fetch([other[["length", "pack", "chunk", "offset"]]])
         for row in range(len(other)):
             one = other[row : row + 1]
             self._fetcher.write(large.writer, int(one["place"][0]), one, chunks=chunks)
-        self._count(int(other["length"].sum(dtype=np.int64)))
+        self._count(_stored_bytes(other))
 
     def _stands_already(self, one: _Whole) -> bool:
         """Whether the content is there; if so its attributes are put right."""
@@ -261,7 +256,8 @@ class TreeFetch:
         try:
             if os.fstat(descriptor).st_size != one.entry.size_bytes:
                 return False
-            if len(self._fetcher.differing(descriptor, 0, one.extents)):
+            read = partial(_read_at, descriptor)
+            if len(self._fetcher.differing(read, 0, one.extents)):
                 return False
         finally:
             os.close(descriptor)
@@ -288,6 +284,15 @@ class TreeFetch:
             self.size_bytes += size_bytes
             done = self.size_bytes
         self._emit(PhaseAdvanced(phase=PHASE, done=done))
+
+
+def _stored_bytes(extents: Extents) -> int:
+    """Without holes: those are not fetched."""
+    return int(extents["length"][extents["pack"] != HOLE].sum(dtype=np.int64))
+
+
+def _read_at(descriptor: int, offset: int, length: int) -> bytes:
+    return os.pread(descriptor, length, offset)
 
 
 def _hole_in(path: bytes) -> IntegrityError:

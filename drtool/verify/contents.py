@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from drtool.errors import IntegrityError, ObjectMissing
+from drtool.pipeline.pages import HOLE
 from drtool.repository import layout
 from drtool.repository.backups import Manifest, open_table, read_manifests
 from drtool.repository.chunks import ChunkReader
@@ -121,7 +122,7 @@ def read_tables(
 def _need_record(
     reader: ChunkReader, shelf: Shelf, record: TableRecord, *, packs: PackList, name: str
 ) -> None:
-    extents = record.extents
+    extents = record.extents[record.extents["pack"] != HOLE]
     for pack in np.unique(extents["pack"]):
         pack_id = packs.ids[int(pack)]
         if pack_id in shelf.bad:

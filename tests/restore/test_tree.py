@@ -1,0 +1,236 @@
+"""A tree comes back as of the moment asked for: whole, in part, or where it differs, and nowhere else."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from drtool.errors import DestinationRefused, IntegrityError, NotRecoverable, ObjectMissing
+from drtool.model.target import RecoveryTarget, ToBackup, ToLatest, ToLsn, ToTime
+from drtool.model.wal import Lsn
+from drtool.repository.backups import read_manifests
+from drtool.repository.repository import Repository
+from tests.backup.test_tree import same
+from tests.backup.tree_taking import SOURCE, a_rich_tree, bring_back, repository_in, snapshot
+from tests.files.trees import entries_of
+from tests.repository.building import SECRET, new_repository, tamper
+
+RESCUE = Path(__file__).parents[2] / "drtool/repository/rescue.py"
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    return a_rich_tree(tmp_path / "tree")
+
+
+def three_versions(repository: Repository, tree: Path) -> list[str]:
+    """Three snapshots, each with another content of `page`."""
+    ids = []
+    for number in range(3):
+        (tree / "page").write_bytes(bytes([number]) * 400_000)
+        ids.append(snapshot(repository, tree).backup_id)
+    return ids
+
+
+def test_the_newest_snapshot_that_was_whole_by_then_is_restored(tree: Path, tmp_path: Path) -> None:
+    repository = new_repository()
+    ids = three_versions(repository, tree)
+    manifests = {m.backup_id: m for m in read_manifests(repository, SOURCE)[0]}
+    second = manifests[ids[1]].files.taken_until
+    just_before = second - timedelta(microseconds=1)
+
+    targets: list[RecoveryTarget] = [
+        ToTime(just_before), ToTime(second), ToLatest(), ToBackup(ids[0])
+    ]  # fmt: skip
+    outcomes = [
+        bring_back(repository, tmp_path / str(number), target=target)
+        for number, target in enumerate(targets)
+    ]
+
+    assert [outcome.backup_id for outcome in outcomes] == [ids[0], ids[1], ids[2], ids[0]]
+    assert [(tmp_path / f"{n}/page").read_bytes()[0] for n in range(4)] == [0, 1, 2, 0]
+    assert [phase.name for phase in outcomes[0].phases] == [
+        "provision", "fetch", "finish", "answer", "verify",
+    ]  # fmt: skip
+    assert all(question.passed for question in outcomes[0].questions)
+
+
+def test_a_moment_before_the_first_snapshot_is_refused_with_the_earliest(
+    tree: Path, tmp_path: Path
+) -> None:
+    """PITFALLS 51."""
+    repository = new_repository()
+    snapshot(repository, tree)
+    [manifest] = read_manifests(repository, SOURCE)[0]
+    earliest = manifest.files.taken_until
+
+    with pytest.raises(NotRecoverable) as refused:
+        bring_back(repository, tmp_path / "x", target=ToTime(earliest - timedelta(seconds=1)))
+
+    assert earliest.isoformat() in refused.value.hint
+    with pytest.raises(NotRecoverable, match="means nothing"):
+        bring_back(repository, tmp_path / "x", target=ToLsn(Lsn(5)))
+    assert not (tmp_path / "x").exists()
+
+
+def test_patterns_choose_what_comes_back_with_the_directories_above_it(
+    tree: Path, tmp_path: Path
+) -> None:
+    repository = new_repository()
+    snapshot(repository, tree)
+
+    bring_back(repository, tmp_path / "some", patterns=("/photos/2024/", "!*.tmp", "/none"))
+
+    found = set(entries_of(tmp_path / "some"))
+    wanted = {p for p in entries_of(tree) if p.startswith(b"photos/2024") or p in (b"", b"photos")}
+    assert found == wanted | {b"none"}
+    with pytest.raises(NotRecoverable, match="nothing in the snapshot matches"):
+        bring_back(repository, tmp_path / "none", patterns=("/not/there",))
+
+
+def test_one_name_of_a_hard_linked_file_comes_back_alone(tree: Path, tmp_path: Path) -> None:
+    repository = new_repository()
+    snapshot(repository, tree)
+
+    bring_back(repository, tmp_path / "one", patterns=("database again",))
+
+    restored = tmp_path / "one/photos/database again"
+    assert restored.read_bytes() == (tree / "database").read_bytes()
+    assert restored.stat().st_nlink == 1
+
+
+def test_a_directory_that_is_not_empty_is_refused_without_delta(tree: Path, tmp_path: Path) -> None:
+    """PITFALLS 53."""
+    repository = new_repository()
+    snapshot(repository, tree)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full/mine").write_text("precious")
+
+    with pytest.raises(DestinationRefused, match="is not empty: found mine"):
+        bring_back(repository, tmp_path / "full")
+
+    assert os.listdir(tmp_path / "full") == ["mine"]
+    with pytest.raises(DestinationRefused, match="is not there"):
+        bring_back(repository, tmp_path / "absent", is_delta=True)
+
+
+def test_a_delta_writes_only_what_differs_and_leaves_the_rest_alone(
+    tree: Path, tmp_path: Path
+) -> None:
+    """PITFALLS 88: also where size and time are the same and the content is not."""
+    repository = new_repository()
+    snapshot(repository, tree)
+    copy = tmp_path / "copy"
+    bring_back(repository, copy)
+    plain, page = copy / "photos/2024/with space", copy / "page"
+    before = plain.stat()
+    plain.write_bytes(b"#" * before.st_size)
+    os.utime(plain, ns=(before.st_atime_ns, before.st_mtime_ns))
+    page.unlink()
+    (copy / "photos/2024/x.tmp").chmod(0o777)
+    (copy / "dangling").unlink()
+    with (copy / "sparse").open("r+b") as file:
+        file.seek(20 << 20)
+        file.write(b"dirt in a hole")
+    (copy / "my own").write_text("stays")
+    untouched = (copy / "photos/2024/plain").stat().st_ctime_ns
+
+    outcome = bring_back(repository, copy, is_delta=True)
+
+    assert (copy / "my own").read_text() == "stays"
+    assert (copy / "photos/2024/plain").stat().st_ctime_ns == untouched
+    (copy / "my own").unlink()
+    # The root's time of modification changed with that file.
+    os.utime(copy, ns=(1, tree.stat().st_mtime_ns))
+    same(tree, copy)
+    # A file of several names is written anew if one of them could be outside.
+    changed = sum(path.stat().st_size for path in (plain, page, copy / "database"))
+    assert changed <= outcome.bytes_restored < changed + (1 << 20)
+
+
+def test_a_delta_of_a_large_file_writes_only_its_changed_pages(tmp_path: Path) -> None:
+    repository = new_repository()
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    (tree / "large").write_bytes(os.urandom(20_000_000))
+    snapshot(repository, tree)
+    with (tree / "large").open("r+b") as file:
+        file.seek(12_000_000)
+        file.write(b"changed")
+    snapshot(repository, tree)
+    copy = tmp_path / "copy"
+    bring_back(
+        repository, copy, target=ToBackup(read_manifests(repository, SOURCE)[0][0].backup_id)
+    )
+
+    outcome = bring_back(repository, copy, is_delta=True)
+
+    same(tree, copy)
+    assert 0 < outcome.bytes_restored <= 1 << 20
+
+
+def test_a_restore_that_failed_goes_on_as_a_delta(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PITFALLS 57: no room in the middle; nobody trusts a note of how far it came."""
+    repository = new_repository()
+    snapshot(repository, tree)
+    pwrite, written = os.pwrite, [0]
+
+    def full(descriptor: int, data: memoryview, offset: int) -> int:
+        written[0] += len(data)
+        if written[0] > 2_000_000:
+            raise OSError(28, "No space left on device")
+        return pwrite(descriptor, data, offset)
+
+    monkeypatch.setattr(os, "pwrite", full)
+    with pytest.raises(DestinationRefused, match="no space left") as refused:
+        bring_back(repository, tmp_path / "restored")
+    monkeypatch.undo()
+    assert "--delta" in refused.value.hint
+
+    bring_back(repository, tmp_path / "restored", is_delta=True)
+
+    same(tree, tmp_path / "restored")
+
+
+def test_a_damaged_or_missing_pack_is_named_and_nothing_of_it_is_written(
+    tree: Path, tmp_path: Path
+) -> None:
+    """PITFALLS 39: never a restore that looks whole."""
+    repository = new_repository()
+    snapshot(repository, tree)
+    key = max(repository.store.list("packs/"), key=lambda found: found.size_bytes).key
+    content = bytearray(repository.store.read(key))
+    content[len(content) // 2] ^= 1
+    tamper(repository.store, key, bytes(content))
+
+    with pytest.raises(IntegrityError, match=key):
+        bring_back(repository, tmp_path / "damaged")
+
+    repository.store.delete(key)
+    with pytest.raises((ObjectMissing, IntegrityError), match=key):
+        bring_back(repository, tmp_path / "missing")
+
+
+def test_the_rescue_program_restores_a_tree_without_drtool(tree: Path, tmp_path: Path) -> None:
+    repository = repository_in(tmp_path / "repository")
+    snapshot(repository, tree)
+    outcome = snapshot(repository, tree)
+    (tmp_path / "key").write_bytes(SECRET.content)
+
+    done = subprocess.run(
+        [
+            sys.executable, "-I", RESCUE, "restore", tmp_path / "repository", SOURCE,
+            outcome.backup_id, tmp_path / "restored", "--key-file", tmp_path / "key",
+        ],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+    assert (done.returncode, done.stderr) == (0, "")
+    same(tree, tmp_path / "restored")
