@@ -234,8 +234,8 @@ def _open_keys(store: Store, root: RepositoryRoot, secret: KeySecret) -> KeyRing
         kinds = ", ".join(sorted({str(slot.kind) for slot in slots})) or "nothing"
         raise WrongKey(
             f"the repository key given does not open {store.url}: its slots take {kinds}",
-            hint="Check what `repository.key` in the policy refers to; `drtool repository key list`"
-            " shows the slots.",
+            hint="Check what `repository.key` in the policy refers to: env: holds a passphrase, file: names"
+            " a key file. Whoever made the repository, or an escrowed copy, has the right one.",
         )
     versions = {}
     for found in store.list(layout.versions(root.repository_id)):
