@@ -57,6 +57,10 @@ class SnapshotFiles:
             finally:
                 threads.shutdown(cancel_futures=True)
 
+    def head(self, path: str) -> list[memoryview]:
+        """The beginning of a file: 8 MiB, or all of it."""
+        return self._read(next(_units(self._records[path])))
+
     def content(self, path: str) -> bytes:
         """The whole of a small file."""
         return b"".join(self.parts(path))

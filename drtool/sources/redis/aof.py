@@ -19,7 +19,7 @@ DIRECTORY = "appendonlydir"
 NAME = "appendonly.aof"
 _BASE = f"{NAME}.1.base.rdb"
 _CHANGES = f"{NAME}.1.incr.aof"
-_MANIFEST = f"{NAME}.manifest"
+MANIFEST = f"{NAME}.manifest"
 
 
 class AofLayout(Enum):
@@ -73,7 +73,7 @@ def write_aof(
     else:
         place = directory / DIRECTORY
         make_directory(place)
-        paths = [place / _BASE, place / _CHANGES, place / _MANIFEST]
+        paths = [place / _BASE, place / _CHANGES, place / MANIFEST]
         create_durably(paths[0], counted_base)
         create_durably(paths[1], counted_stream)
         for path in (place, *paths[:2]):

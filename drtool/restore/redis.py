@@ -1,0 +1,301 @@
+"""Carry the restore of a Redis out: provision, fetch, replay, answer, verify, finish."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from drtool.errors import DestinationRefused, DrtoolError, IntegrityError
+from drtool.model.finding import Finding, Severity
+from drtool.model.outcome import Question, Reached, RestoreOutcome
+from drtool.model.progress import PhaseAdvanced
+from drtool.model.request import TtlMode
+from drtool.model.target import describe_target
+from drtool.repository.repository import Repository
+from drtool.restore.destination import make_destination
+from drtool.restore.phases import Phases
+from drtool.restore.redis_anew import DealtAnew, deal_anew
+from drtool.restore.redis_content import SnapshotFiles
+from drtool.restore.redis_fetch import fetch_shard
+from drtool.restore.redis_loading import (
+    expiring_keys,
+    heartbeat_in,
+    loaded,
+    take_a_write,
+)
+from drtool.restore.redis_places import (
+    LOADING,
+    RedisSite,
+    ServerPlace,
+    is_dealt_anew,
+    is_written_anew,
+    loading_places,
+    server_places,
+)
+from drtool.restore.redis_plan import RedisPlan
+from drtool.restore.redis_settle import (
+    changed_settings,
+    config_path,
+    findings,
+    how_to_start,
+    write_configuration,
+)
+from drtool.sources.redis.aof import MANIFEST, NAME, AofFiles, AofLayout
+from drtool.sources.redis.binaries import check_aof, check_rdb
+from drtool.sources.redis.capture import CapturedServer
+from drtool.sources.redis.server import ScratchServer
+from drtool.system.users import give
+
+FETCH = "fetch"
+_UNFINISHED = ".unfinished"
+# The moment asked for is by the clock of whoever received the stream, a mark's by the server's.
+_TOLERATED_SKEW = timedelta(minutes=1)
+
+
+@dataclass(slots=True)
+class _Copy:
+    """What has come about so far: the files of each server, and what was found."""
+
+    files: list[AofFiles] = field(default_factory=list)
+    expected: list[dict[int, int] | None] = field(default_factory=list)
+    questions: list[Question] = field(default_factory=list)
+    found: list[Finding] = field(default_factory=list)
+    marks: list[datetime] = field(default_factory=list)
+    is_writable: bool = True
+    restored_bytes: int = 0
+    stream_bytes: int = 0
+
+
+def run_redis_restore(
+    plan: RedisPlan, site: RedisSite, *, repository: Repository, phases: Phases
+) -> RestoreOutcome:
+    """Restore as `plan` says; the copy is left stopped, whole, and nobody's replica.
+
+    When it fails before that, what makes the files startable is taken away; the error says where
+    they lie. Nothing of the source is touched or reached.
+    """
+    places = server_places(plan, site)
+    files = SnapshotFiles(plan.manifest, repository)
+    with phases.phase("provision", "destination and programs"):
+        make_destination(site.destination)
+        for directory in {*loading_places(plan, site), *(place.directory for place in places)}:
+            _make(directory, site)
+    copy = _Copy()
+    with _what_is_left(site):
+        total = plan.fetch_bytes + plan.stream_bytes
+        with phases.phase(FETCH, "snapshots and streams", total=total) as sizes:
+            _fetch(plan, site, files, copy=copy, repository=repository, phases=phases)
+            captured = [
+                CapturedServer.from_sealed(files.content(config_path(one.shard)))
+                for one in plan.shards
+            ]
+            sizes.size_bytes = copy.restored_bytes + copy.stream_bytes
+        _recover(plan, site, places, copy=copy, phases=phases)
+        with phases.phase("finish", "configuration"):
+            databases = plan.manifest.redis.databases
+            write_configuration(places, captured, site, databases=databases)
+    return RestoreOutcome(
+        source=plan.source,
+        kind="redis",
+        backup_id=plan.manifest.backup_id,
+        destination=str(site.destination.data),
+        target=describe_target(plan.target),
+        began=phases.began,
+        phases=phases.done(),
+        total_seconds=phases.seconds(),
+        reached=Reached(commit_time=min(copy.marks, default=None), lsn=None, timeline=None),
+        bytes_restored=copy.restored_bytes,
+        wal_bytes=copy.stream_bytes,
+        server_version=site.binaries.version_text,
+        questions=tuple(copy.questions),
+        is_writable=copy.is_writable,
+        findings=(*plan.findings, *copy.found, *findings(places, captured)),
+        how_to_start=how_to_start(places, site),
+        changed_settings=changed_settings(places),
+    )
+
+
+def _fetch(
+    plan: RedisPlan,
+    site: RedisSite,
+    files: SnapshotFiles,
+    *,
+    copy: _Copy,
+    repository: Repository,
+    phases: Phases,
+) -> None:
+    done = 0
+
+    def told(parts: Iterable[memoryview | bytes]) -> Iterator[memoryview | bytes]:
+        nonlocal done
+        for part in parts:
+            yield part
+            done += len(part)
+            phases.emit(PhaseAdvanced(phase=FETCH, done=done))
+
+    for one, directory in zip(plan.shards, loading_places(plan, site), strict=True):
+        written = fetch_shard(
+            one, directory, site, files=files, plan=plan, repository=repository, told=told
+        )
+        copy.files.append(written)
+        copy.restored_bytes += written.base_bytes
+        copy.stream_bytes += written.stream_bytes
+        # With a stream behind it nobody counted the keys at its end.
+        copy.expected.append(None if one.stream_bytes else dict(one.shard.keys))
+
+
+def _recover(
+    plan: RedisPlan,
+    site: RedisSite,
+    places: Sequence[ServerPlace],
+    *,
+    copy: _Copy,
+    phases: Phases,
+) -> None:
+    directories = loading_places(plan, site)
+    databases = plan.manifest.redis.databases
+    written = [one.base_bytes + one.stream_bytes for one in copy.files]
+    with phases.phase("replay", "snapshot and stream", total=sum(written)) as sizes:
+        sizes.size_bytes = sum(written)
+        if is_written_anew(plan, site):
+            dealt = deal_anew(plan, site, places, copy.files, phases=phases)
+            _adopt(dealt, copy, site)
+            directories = tuple(place.directory for place in places)
+        running = loaded(directories, copy.files, site, databases=databases, phases=phases)
+        servers = running.__enter__()
+    try:
+        with phases.phase("answer", "first write and counts"):
+            _ask(plan, servers, places, copy=copy, is_same=not is_dealt_anew(plan, site))
+            if site.ttl is TtlMode.ABSOLUTE:
+                copy.found += _about_expiry(expiring_keys(servers))
+    finally:
+        running.__exit__(None, None, None)
+    with phases.phase("verify", "redis-check-rdb and redis-check-aof"):
+        _check(copy.files, site)
+
+
+def _adopt(dealt: DealtAnew, copy: _Copy, site: RedisSite) -> None:
+    """From here on the copy is what was dealt anew; the files it came from go."""
+    for expected, told in zip(copy.expected, dealt.loaded, strict=True):
+        copy.questions += _counted("as loaded", expected, told)
+    copy.files = list(dealt.files)
+    copy.expected = list(dealt.keys)
+    copy.found += dealt.findings
+    shutil.rmtree(site.destination.data / LOADING)
+
+
+def _ask(
+    plan: RedisPlan,
+    servers: Sequence[ScratchServer],
+    places: Sequence[ServerPlace],
+    *,
+    copy: _Copy,
+    is_same: bool,
+) -> None:
+    for server, place, expected in zip(servers, places, copy.expected, strict=True):
+        copy.questions += _counted(place.name, expected, server.database_sizes())
+        mark = heartbeat_in(server, place.slots) if is_same else None
+        if mark is not None:
+            copy.marks.append(mark)
+            copy.questions.append(
+                Question(
+                    f"newest mark of {place.name} is not after the moment asked for",
+                    mark.isoformat(),
+                    mark <= plan.moment + _TOLERATED_SKEW,
+                )
+            )
+        copy.is_writable = take_a_write(server) and copy.is_writable
+
+
+def _counted(name: str, expected: dict[int, int] | None, found: dict[int, int]) -> list[Question]:
+    """PITFALLS 81: a server that ignored its data answers, and is empty."""
+    if expected is None or (not expected and found):
+        # Nobody counted: behind a stream, or keys that only a module of the source can read.
+        return []
+    is_equal = {number: count for number, count in expected.items() if count} == found
+    shown = ", ".join(f"db{number} {count}" for number, count in sorted(found.items()))
+    return [Question(f"keys of {name} as recorded", shown or "none", is_equal)]
+
+
+def _about_expiry(count: int) -> list[Finding]:
+    if not count:
+        return []
+    return [
+        Finding(
+            severity=Severity.NOTE,
+            subject="expiry times",
+            fact=f"{count} keys expire; those whose time has come by now go once the copy is started",
+            fix="To keep them restore with --ttl shift, or --ttl persist.",
+        )
+    ]
+
+
+def _check(files: Sequence[AofFiles], site: RedisSite) -> None:
+    """Redis's own checkers, after the server has dropped what was half there."""
+    with tempfile.TemporaryDirectory(prefix="drtool-", dir=site.scratch) as scratch:
+        for one in files:
+            if AofLayout.of(site.binaries.version) is AofLayout.MULTI_PART:
+                check_rdb(site.binaries, one.paths[0], scratch=Path(scratch))
+            checked = check_aof(site.binaries, one.startable, scratch=Path(scratch))
+            if checked.dropped_bytes:
+                raise IntegrityError(
+                    f"redis-check-aof finds {one.startable} damaged: {checked.dropped_bytes} bytes at"
+                    " its end are no commands",
+                    hint="Restore again from the repository, or to an earlier moment.",
+                )
+
+
+def _make(directory: Path, site: RedisSite) -> None:
+    """One directory below the destination, its owner's alone, as are those above it."""
+    missing = []
+    while directory != site.destination.data:
+        missing.append(directory)
+        directory = directory.parent
+    for path in reversed(missing):
+        if not path.is_dir():
+            path.mkdir(0o700)
+            give(path, site.destination.owner)
+
+
+@contextmanager
+def _what_is_left(site: RedisSite) -> Iterator[None]:
+    """Whatever fails: what lies in the destination cannot be started, and the error says so."""
+    place = site.destination.data
+    try:
+        with _refusing(place):
+            yield
+    except DrtoolError as error:
+        error.hint = (
+            f"{error.hint} What this attempt wrote lies in {place}; it is not whole and may be removed."
+        ).strip()
+        raise
+
+
+@contextmanager
+def _refusing(place: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        _refuse(place)
+        raise DestinationRefused(
+            f"destination {error.filename or place} cannot be written: {error.strerror}",
+            hint="Make room there, or restore --into a directory on another file system.",
+        ) from error
+    except BaseException:
+        _refuse(place)
+        raise
+
+
+def _refuse(place: Path) -> None:
+    """Give another name to what a server would load."""
+    for path in [*place.rglob(MANIFEST), *place.rglob(NAME)]:
+        try:
+            path.rename(path.with_name(path.name + _UNFINISHED))
+        except OSError:
+            # The disk is gone, or the files are. The first error is the one to be told.
+            continue

@@ -1,0 +1,158 @@
+"""The copy written anew: keys dealt out to another number of masters, or with other expiry times.
+
+Each shard is loaded as it was at the moment, saved by its server, and the records of these RDBs go
+to where their slots belong, byte for byte; no value is decoded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from drtool.model.finding import Finding, Severity
+from drtool.model.request import TtlMode
+from drtool.restore.phases import Phases
+from drtool.restore.redis_loading import loaded
+from drtool.restore.redis_places import (
+    RedisSite,
+    ServerPlace,
+    is_dealt_anew,
+    loading_places,
+)
+from drtool.restore.redis_plan import RedisPlan
+from drtool.sources.redis.aof import AofFiles, AofLayout, write_aof
+from drtool.sources.redis.keyslot import SLOTS, SlotRange
+from drtool.sources.redis.rdb import file_parts
+from drtool.sources.redis.rdbwrite import (
+    Reshaped,
+    TtlRule,
+    drop_expired,
+    keep_ttl,
+    persist,
+    reshape,
+    shift_ttl,
+)
+
+_EVERYTHING = (SlotRange(0, SLOTS - 1),)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DealtAnew:
+    """`loaded` are the keys of each shard as it was loaded, `keys` those of each new server."""
+
+    files: tuple[AofFiles, ...]
+    loaded: tuple[dict[int, int], ...]
+    keys: tuple[dict[int, int], ...]
+    findings: tuple[Finding, ...]
+
+
+def deal_anew(
+    plan: RedisPlan,
+    site: RedisSite,
+    places: Sequence[ServerPlace],
+    files: Sequence[AofFiles],
+    *,
+    phases: Phases,
+) -> DealtAnew:
+    """Load, save, deal out and write; one shard in memory at a time."""
+    saved: list[Path] = []
+    sizes: list[dict[int, int]] = []
+    databases = plan.manifest.redis.databases
+    for directory, one in zip(loading_places(plan, site), files, strict=True):
+        with loaded([directory], [one], site, databases=databases, phases=phases) as [server]:
+            sizes.append(server.database_sizes())
+            saved.append(server.save())
+    rule = _rule(plan, site, phases)
+    if is_dealt_anew(plan, site):
+        shares = [place.slots or _EVERYTHING for place in places]
+        made = [_written(saved, places, shares, rule)]
+    else:
+        made = [
+            _written([path], [place], [_EVERYTHING], rule)
+            for path, place in zip(saved, places, strict=True)
+        ]
+    layout = AofLayout.of(site.binaries.version)
+    written = []
+    for place in places:
+        written.append(
+            write_aof(
+                place.directory,
+                file_parts(_raw(place)),
+                [],
+                layout=layout,
+                owner=site.destination.owner,
+            )
+        )
+        _raw(place).unlink()
+    return DealtAnew(
+        files=tuple(written),
+        loaded=tuple(sizes),
+        keys=tuple(one.keys for reshaped in made for one in reshaped.written),
+        findings=tuple(_findings(made, site)),
+    )
+
+
+def _rule(plan: RedisPlan, site: RedisSite, phases: Phases) -> TtlRule:
+    """What had expired at the moment stays gone, whatever becomes of the rest."""
+    match site.ttl:
+        case TtlMode.ABSOLUTE:
+            return keep_ttl
+        case TtlMode.PERSIST:
+            return drop_expired(plan.moment, persist)
+        case TtlMode.SHIFT:
+            return drop_expired(plan.moment, shift_ttl(phases.clock.now() - plan.moment))
+
+
+def _raw(place: ServerPlace) -> Path:
+    return place.directory / "dealt.rdb"
+
+
+def _written(
+    saved: Sequence[Path],
+    places: Sequence[ServerPlace],
+    shares: Sequence[Sequence[SlotRange]],
+    rule: TtlRule,
+) -> Reshaped:
+    with ExitStack() as stack:
+        writes: list[Callable[[bytes | bytearray | memoryview], object]] = []
+        for place in places:
+            file = stack.enter_context(_raw(place).open("xb"))
+            writes.append(file.write)
+        return reshape([file_parts(path) for path in saved], writes, shares=shares, ttl=rule)
+
+
+def _findings(made: Sequence[Reshaped], site: RedisSite) -> list[Finding]:
+    dropped = sum(one.keys_dropped for one in made)
+    libraries = sorted({name for one in made for name in one.conflicting_libraries})
+    found = []
+    if dropped:
+        found.append(
+            Finding(
+                severity=Severity.NOTE,
+                subject="expiry times",
+                fact=f"{dropped} keys had expired at the moment restored to, and were left out",
+                fix="Restore to an earlier moment if they are needed.",
+            )
+        )
+    if site.ttl is not TtlMode.ABSOLUTE:
+        found.append(
+            Finding(
+                severity=Severity.NOTE,
+                subject="expiry times",
+                fact=f"they are not those of the source any more (--ttl {site.ttl})",
+                fix="See that nothing relies on sessions or locks running out when they would have.",
+            )
+        )
+    if libraries:
+        found.append(
+            Finding(
+                severity=Severity.WARNING,
+                subject="functions",
+                fact=f"libraries differ between the shards, the first one's is kept:"
+                f" {', '.join(libraries)}",
+                fix="Load the right ones with FUNCTION LOAD REPLACE.",
+            )
+        )
+    return found

@@ -1,0 +1,110 @@
+"""Private servers on restored files: started side by side, watched, asked, tried with a write."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from datetime import datetime
+from pathlib import Path
+
+from drtool.errors import NotRecoverable, SourceUnavailable
+from drtool.model.progress import PhaseAdvanced
+from drtool.restore.phases import Phases
+from drtool.restore.redis_places import RedisSite
+from drtool.sources.redis.aof import AofFiles
+from drtool.sources.redis.heartbeat import KEY
+from drtool.sources.redis.keyslot import SlotRange, key_for_slots
+from drtool.sources.redis.server import ScratchPlan, ScratchServer, start_scratch
+
+PHASE = "replay"
+_POLL_SECONDS = 0.05
+
+
+@contextmanager
+def loaded(
+    directories: Sequence[Path],
+    files: Sequence[AofFiles],
+    site: RedisSite,
+    *,
+    databases: int,
+    phases: Phases,
+) -> Iterator[list[ScratchServer]]:
+    """Servers that have loaded everything; stopped at the end of the block, however it ends.
+
+    They keep what has expired and take no writes. All run at the same time: this machine's memory
+    must hold the data of all of them, as it must when the copy is used here.
+    """
+    sizes = [one.base_bytes + one.stream_bytes for one in files]
+    with ExitStack() as stack:
+        servers = []
+        for directory in directories:
+            plan = ScratchPlan(
+                directory=directory,
+                binaries=site.binaries,
+                run_as=site.destination.owner,
+                uses_aof=True,
+                databases=databases,
+            )
+            server = start_scratch(plan, clock=phases.clock, scratch=site.scratch)
+            stack.callback(server.stop)
+            servers.append(server)
+        _wait(servers, sizes, site, phases)
+        yield servers
+
+
+def _wait(
+    servers: Sequence[ScratchServer], sizes: Sequence[int], site: RedisSite, phases: Phases
+) -> None:
+    deadline = phases.clock.monotonic() + site.load_seconds
+    while True:
+        told = [server.loading() for server in servers]
+        done = sum(int((one.share or 0.0) * size) for one, size in zip(told, sizes, strict=True))
+        phases.emit(PhaseAdvanced(phase=PHASE, done=done))
+        if all(one.is_done for one in told):
+            return
+        if phases.clock.monotonic() > deadline:
+            raise NotRecoverable(
+                f"the restored Redis has not loaded its data after {site.load_seconds:g} s",
+                hint="Look whether this machine has the memory for it.",
+            )
+        phases.clock.wait(_POLL_SECONDS)
+
+
+def take_a_write(server: ScratchServer) -> bool:
+    """Write a key, read it, remove it; nothing of that reaches the files.
+
+    From here on the server writes no append-only file. False if what was read is not what was
+    written.
+    """
+    connection = server.connection()
+    connection.ask("CONFIG", "SET", "appendonly", "no")
+    connection.ask("CONFIG", "SET", "replica-read-only", "no")
+    key = f"drtool:probe:{secrets.token_hex(16)}"
+    try:
+        connection.ask("SET", key, "written")
+        is_there = connection.text("GET", key) == "written"
+        connection.ask("DEL", key)
+    except SourceUnavailable:
+        return False
+    return is_there
+
+
+def heartbeat_in(server: ScratchServer, slots: Sequence[SlotRange]) -> datetime | None:
+    """The newest mark that was made on the source and is in the copy; None if there is none."""
+    key = key_for_slots(KEY, slots) if slots else KEY
+    try:
+        return datetime.fromisoformat(server.connection().text("GET", key))
+    except (ValueError, SourceUnavailable):
+        # No mark, or somebody else's key of that name.
+        return None
+
+
+def expiring_keys(servers: Sequence[ScratchServer]) -> int:
+    """How many keys have a time at which they expire."""
+    count = 0
+    for server in servers:
+        for told in server.connection().info("keyspace").values():
+            words = dict(word.split("=", 1) for word in told.split(",") if "=" in word)
+            count += int(words.get("expires", "0"))
+    return count

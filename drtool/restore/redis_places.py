@@ -1,0 +1,105 @@
+"""Where each server of a restored Redis comes to lie, what it is called and which slots it holds. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from drtool.model.request import TtlMode
+from drtool.restore.destination import Destination
+from drtool.restore.redis_plan import RedisPlan
+from drtool.sources.redis.address import NodeAddress
+from drtool.sources.redis.binaries import RedisBinaries
+from drtool.sources.redis.keyslot import SlotRange, even_slots, slot_owners
+from drtool.sources.redis.shape import shard_name
+
+# What servers are first loaded from when they are written anew afterwards; removed at the end.
+LOADING = ".loading"
+_STANDALONE_PORT = 6379
+_CLUSTER_PORT = 7001
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RedisSite:
+    """Where a restore happens, with which programs, and in what shape.
+
+    `masters` None keeps the shape; 1 makes one server that is no cluster. Servers get ports from
+    `first_port` on. `load_seconds` bounds the loading of one server; `scratch` is where private
+    sockets and logs go, None the temporary directory.
+    """
+
+    destination: Destination
+    binaries: RedisBinaries
+    ttl: TtlMode = TtlMode.ABSOLUTE
+    masters: int | None = None
+    first_port: int | None = None
+    load_seconds: float = 4 * 3600
+    scratch: Path | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerPlace:
+    """One server of the copy. `slots` is empty where it is no cluster."""
+
+    name: str
+    directory: Path
+    slots: tuple[SlotRange, ...]
+    address: NodeAddress
+
+    @property
+    def configuration(self) -> Path:
+        return self.directory / "redis.conf"
+
+
+def master_count(plan: RedisPlan, masters: int | None) -> int:
+    """How many masters the copy has."""
+    return len(plan.shards) if masters is None else masters
+
+
+def is_dealt_anew(plan: RedisPlan, site: RedisSite) -> bool:
+    """Whether keys go to other servers than they were on."""
+    return master_count(plan, site.masters) != len(plan.shards)
+
+
+def is_written_anew(plan: RedisPlan, site: RedisSite) -> bool:
+    """Whether the copy is made of RDBs that differ from the snapshots."""
+    return is_dealt_anew(plan, site) or site.ttl is not TtlMode.ABSOLUTE
+
+
+def needed_bytes(plan: RedisPlan, *, is_anew: bool) -> int:
+    """Room for what is written; three times the data where it is loaded, saved and dealt anew."""
+    return (plan.fetch_bytes + plan.stream_bytes) * (3 if is_anew else 1)
+
+
+def server_places(plan: RedisPlan, site: RedisSite) -> tuple[ServerPlace, ...]:
+    """The servers of the copy, in order of their slots; every slot of a cluster is held once."""
+    count = master_count(plan, site.masters)
+    if not is_dealt_anew(plan, site):
+        shares = [_slots_of(plan, number) for number in range(count)]
+    else:
+        shares = [()] if count == 1 else list(even_slots(count))
+    is_cluster = any(shares)
+    if is_cluster:
+        slot_owners(shares)
+    first = site.first_port or (_CLUSTER_PORT if is_cluster else _STANDALONE_PORT)
+    return tuple(
+        ServerPlace(
+            name=shard_name(share),
+            directory=site.destination.data / shard_name(share),
+            slots=share,
+            address=NodeAddress("127.0.0.1", first + number),
+        )
+        for number, share in enumerate(shares)
+    )
+
+
+def loading_places(plan: RedisPlan, site: RedisSite) -> tuple[Path, ...]:
+    """Where the snapshot and stream of each shard are written, to be loaded."""
+    root = site.destination.data
+    if is_written_anew(plan, site):
+        return tuple(root / LOADING / one.shard.name for one in plan.shards)
+    return tuple(root / one.shard.name for one in plan.shards)
+
+
+def _slots_of(plan: RedisPlan, number: int) -> tuple[SlotRange, ...]:
+    return tuple(SlotRange(first, last) for first, last in plan.shards[number].shard.slots)

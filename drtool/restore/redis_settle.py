@@ -1,0 +1,168 @@
+"""What a restored Redis is handed over with: its configuration, written last, and how to start it."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Sequence
+from pathlib import PurePosixPath
+
+from drtool.model.finding import Finding, Severity
+from drtool.model.outcome import ChangedSetting
+from drtool.repository.extents import RedisShard
+from drtool.restore.redis_places import RedisSite, ServerPlace
+from drtool.sources.redis.aof import NAME
+from drtool.sources.redis.capture import CapturedServer, startable_settings
+from drtool.sources.redis.clusternodes import RestoredNode, nodes_conf
+from drtool.system.durable import replace_durably
+
+_USERS = "users.acl"
+_NODES = "nodes.conf"
+_GROUPED = {"save": 2, "client-output-buffer-limit": 4}
+_CARRIED_SECRETS = ("masterauth",)
+
+
+def config_path(shard: RedisShard) -> str:
+    """Where a snapshot keeps the configuration of a shard's server."""
+    return str(PurePosixPath(shard.rdb).with_name("config.json"))
+
+
+def write_configuration(
+    places: Sequence[ServerPlace],
+    captured: Sequence[CapturedServer],
+    site: RedisSite,
+    *,
+    databases: int,
+) -> None:
+    """Give every server its `redis.conf`, and a cluster's its `nodes.conf`, for its owner only."""
+    owner = site.destination.owner
+    nodes = [
+        RestoredNode(address=place.address, slots=place.slots, epoch=number + 1)
+        for number, place in enumerate(places)
+    ]
+    for number, place in enumerate(places):
+        server = captured[number] if number < len(captured) else captured[0]
+        rules = "".join(f"{rule.reveal()}\n" for rule in server.acl_rules)
+        if rules:
+            replace_durably(place.directory / _USERS, rules.encode(), owner=owner)
+        if place.slots:
+            content = nodes_conf(nodes, myself=number).encode()
+            replace_durably(place.directory / _NODES, content, owner=owner)
+        text = "".join(f"{line}\n" for line in _lines(place, server, databases=databases))
+        replace_durably(place.configuration, text.encode(), owner=owner)
+
+
+def how_to_start(places: Sequence[ServerPlace], site: RedisSite) -> tuple[str, ...]:
+    """Command lines that start and stop the copy, to be pasted into a shell."""
+    owner = site.destination.owner
+    prefix = [] if owner.is_us else ["sudo", "-u", owner.name]
+    server = [*prefix, str(site.binaries.server)]
+    starts = [
+        shlex.join([*server, str(place.configuration), "--daemonize", "yes"]) for place in places
+    ]
+    stops = [f"redis-cli -p {place.address.port} SHUTDOWN" for place in places]
+    return (*starts, *stops)
+
+
+def changed_settings(places: Sequence[ServerPlace]) -> tuple[ChangedSetting, ...]:
+    """What differs from the source, and why."""
+    found = [
+        ChangedSetting(
+            name="replicaof",
+            value="no one",
+            reason="a copy that follows a master is wiped by its first full resync",
+        ),
+        ChangedSetting(
+            name="appendonly",
+            value="yes",
+            reason="its data is an append-only file: with `no` it would start empty",
+        ),
+        ChangedSetting(
+            name="bind", value="127.0.0.1", reason="nobody reaches the copy before you let them"
+        ),
+        ChangedSetting(
+            name="port",
+            value=", ".join(str(place.address.port) for place in places),
+            reason="the source's own may be taken",
+        ),
+    ]
+    if any(place.slots for place in places):
+        found.append(
+            ChangedSetting(
+                name="cluster node ids",
+                value="new",
+                reason="nodes of the copy and of the source must not take each other for the same",
+            )
+        )
+    return tuple(found)
+
+
+def findings(
+    places: Sequence[ServerPlace], captured: Sequence[CapturedServer]
+) -> Iterator[Finding]:
+    """What a person has to see to before production."""
+    modules = sorted({name for server in captured for name in server.modules})
+    if modules:
+        yield Finding(
+            severity=Severity.WARNING,
+            subject="modules",
+            fact=f"the source had modules loaded: {', '.join(modules)}",
+            fix="Install them and add `loadmodule` lines to each redis.conf.",
+        )
+    if not all(server.acl_rules for server in captured):
+        yield Finding(
+            severity=Severity.WARNING,
+            subject="users",
+            fact="the snapshot holds no users and passwords: everyone on this machine may use the copy",
+            fix="Set requirepass or users in each redis.conf before you open it to others.",
+        )
+    if any(place.slots for place in places):
+        yield Finding(
+            severity=Severity.NOTE,
+            subject="cluster",
+            fact=f"{len(places)} masters were restored, at 127.0.0.1, without replicas",
+            fix="To run them elsewhere change the addresses in every nodes.conf and `bind` before the"
+            " first start; then add replicas with redis-cli --cluster add-node ... --cluster-slave.",
+        )
+
+
+def _lines(place: ServerPlace, server: CapturedServer, *, databases: int) -> Iterator[str]:
+    yield "# Written by drtool for a restored copy. What differs from the source is in its report."
+    settings = startable_settings(server, directory=str(place.directory))
+    settings["databases"] = str(databases)
+    for name, value in sorted(settings.items()):
+        yield from _setting(name, value)
+    yield f"port {place.address.port}"
+    yield f"bind {place.address.host}"
+    yield "appendonly yes"
+    yield f"appendfilename {NAME}"
+    yield "aof-load-truncated yes"
+    if server.acl_rules:
+        yield f"aclfile {_quoted(str(place.directory / _USERS))}"
+    for name in _CARRIED_SECRETS:
+        if name in server.secrets:
+            yield f"{name} {_quoted(server.secrets[name].reveal())}"
+    if place.slots:
+        yield "cluster-enabled yes"
+        yield f"cluster-config-file {_NODES}"
+
+
+def _setting(name: str, value: str) -> Iterator[str]:
+    """CONFIG GET gives in one line what older servers read in several."""
+    words = value.split()
+    if name in _GROUPED and words:
+        count = _GROUPED[name]
+        for begin in range(0, len(words), count):
+            yield f"{name} {' '.join(words[begin : begin + count])}"
+    else:
+        yield f"{name} {_quoted(value)}"
+
+
+def _quoted(value: str) -> str:
+    # Source: sdssplitargs in src/sds.c.
+    if value and all(char.isalnum() or char in "_-./:,%+@" for char in value):
+        return value
+    escaped = "".join(
+        chr(byte) if 32 <= byte < 127 and byte not in b'"\\' else f"\\x{byte:02x}"
+        for byte in value.encode("utf-8", "surrogateescape")
+    )
+    return f'"{escaped}"'

@@ -1,0 +1,257 @@
+"""What tests of Redis backups and restores share: snapshots, a small archiver, a restore, its start."""
+
+from __future__ import annotations
+
+import hashlib
+import shlex
+import shutil
+import subprocess
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import redis
+
+from drtool.backup.plan import plan_redis
+from drtool.backup.redis import RedisServers, run_redis_snapshot
+from drtool.model.outcome import BackupOutcome, RestoreOutcome
+from drtool.model.progress import Emit, silent
+from drtool.model.request import TtlMode
+from drtool.model.target import RecoveryTarget, ToLatest
+from drtool.policy.sources import RedisTopology
+from drtool.repository.backups import (
+    backup_ids,
+    new_backup_id,
+    read_manifests,
+    unfinished_attempts,
+)
+from drtool.repository.layout import ReplicationHistory
+from drtool.repository.lease import Lease
+from drtool.repository.repository import Repository
+from drtool.repository.streamlog import StreamIndex, StreamMoment, put_stream
+from drtool.restore.destination import check_directory
+from drtool.restore.phases import Phases
+from drtool.restore.redis import run_redis_restore
+from drtool.restore.redis_fetch import version_of
+from drtool.restore.redis_look import look_redis
+from drtool.restore.redis_places import RedisSite
+from drtool.restore.redis_plan import plan_redis_restore
+from drtool.sources.redis.address import Login, NodeAddress
+from drtool.sources.redis.binaries import find_binaries, server_user
+from drtool.sources.redis.psync import RdbEnd, StreamBytes, open_link
+from drtool.system.clock import SystemClock
+from tests.servers.postgres import as_server_user, free_port
+from tests.servers.redis import RedisServer, wait_for
+
+SOURCE = "cache"
+CLOCK = SystemClock()
+LIMIT_SECONDS = 60
+
+
+def servers_of(
+    *nodes: RedisServer, kind: RedisTopology = RedisTopology.STANDALONE, login: Login | None = None
+) -> RedisServers:
+    """Where a backup finds its servers."""
+    return RedisServers(
+        kind=kind,
+        nodes=tuple(NodeAddress.parse(node.address) for node in nodes),
+        login=login or Login(),
+    )
+
+
+def take_snapshot(
+    repository: Repository, servers: RedisServers, *, emit: Emit = silent
+) -> BackupOutcome:
+    """One snapshot, as the command takes it."""
+    manifests, _ = read_manifests(repository, SOURCE)
+    plan = plan_redis(
+        SOURCE,
+        _next_id(repository),
+        manifests=manifests,
+        attempts=list(unfinished_attempts(repository, SOURCE, most=5)),
+    )
+    with Lease(repository, f"backup-{SOURCE}", clock=CLOCK) as lease:
+        return run_redis_snapshot(
+            plan, servers=servers, repository=repository, lease=lease, clock=CLOCK, emit=emit
+        )
+
+
+def _next_id(repository: Repository) -> str:
+    """Snapshots of tests follow each other within a second; their ids must still be in order."""
+    while True:
+        backup_id = new_backup_id(CLOCK.now())
+        if backup_id > max(backup_ids(repository, SOURCE), default=""):
+            return backup_id
+
+
+@dataclass(slots=True)
+class StreamKeeper:
+    """Archives the stream of one server, a segment for every piece that comes."""
+
+    repository: Repository
+    server: RedisServer
+    offset: int = 0
+    _stop: threading.Event = field(default_factory=threading.Event)
+    _thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Return once all from now on is archived."""
+        link = open_link(NodeAddress.parse(self.server.address), Login(), clock=CLOCK)
+        while not isinstance(link.receive(1), RdbEnd):
+            pass
+        self.offset = link.offset
+        self._thread = threading.Thread(target=self._keep, args=(link,), daemon=True)
+        self._thread.start()
+
+    def _keep(self, link: Any) -> None:
+        history = ReplicationHistory(SOURCE, link.begun.position.replid)
+        with link:
+            while not self._stop.is_set():
+                item = link.receive(0.02)
+                if isinstance(item, StreamBytes):
+                    arrived = StreamMoment(datetime.now(UTC), item.end)
+                    index = StreamIndex(item.begin, item.end, (arrived,))
+                    put_stream(self.repository, history, index, content=[bytes(item.content)])
+                    self.offset = item.end
+                    link.acknowledge(item.end)
+
+    def catch_up(self) -> None:
+        """Wait until all that the server has written by now is archived."""
+        with self.server.client() as client:
+            goal = client.info("replication")["master_repl_offset"]
+        wait_for(lambda: self.offset >= goal, what="the archived stream", seconds=LIMIT_SECONDS)
+
+    def stop(self) -> None:
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join()
+
+
+@contextmanager
+def kept_streams(repository: Repository, *servers: RedisServer) -> Iterator[list[StreamKeeper]]:
+    """The streams of `servers` are archived for as long as the block lasts."""
+    keepers = [StreamKeeper(repository, server) for server in servers]
+    try:
+        for keeper in keepers:
+            keeper.start()
+        yield keepers
+    finally:
+        for keeper in keepers:
+            keeper.stop()
+
+
+def restore(
+    repository: Repository,
+    into: Path,
+    target: RecoveryTarget | None = None,
+    *,
+    ttl: TtlMode = TtlMode.ABSOLUTE,
+    masters: int | None = None,
+    accepts_gap: bool = False,
+) -> RestoreOutcome:
+    """As the command does it, on ports that are free."""
+    target = target or ToLatest()
+    plan = plan_redis_restore(
+        look_redis(repository, SOURCE, target), target, accepts_gap=accepts_gap
+    )
+    owner = server_user(into)
+    site = RedisSite(
+        destination=check_directory(into, owner=owner, needed_bytes=plan.fetch_bytes),
+        binaries=find_binaries(version_of(plan)),
+        ttl=ttl,
+        masters=masters,
+        first_port=free_ports(masters or len(plan.shards)),
+    )
+    return run_redis_restore(plan, site, repository=repository, phases=Phases(CLOCK, silent))
+
+
+def free_ports(count: int) -> int:
+    """The first of `count` ports in a row that nobody listens on, those of the cluster's bus too."""
+    for _ in range(200):
+        first = free_port()
+        if first + count < 55000 and all(
+            _is_free(port + bus) for port in range(first, first + count) for bus in (0, 10000)
+        ):
+            return first
+    raise AssertionError("no free ports in a row")
+
+
+def _is_free(port: int) -> bool:
+    import socket
+
+    with socket.socket() as probe:
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
+@contextmanager
+def started(outcome: RestoreOutcome) -> Iterator[list[redis.Redis]]:
+    """The copy's servers, started as the report says, in the foreground."""
+    lines = [line for line in outcome.how_to_start if "redis.conf" in line]
+    with ExitStack() as stack:
+        clients = []
+        for line in lines:
+            words = shlex.split(line)
+            begin = next(number for number, word in enumerate(words) if word.endswith("server"))
+            command = words[begin : words.index("--daemonize")]
+            process = subprocess.Popen(
+                [_reachable(command[0], stack), *command[1:], "--enable-debug-command", "yes"]
+                if "7." in outcome.server_version[:2]
+                else [_reachable(command[0], stack), *command[1:]],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                **as_server_user(),
+            )
+            stack.callback(process.wait, 30)
+            stack.callback(process.kill)
+            text = Path(command[1]).read_text()
+            port = next(row.split()[1] for row in text.splitlines() if row.startswith("port "))
+            clients.append(redis.Redis(port=int(port), socket_timeout=20))
+        for client in clients:
+            stack.callback(client.close)
+            wait_for(lambda one=client: _answers(one), what="the started copy")  # type: ignore[misc] # a default binds the loop's value
+        yield clients
+
+
+def _reachable(program: str, stack: ExitStack) -> str:
+    """The program where the servers' user can run it."""
+    if program.startswith("/usr"):
+        return program
+    from tests.servers.postgres import server_directory
+
+    directory = server_directory("drtool-program-")
+    stack.callback(shutil.rmtree, directory)
+    copied = directory / "redis-server"
+    shutil.copy2(program, copied)
+    copied.chmod(0o755)
+    return str(copied)
+
+
+def _answers(client: redis.Redis) -> bool:
+    try:
+        return bool(client.ping())
+    except redis.RedisError:
+        return False
+
+
+def digest_of(clients: Sequence[redis.Redis]) -> str:
+    """One digest over all shards: the same for the same keys, however they are dealt out.
+
+    DEBUG DIGEST of database 0 is a mark of the database, mixed by exclusive-or with every key's own
+    digest (src/debug.c, computeDatasetDigest).
+    """
+    zero = hashlib.sha1(hashlib.sha1(bytes(4)).digest()).digest()
+    total = 0
+    for client in clients:
+        reply: Any = client.execute_command("DEBUG", "DIGEST")  # type: ignore[no-untyped-call] # theirs
+        told = bytes.fromhex(reply.decode())
+        if any(told):
+            total ^= int.from_bytes(told, "big") ^ int.from_bytes(zero, "big")
+    return f"{total:040x}"
