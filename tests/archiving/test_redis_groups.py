@@ -1,0 +1,196 @@
+"""Archiving a group: replicas are joined, failovers followed, and every shard of a cluster kept."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+from drtool.policy.sources import RedisTopology
+from drtool.repository.streampath import find_path
+from drtool.stores.local import LocalStore
+from drtool.system.clock import SystemClock
+from tests.archiving.redis_rig import (
+    Witness,
+    archived,
+    attached,
+    inventory,
+    position_of,
+    receiving,
+    settings_for,
+    wait_held,
+    write,
+)
+from tests.archiving.rig import new_repository, until
+from tests.servers.redis import (
+    ClusterGroup,
+    MakeRedis,
+    SentinelGroup,
+    make_replica,
+)
+
+pytest_plugins = ["tests.servers.redis"]
+
+
+def test_a_replica_is_joined_and_a_coordinated_failover_followed(make_redis: MakeRedis) -> None:
+    master = make_redis()
+    replica = make_replica(make_redis, master)
+    repository = new_repository()
+    with receiving(repository, settings_for([master, replica])) as running:
+        until(lambda: attached(replica), "the replica is joined")
+        assert attached(master) == []
+        write(master, 200)
+        start = wait_held(repository, master)
+        with master.client() as client:
+            client.execute_command("FAILOVER")
+        until(lambda: position_of(replica).replid != start.replid, "the failover")
+        until(lambda: _role(replica) == "master", "the replica leads")
+        write(replica, 200)
+        end = wait_held(repository, replica)
+
+    assert running.result is not None
+    assert running.result.shards[0].holes == 0
+    assert running.result.shards[0].links >= 1
+    assert find_path(inventory(repository), start.replid, begin=start.offset - 1).end >= end.offset
+
+
+def _role(server: object) -> str:
+    with server.client() as client:  # type: ignore[attr-defined] # a RedisServer
+        return str(client.info("replication")["role"])
+
+
+def test_behind_sentinel_the_stream_goes_on_over_a_failover() -> None:
+    group = SentinelGroup()
+    try:
+        repository = new_repository()
+        settings = settings_for(group.sentinels, RedisTopology.SENTINEL)
+        with receiving(repository, settings) as running:
+            old = group.master
+            until(lambda: any(attached(node) for node in group.nodes if node is not old), "joined")
+            assert attached(old) == []
+            write(old, 500)
+            start = wait_held(repository, old)
+            old.kill9()
+            until(lambda: group.master is not old, "the failover")
+            until(lambda: _role(group.master) == "master", "it leads")
+            write(group.master, 500)
+            end = wait_held(repository, group.master)
+    finally:
+        group.close()
+
+    assert running.result is not None
+    assert running.result.shards[0].holes == 0, running.warnings
+    path = find_path(inventory(repository), start.replid, begin=start.offset - 1)
+    assert path.end >= end.offset
+    assert path.last_id == end.replid
+
+
+def test_every_shard_of_a_cluster_is_archived_over_the_loss_of_a_master() -> None:
+    group = ClusterGroup()
+    try:
+        repository = new_repository()
+        settings = settings_for(group.nodes[:2], RedisTopology.CLUSTER, key="drtool:mark")
+        with receiving(repository, settings) as running:
+            masters = group.masters()
+            replicas = [node for node in group.nodes if node not in masters]
+            until(lambda: all(attached(node) for node in replicas), "all are joined")
+            _write_cluster(group, 600)
+            starts = [wait_held(repository, node) for node in masters]
+            masters[0].kill9()
+            until(lambda: len(group.masters()) == 3, "the failover")
+            until(lambda: _is_ok(group), "the cluster is whole")
+            _write_cluster(group, 600)
+            ends = {one.replid: wait_held(repository, node) for node in group.masters()
+                    for one in [position_of(node)]}  # fmt: skip
+    finally:
+        group.close()
+
+    assert running.result is not None
+    assert [one.holes for one in running.result.shards] == [0, 0, 0], running.warnings
+    assert all(one.marks > 0 for one in running.result.shards)
+    found = inventory(repository)
+    for start in starts:
+        path = find_path(found, start.replid, begin=start.offset - 1)
+        assert path.last_id in ends
+        assert path.end >= ends[path.last_id].offset
+
+
+def _is_ok(group: ClusterGroup) -> bool:
+    for node in group.nodes[1:]:
+        if node.is_running:
+            with node.client() as client:
+                client.response_callbacks.clear()
+                if b"cluster_state:ok" not in client.execute_command("CLUSTER", "INFO"):
+                    return False
+    return True
+
+
+def _write_cluster(group: ClusterGroup, count: int) -> None:
+    import redis
+
+    port = next(node.port for node in group.nodes if node.is_running)
+    with redis.RedisCluster(host="127.0.0.1", port=port) as client:
+        for number in range(count):
+            client.set(f"key:{number}", b"x" * 100)
+
+
+PROGRAM = textwrap.dedent(
+    """
+    import sys, threading
+    from pathlib import Path
+    from drtool.archiving.redis import receive_stream
+    from drtool.repository.keys import NO_SECRET
+    from drtool.repository.repository import open_repository
+    from drtool.stores.local import LocalStore
+    from drtool.system.clock import SystemClock
+    from tests.archiving.redis_rig import settings_for
+
+    class Server:
+        address = sys.argv[2]
+
+    repository = open_repository(LocalStore(Path(sys.argv[1]), clock=SystemClock()), NO_SECRET)
+    receive_stream(
+        repository, settings_for([Server()]), stop=threading.Event(), clock=SystemClock()
+    )
+    """
+)
+
+
+def test_a_receiver_that_was_killed_is_followed_by_one_that_loses_nothing(
+    make_redis: MakeRedis, tmp_path: Path
+) -> None:
+    """kill -9 in the middle of writes; the next one waits for the lease to run out."""
+    server = make_redis(settings={"repl-backlog-size": "64mb"})
+    root = tmp_path / "store"
+    root.mkdir()
+    store = LocalStore(root, clock=SystemClock())
+    made = new_repository(store)
+    command = [sys.executable, "-c", PROGRAM, str(root), server.address]
+    environ = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    with subprocess.Popen(command, env=environ) as first:
+        until(lambda: attached(server), "it joins")
+        witness = Witness(server)
+        write(server, 1000)
+        wait_held(made, server)
+        write(server, 5000)
+        first.send_signal(signal.SIGKILL)
+    _expire_lease(root)
+
+    with receiving(made, settings_for([server])) as second:
+        write(server, 1000)
+        end = wait_held(made, server)
+        sent = witness.upto(end.offset)
+        witness.close()
+
+    assert archived(made, witness.begin, end=end.offset) == sent
+    assert second.result is not None
+    assert second.result.shards[0].holes == 0
+
+
+def _expire_lease(root: Path) -> None:
+    """As if its minute had passed: the test need not wait for it."""
+    for path in root.glob("leases/redis-*"):
+        path.unlink()
