@@ -69,6 +69,19 @@ from drtool.errors import UsageError
     help="Change only what differs in the directory that is there; of trees of files alone.",
 )
 @click.option(
+    "--ttl",
+    type=click.Choice(["absolute", "shift", "persist"]),
+    default="absolute",
+    show_default=True,
+    help="When keys of a Redis expire: as they would have, later by the time since, or never.",
+)
+@click.option(
+    "--masters",
+    type=click.IntRange(min=1, max=1000),
+    metavar="N",
+    help="Deal the keys of a Redis out to this many masters; 1 is no cluster.",
+)
+@click.option(
     "--report",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE",
@@ -88,6 +101,8 @@ def restore(
     timeline: int | None,
     patterns: tuple[str, ...],
     delta: bool,
+    ttl: str,
+    masters: int | None,
     report: Path | None,
     **target: str | None,
 ) -> None:
@@ -99,7 +114,7 @@ def restore(
     """
     from drtool.model.measure import format_moment
     from drtool.model.outcome import RestoreReport
-    from drtool.model.request import RestoreRequest
+    from drtool.model.request import RestoreRequest, TtlMode
     from drtool.model.target import ToTime
     from drtool.wiring.restore import restore as carry_out
 
@@ -125,6 +140,8 @@ def restore(
         timeline=timeline,
         patterns=patterns,
         is_delta=delta,
+        ttl=TtlMode(ttl),
+        masters=masters,
     )
     with front.progress() as view:
         outcome = carry_out(request, policy, front.surroundings(view))

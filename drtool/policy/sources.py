@@ -112,6 +112,32 @@ class PostgresSource:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RedisTls:
+    """How a Redis server proves itself, and drtool to it."""
+
+    ca_file: Path | None = described(
+        "Whom to trust; without it whom this machine trusts.", default=None
+    )
+    certificate: Path | None = described("drtool's own certificate.", default=None)
+    key: Path | None = described("The key to that certificate.", default=None)
+    check_hostname: bool = described("Whether the name must be the server's.", default=True)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RedisRestore:
+    """How a restored Redis is put in place."""
+
+    run_as: str | None = described("User that runs the restored server; never root.", default=None)
+    port: int | None = described(
+        "Port of the copy, or of the first of a cluster: 6379, or 7001.", default=None
+    )
+
+    def __post_init__(self) -> None:
+        if self.port is not None and not 0 < self.port < 55536:
+            raise ValueError(f"port {self.port} is not one from 1 to 55535")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RedisSource:
     """One Redis: a server, a group under Sentinel, or a cluster."""
 
@@ -123,6 +149,10 @@ class RedisSource:
     nodes: tuple[str, ...] = described("Addresses, HOST:PORT, of some of the servers.")
     username: str | None = described("ACL user to log in as.", default=None)
     password: SecretReference | None = described("Its password, by reference.", default=None)
+    tls: RedisTls | None = described("Speak TLS with the servers.", default=None)
+    group: str | None = described(
+        "The master's name among sentinels that watch several.", default=None
+    )
     stream: bool = described("Archive the replication stream between snapshots.", default=False)
     flush: timedelta = described(
         "At most this long until a change is durable in the repository.",
@@ -136,6 +166,8 @@ class RedisSource:
         "A key that drtool writes on each master to make marks; none: nothing is written.",
         default=None,
     )
+    restore: RedisRestore = described("How it is restored.", factory=RedisRestore)
+    bin_dir: Path | None = described("Directory of the matching redis-server.", default=None)
     schedule: Schedule = described("When work is due.", factory=Schedule)
     objective: Objective | None = described("This source's own promise.", default=None)
 
@@ -181,7 +213,9 @@ class FilesSource:
         if not 0 <= self.max_delete <= 100:
             raise ValueError(f"max_delete {self.max_delete} is not a percentage from 0 to 100")
         if self.sentinel is not None and (not self.sentinel or "/" in self.sentinel):
-            raise ValueError(f"sentinel {self.sentinel!r} is not the name of a file in the directory")
+            raise ValueError(
+                f"sentinel {self.sentinel!r} is not the name of a file in the directory"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -162,7 +162,7 @@ def _recover(
     written = [one.base_bytes + one.stream_bytes for one in copy.files]
     with phases.phase("replay", "snapshot and stream", total=sum(written)) as sizes:
         sizes.size_bytes = sum(written)
-        if is_written_anew(plan, site):
+        if is_written_anew(plan, ttl=site.ttl, masters=site.masters):
             dealt = deal_anew(plan, site, places, copy.files, phases=phases)
             _adopt(dealt, copy, site)
             directories = tuple(place.directory for place in places)
@@ -170,7 +170,9 @@ def _recover(
         servers = running.__enter__()
     try:
         with phases.phase("answer", "first write and counts"):
-            _ask(plan, servers, places, copy=copy, is_same=not is_dealt_anew(plan, site))
+            is_same = not is_dealt_anew(plan, site.masters)
+            key = site.heartbeat_key if is_same else None
+            _ask(plan, servers, places, copy=copy, key=key)
             if site.ttl is TtlMode.ABSOLUTE:
                 copy.found += _about_expiry(expiring_keys(servers))
     finally:
@@ -195,11 +197,11 @@ def _ask(
     places: Sequence[ServerPlace],
     *,
     copy: _Copy,
-    is_same: bool,
+    key: str | None,
 ) -> None:
     for server, place, expected in zip(servers, places, copy.expected, strict=True):
         copy.questions += _counted(place.name, expected, server.database_sizes())
-        mark = heartbeat_in(server, place.slots) if is_same else None
+        mark = heartbeat_in(server, key, place.slots) if key else None
         if mark is not None:
             copy.marks.append(mark)
             copy.questions.append(

@@ -65,7 +65,7 @@ def deal_anew(
             sizes.append(server.database_sizes())
             saved.append(server.save())
     rule = _rule(plan, site, phases)
-    if is_dealt_anew(plan, site):
+    if is_dealt_anew(plan, site.masters):
         shares = [place.slots or _EVERYTHING for place in places]
         made = [_written(saved, places, shares, rule)]
     else:

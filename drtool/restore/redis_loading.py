@@ -13,7 +13,6 @@ from drtool.model.progress import PhaseAdvanced
 from drtool.restore.phases import Phases
 from drtool.restore.redis_places import RedisSite
 from drtool.sources.redis.aof import AofFiles
-from drtool.sources.redis.heartbeat import KEY
 from drtool.sources.redis.keyslot import SlotRange, key_for_slots
 from drtool.sources.redis.server import ScratchPlan, ScratchServer, start_scratch
 
@@ -90,9 +89,9 @@ def take_a_write(server: ScratchServer) -> bool:
     return is_there
 
 
-def heartbeat_in(server: ScratchServer, slots: Sequence[SlotRange]) -> datetime | None:
+def heartbeat_in(server: ScratchServer, name: str, slots: Sequence[SlotRange]) -> datetime | None:
     """The newest mark that was made on the source and is in the copy; None if there is none."""
-    key = key_for_slots(KEY, slots) if slots else KEY
+    key = key_for_slots(name, slots) if slots else name
     try:
         return datetime.fromisoformat(server.connection().text("GET", key))
     except (ValueError, SourceUnavailable):

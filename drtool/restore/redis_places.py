@@ -24,8 +24,8 @@ class RedisSite:
     """Where a restore happens, with which programs, and in what shape.
 
     `masters` None keeps the shape; 1 makes one server that is no cluster. Servers get ports from
-    `first_port` on. `load_seconds` bounds the loading of one server; `scratch` is where private
-    sockets and logs go, None the temporary directory.
+    `first_port` on. Marks were made in `heartbeat_key`, if any. `load_seconds` bounds the loading of
+    one server; `scratch` is where private sockets and logs go, None the temporary directory.
     """
 
     destination: Destination
@@ -33,6 +33,7 @@ class RedisSite:
     ttl: TtlMode = TtlMode.ABSOLUTE
     masters: int | None = None
     first_port: int | None = None
+    heartbeat_key: str | None = None
     load_seconds: float = 4 * 3600
     scratch: Path | None = None
 
@@ -56,14 +57,14 @@ def master_count(plan: RedisPlan, masters: int | None) -> int:
     return len(plan.shards) if masters is None else masters
 
 
-def is_dealt_anew(plan: RedisPlan, site: RedisSite) -> bool:
+def is_dealt_anew(plan: RedisPlan, masters: int | None) -> bool:
     """Whether keys go to other servers than they were on."""
-    return master_count(plan, site.masters) != len(plan.shards)
+    return master_count(plan, masters) != len(plan.shards)
 
 
-def is_written_anew(plan: RedisPlan, site: RedisSite) -> bool:
+def is_written_anew(plan: RedisPlan, *, ttl: TtlMode, masters: int | None) -> bool:
     """Whether the copy is made of RDBs that differ from the snapshots."""
-    return is_dealt_anew(plan, site) or site.ttl is not TtlMode.ABSOLUTE
+    return is_dealt_anew(plan, masters) or ttl is not TtlMode.ABSOLUTE
 
 
 def needed_bytes(plan: RedisPlan, *, is_anew: bool) -> int:
@@ -74,7 +75,7 @@ def needed_bytes(plan: RedisPlan, *, is_anew: bool) -> int:
 def server_places(plan: RedisPlan, site: RedisSite) -> tuple[ServerPlace, ...]:
     """The servers of the copy, in order of their slots; every slot of a cluster is held once."""
     count = master_count(plan, site.masters)
-    if not is_dealt_anew(plan, site):
+    if not is_dealt_anew(plan, site.masters):
         shares = [_slots_of(plan, number) for number in range(count)]
     else:
         shares = [()] if count == 1 else list(even_slots(count))
@@ -96,7 +97,7 @@ def server_places(plan: RedisPlan, site: RedisSite) -> tuple[ServerPlace, ...]:
 def loading_places(plan: RedisPlan, site: RedisSite) -> tuple[Path, ...]:
     """Where the snapshot and stream of each shard are written, to be loaded."""
     root = site.destination.data
-    if is_written_anew(plan, site):
+    if is_written_anew(plan, ttl=site.ttl, masters=site.masters):
         return tuple(root / LOADING / one.shard.name for one in plan.shards)
     return tuple(root / one.shard.name for one in plan.shards)
 

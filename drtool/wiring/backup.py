@@ -17,7 +17,7 @@ from drtool.model.progress import Noted
 from drtool.model.request import BackupRequest
 from drtool.model.wal import Lsn
 from drtool.policy.policy import Policy, unsupported
-from drtool.policy.sources import FilesSource, PostgresSource, SourcePolicy
+from drtool.policy.sources import FilesSource, PostgresSource, RedisSource, SourcePolicy
 from drtool.repository.backups import new_backup_id, read_manifests, unfinished_attempts
 from drtool.repository.layout import Lineage
 from drtool.repository.lease import Lease
@@ -29,6 +29,7 @@ from drtool.sources.postgres.facts import ServerFacts, read_facts, require_ready
 from drtool.sources.postgres.heartbeat import beat
 from drtool.wiring.files import FilesBackup
 from drtool.wiring.parts import dsn_of, opened_repository, restorable_sources
+from drtool.wiring.redis import RedisBackup
 from drtool.wiring.surroundings import Surroundings
 
 WAL_SECONDS = 600.0
@@ -77,11 +78,15 @@ def _job(
     *,
     repository: Repository,
     around: Surroundings,
-) -> PostgresBackup | FilesBackup:
+) -> PostgresBackup | RedisBackup | FilesBackup:
     level = policy.repository.compression_level
     match source:
         case PostgresSource():
             return PostgresBackup(name, source, repository, around=around, level=level)
+        case RedisSource():
+            return RedisBackup(
+                name=name, source=source, repository=repository, around=around, level=level
+            )
         case FilesSource():
             return FilesBackup(
                 name=name,

@@ -9,7 +9,7 @@ from drtool.errors import PolicyError, RepositoryNotInitialised
 from drtool.model.progress import Noted
 from drtool.policy.policy import Policy, unsupported
 from drtool.policy.secrets import NoEncryption, SecretReference
-from drtool.policy.sources import FilesSource, PostgresSource, SourcePolicy
+from drtool.policy.sources import FilesSource, PostgresSource, RedisSource, SourcePolicy
 from drtool.repository.keys import NO_SECRET, KeySecret, SlotKind
 from drtool.repository.repository import Repository, open_repository
 from drtool.stores.open import open_store
@@ -76,7 +76,7 @@ def chosen_sources(
 
 
 # Kinds whose backups and restores this version can handle.
-SUPPORTED = (PostgresSource, FilesSource)
+SUPPORTED = (PostgresSource, RedisSource, FilesSource)
 
 
 def restorable_sources(

@@ -12,11 +12,11 @@ from drtool.model.measure import format_size
 from drtool.model.outcome import Fact, FactSheet
 from drtool.model.request import RedisReceive, RedisStatus
 from drtool.policy.policy import Policy
-from drtool.policy.secrets import Secret
 from drtool.policy.sources import RedisSource
-from drtool.sources.redis.address import Login, NodeAddress
+from drtool.sources.redis.address import NodeAddress
 from drtool.sources.redis.topology import choose_node, discover
 from drtool.wiring.parts import opened_repository
+from drtool.wiring.redis import login_of
 from drtool.wiring.surroundings import Surroundings
 
 
@@ -57,14 +57,12 @@ def status(request: RedisStatus, policy: Policy, around: Surroundings) -> FactSh
 
 def stream_settings(name: str, source: RedisSource, around: Surroundings) -> StreamSettings:
     """How the stream of a source is received, as the policy has it."""
-    password: Secret | None = None
-    if source.password is not None:
-        password = around.redactor.resolve(source.password, around.environ)
     return StreamSettings(
         source=name,
         topology=source.topology,
         nodes=tuple(NodeAddress.parse(node) for node in source.nodes),
-        login=Login(username=source.username, password=password),
+        login=login_of(source, around),
+        group=source.group,
         flush_seconds=source.flush.total_seconds(),
         heartbeat_seconds=source.heartbeat.total_seconds(),
         heartbeat_key=source.heartbeat_key,

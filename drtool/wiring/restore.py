@@ -17,11 +17,12 @@ from drtool.model.progress import Emit, Event, Noted, PhaseAdvanced, PhaseBegan,
 from drtool.model.request import RestoreRequest
 from drtool.model.target import ToLatest, ToTime
 from drtool.policy.policy import Policy
-from drtool.policy.sources import FilesSource, PostgresSource, SourcePolicy
+from drtool.policy.sources import FilesSource, PostgresSource, RedisSource, SourcePolicy
 from drtool.repository.repository import Repository
 from drtool.wiring.files import plan_files, require_trees
 from drtool.wiring.parts import opened_repository, restorable_sources
 from drtool.wiring.planned import Planned, Runner
+from drtool.wiring.redis import plan_redis_source, require_redis
 from drtool.wiring.reports import keep_evidence, write_page
 from drtool.wiring.restore_postgres import plan_postgres
 from drtool.wiring.surroundings import Surroundings
@@ -38,6 +39,7 @@ def restore(
     """
     sources = restorable_sources(request.sources, policy, around)
     require_trees(request, sources)
+    require_redis(request, sources)
     places = _places(request, list(sources), policy, now=around.clock.now())
     with opened_repository(policy, around) as repository:
         stack = _Stack(sources, policy, repository, around)
@@ -111,6 +113,15 @@ class _Stack:
         match source:
             case PostgresSource():
                 return plan_postgres(
+                    name,
+                    source,
+                    request,
+                    objective=objective,
+                    repository=repository,
+                    around=around,
+                )
+            case RedisSource():
+                return plan_redis_source(
                     name,
                     source,
                     request,

@@ -15,11 +15,12 @@ from drtool.model.objective import LossInterval, judge
 from drtool.model.outcome import StatusReport, StatusRow
 from drtool.model.request import StatusRequest
 from drtool.policy.policy import Policy, unsupported
-from drtool.policy.sources import FilesSource, PostgresSource, SourcePolicy
+from drtool.policy.sources import FilesSource, PostgresSource, RedisSource, SourcePolicy
 from drtool.repository.backups import Manifest, read_manifests
 from drtool.repository.repository import Repository
 from drtool.wiring.files import files_row
 from drtool.wiring.parts import opened_repository, restorable_sources
+from drtool.wiring.redis import redis_row
 from drtool.wiring.surroundings import Surroundings
 
 # A backup may take its time before it counts as overdue.
@@ -44,9 +45,16 @@ def _row(
     match source:
         case PostgresSource():
             return _postgres_row(name, source, policy, repository=repository, now=now)
+        case RedisSource():
+            manifests, errors = read_manifests(repository, name)
+            objective = policy.objective_of(name)
+            row = redis_row(name, source, objective, manifests, repository=repository, now=now)
+            newest = manifests[-1] if manifests else None
+            found = _backup_findings(name, source, policy, newest=newest, now=now)
+            return replace(row, findings=(*_damaged(errors), *found, *row.findings))
         case FilesSource():
             manifests, errors = read_manifests(repository, name)
-            row = files_row(name, source, policy.objective_of(name), manifests, now=now)
+            row = files_row(name, source, policy.objective_of(name), manifests=manifests, now=now)
             newest = manifests[-1] if manifests else None
             found = _backup_findings(name, source, policy, newest=newest, now=now)
             return replace(row, findings=(*_damaged(errors), *found))

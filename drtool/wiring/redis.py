@@ -1,0 +1,254 @@
+"""Redis in the commands: its snapshot, its restore, and how it stands."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from drtool.archiving.redis_status import StreamStatus, stream_status
+from drtool.backup.plan import BackupPlan, plan_redis
+from drtool.backup.redis import RedisServers, run_redis_snapshot
+from drtool.drill.judging import judge_loss, judge_time
+from drtool.errors import UsageError
+from drtool.model.finding import Finding, Severity
+from drtool.model.objective import LossInterval, Objective, judge
+from drtool.model.outcome import BackupOutcome, Fact, FactSheet, RestoreOutcome, StatusRow
+from drtool.model.progress import Emit, Noted
+from drtool.model.request import RestoreRequest, TtlMode
+from drtool.policy.secrets import Secret
+from drtool.policy.sources import RedisSource, SourcePolicy
+from drtool.repository.backups import (
+    Manifest,
+    new_backup_id,
+    read_manifests,
+    unfinished_attempts,
+)
+from drtool.repository.lease import Lease
+from drtool.repository.repository import Repository
+from drtool.restore.destination import check_directory
+from drtool.restore.phases import Phases
+from drtool.restore.redis import run_redis_restore
+from drtool.restore.redis_fetch import version_of
+from drtool.restore.redis_look import look_redis
+from drtool.restore.redis_places import RedisSite, is_written_anew, master_count, needed_bytes
+from drtool.restore.redis_plan import RedisPlan, plan_redis_restore, preview_redis
+from drtool.sources.redis.address import Login, NodeAddress, TlsSettings
+from drtool.sources.redis.binaries import find_binaries, server_user
+from drtool.sources.redis.topology import choose_node
+from drtool.wiring.planned import Planned, Runner
+from drtool.wiring.surroundings import Surroundings
+
+MOST_ATTEMPTS = 5
+
+
+def login_of(source: RedisSource, around: Surroundings) -> Login:
+    """Who we are to its servers; the password is hidden from now on."""
+    password: Secret | None = None
+    if source.password is not None:
+        password = around.redactor.resolve(source.password, around.environ)
+    tls: TlsSettings | None = None
+    if source.tls is not None:
+        tls = TlsSettings(
+            ca_file=source.tls.ca_file,
+            certificate=source.tls.certificate,
+            key=source.tls.key,
+            check_hostname=source.tls.check_hostname,
+        )
+    return Login(username=source.username, password=password, tls=tls)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RedisBackup:
+    """The snapshot of one Redis."""
+
+    name: str
+    source: RedisSource
+    repository: Repository
+    around: Surroundings
+    level: int
+
+    def preview(self) -> FactSheet:
+        """What a snapshot would begin with: the servers are asked."""
+        plan, shape = self._plan(), self._servers().look()
+        facts = [
+            Fact(name=shard.name, value=str(choose_node(shape, shard).node.address), label="from")
+            for shard in shape.shards
+        ]
+        return FactSheet(
+            kind="backup-plan",
+            title=f"Would back up {self.name}; nothing was done",
+            facts=(
+                *facts,
+                Fact(name="repository", value=self.repository.store.url, label="into"),
+                Fact(
+                    name="unfinished", value=len(plan.attempts), label="interrupted backups to use"
+                ),
+            ),
+        )
+
+    def run(self) -> BackupOutcome:
+        """Take it; LeaseHeld if another backup of this source runs."""
+        around = self.around
+        with Lease(self.repository, f"backup-{self.name}", clock=around.clock) as lease:
+            return run_redis_snapshot(
+                self._plan(),
+                servers=self._servers(),
+                repository=self.repository,
+                lease=lease,
+                clock=around.clock,
+                emit=around.emit,
+            )
+
+    def _servers(self) -> RedisServers:
+        return RedisServers(
+            kind=self.source.topology,
+            nodes=tuple(NodeAddress.parse(node) for node in self.source.nodes),
+            login=login_of(self.source, self.around),
+            group=self.source.group,
+        )
+
+    def _plan(self) -> BackupPlan:
+        manifests, errors = read_manifests(self.repository, self.name)
+        for error in errors:
+            self.around.emit(Noted(f"{error.message}. {error.hint}", "warning"))
+        return plan_redis(
+            self.name,
+            new_backup_id(self.around.clock.now()),
+            manifests=manifests,
+            attempts=list(unfinished_attempts(self.repository, self.name, most=MOST_ATTEMPTS)),
+            level=self.level,
+        )
+
+
+def require_redis(request: RestoreRequest, sources: Mapping[str, SourcePolicy]) -> None:
+    """UsageError if times to live or masters are told where there is no Redis."""
+    if request.ttl is TtlMode.ABSOLUTE and request.masters is None:
+        return
+    option = "--ttl" if request.masters is None else "--masters"
+    if not any(isinstance(source, RedisSource) for source in sources.values()):
+        raise UsageError(
+            f"{option} is for Redis, and none of {', '.join(sources)} is one",
+            hint=f"Name the source: `drtool restore SOURCE {option} ...`.",
+        )
+
+
+def plan_redis_source(
+    name: str,
+    source: RedisSource,
+    request: RestoreRequest,
+    *,
+    objective: Objective,
+    repository: Repository,
+    around: Surroundings,
+) -> Planned:
+    """NotRecoverable, naming what can be reached, if the target cannot be."""
+    facts = look_redis(repository, name, request.target)
+    plan = plan_redis_restore(facts, request.target, accepts_gap=request.accepts_gap)
+    job = _Restore(
+        source=source,
+        plan=plan,
+        request=request,
+        objective=objective,
+        repository=repository,
+        around=around,
+    )
+    masters = master_count(plan, request.masters)
+    return Planned(
+        source=name,
+        earliest=plan.earliest,
+        latest=plan.latest,
+        preview=lambda place: preview_redis(plan, destination=str(place), masters=masters),
+        prepare=job.prepare,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Restore:
+    source: RedisSource
+    plan: RedisPlan
+    request: RestoreRequest
+    objective: Objective
+    repository: Repository
+    around: Surroundings
+
+    def prepare(self, place: Path) -> Runner:
+        """Look at the place, and for the server's program."""
+        plan, wanted = self.plan, self.source.restore
+        owner = server_user(place, wanted.run_as)
+        is_anew = is_written_anew(plan, ttl=self.request.ttl, masters=self.request.masters)
+        site = RedisSite(
+            destination=check_directory(
+                place, owner=owner, needed_bytes=needed_bytes(plan, is_anew=is_anew)
+            ),
+            binaries=find_binaries(version_of(plan), bin_dir=self.source.bin_dir),
+            ttl=self.request.ttl,
+            masters=self.request.masters,
+            first_port=wanted.port,
+            heartbeat_key=self.source.heartbeat_key,
+        )
+        return lambda emit: self._run(site, emit)
+
+    def _run(self, site: RedisSite, emit: Emit) -> RestoreOutcome:
+        phases = Phases(self.around.clock, emit)
+        outcome = run_redis_restore(self.plan, site, repository=self.repository, phases=phases)
+        loss = judge_loss(
+            self.plan.target,
+            self.objective,
+            proven_until=self.plan.latest,
+            declared=phases.began,
+            lost_at=self.request.lost_at,
+        )
+        is_answered = outcome.is_writable and all(one.passed for one in outcome.questions)
+        duration = judge_time(outcome.phases, self.objective, is_answered=is_answered)
+        return replace(outcome, lost_at=self.request.lost_at, judgements=(loss, duration))
+
+
+def redis_row(
+    name: str,
+    source: RedisSource,
+    objective: Objective,
+    manifests: Sequence[Manifest],
+    *,
+    repository: Repository,
+    now: datetime,
+) -> StatusRow:
+    """What stands now: as far as snapshot and stream reach together, in every shard."""
+    for manifest in manifests:
+        manifest.require_kind("redis")
+    stands = stream_status(repository, name)
+    latest = stands.recoverable_until
+    rpo = None if latest is None or latest > now else now - latest
+    newest = manifests[-1] if manifests else None
+    return StatusRow(
+        source=name,
+        kind=source.kind,
+        objective=objective,
+        verdict=judge(rpo, objective.rpo),
+        earliest=min((manifest.redis.stopped_at for manifest in manifests), default=None),
+        latest=latest,
+        rpo_now=None if rpo is None else LossInterval(timedelta(0), rpo),
+        last_backup=newest.backup_id if newest else None,
+        last_backup_finished=newest.ended if newest else None,
+        receiver=stands.receiver or "none",
+        findings=tuple(_stream_findings(name, source, stands)),
+    )
+
+
+def _stream_findings(name: str, source: RedisSource, stands: StreamStatus) -> Iterator[Finding]:
+    if source.stream and stands.receiver is None:
+        yield Finding(
+            severity=Severity.WARNING,
+            subject=f"stream of {name}",
+            fact="nobody receives it: every change from now on would be lost",
+            fix=f"Run `drtool redis receive {name}`.",
+        )
+    for shard in stands.shards:
+        if shard.holes and not shard.is_joined:
+            yield Finding(
+                severity=Severity.PROBLEM,
+                subject=f"{name}, {shard.name}",
+                fact="its stream has a hole, and no snapshot was taken behind it",
+                fix=f"Run `drtool backup {name}`.",
+            )
