@@ -15,6 +15,7 @@ from drtool.policy.policy import Policy
 from drtool.policy.scalars import CronLine
 from drtool.policy.secrets import file_findings
 from drtool.policy.sources import (
+    BucketSource,
     FilesSource,
     PostgresSource,
     RedisSource,
@@ -107,7 +108,7 @@ def _worst_loss(source: SourcePolicy, zone: ZoneInfo) -> tuple[timedelta | None,
             )
         case RedisSource(schedule=schedule):
             return _between_backups(schedule.backup, zone, thing="snapshots")
-        case FilesSource(schedule=schedule):
+        case FilesSource(schedule=schedule) | BucketSource(schedule=schedule):
             return _between_backups(schedule.backup, zone, thing="copies")
 
 

@@ -19,7 +19,7 @@ class MirrorEntry:
 
     `content` is the SHA-256 of the object in hexadecimal, None where a server copied it and nobody
     read it; `etag` and `version` are what the bucket said of it. `source_etag` is that of the object
-    it was copied from, where the source is a bucket.
+    it was copied from, where the source is a bucket: the key is that object's own then, unescaped.
     """
 
     tree: TreeEntry
@@ -36,6 +36,8 @@ class MirrorEntry:
     @property
     def key(self) -> str:
         """The object's key below the mirror's prefix."""
+        if self.source_etag is not None:
+            return self.tree.path.decode()
         return key_of(self.tree.path)
 
     @property
@@ -100,7 +102,7 @@ def from_line(line: str | bytes) -> MirrorEntry:
             )
         )
         tree = TreeEntry(
-            path=unescape(record["key"]),
+            path=record["key"].encode() if "source_etag" in record else unescape(record["key"]),
             kind=kind,
             mode=int(record["mode"], 8),
             uid=record["uid"],

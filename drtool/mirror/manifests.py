@@ -80,13 +80,13 @@ def list_runs(bucket: Bucket, *, since: str | None = None) -> list[str]:
     """The ids of all runs, or of `since` and those after it, in order of time."""
     # A listing begins behind its offset, and some servers take no offset at all.
     offset = run_key(since)[:-1] if since is not None else None
-    found = []
+    found = set()
     for met in bucket.list(RUNS, after=offset):
         name = met.key.rpartition("/")[2]
         if name.endswith(_SUFFIX):
             run_id = name.removesuffix(_SUFFIX)
             if since is None or run_id >= since:
-                found.append(run_id)
+                found.add(run_id)
     return sorted(found)
 
 

@@ -22,7 +22,7 @@ from drtool.mirror.catalogue import Catalogue, open_catalogue
 from drtool.mirror.entries import MirrorEntry, from_line
 from drtool.mirror.manifests import Run, ended_at, fold, list_runs, state_at
 from drtool.mirror.pages import pages
-from drtool.model.finding import Finding
+from drtool.model.finding import Finding, Severity
 from drtool.model.outcome import Fact, FactSheet
 from drtool.model.progress import Emit, PhaseAdvanced, PhaseBegan, PhaseEnded
 from drtool.sources.files.entries import TreeKind, shown
@@ -96,6 +96,7 @@ class _Writing:
         self._wanted = wanted
         self._bucket = bucket
         self._total = size_bytes
+        self._told: list[Finding] = []
         self._done = 0
 
     def run(self, catalogue: Catalogue) -> list[Finding]:
@@ -117,7 +118,7 @@ class _Writing:
                 except BaseException:
                     executor.shutdown(wait=True, cancel_futures=True)
                     raise
-            findings = writer.finish()
+            findings = [*writer.finish(), *self._told]
         finally:
             writer.close()
         wanted.emit(PhaseEnded(phase="fetch", seconds=watch.seconds()))
@@ -131,6 +132,8 @@ class _Writing:
                 writer.directory(entry.tree)
             elif entry.tree.kind is TreeKind.SYMLINK:
                 writer.symlink(entry.tree)
+            elif _is_no_path(entry.key):
+                self._told.append(_no_path(entry.key))
             else:
                 yield entry
 
@@ -178,6 +181,20 @@ class _Writing:
                 f"{self._bucket.url}: object {entry.key}{version} is gone",
                 hint="Restore from a backup instead, or to another moment.",
             ) from error
+
+
+def _is_no_path(key: str) -> bool:
+    """Of a bucket that was mirrored: such keys cannot be files."""
+    return any(part in ("", ".", "..") for part in key.split("/")) or "\0" in key
+
+
+def _no_path(key: str) -> Finding:
+    return Finding(
+        severity=Severity.WARNING,
+        subject=key,
+        fact="is in the mirror, but is no path that a file can have: it is not restored",
+        fix="Copy it from the mirror with an S3 client.",
+    )
 
 
 def _state(bucket: Bucket, chain: list[Run], scratch: Path, *, name: str) -> Catalogue:

@@ -16,6 +16,7 @@ from drtool.mirror.catalogue import Catalogue
 from drtool.mirror.checking import look_at_objects
 from drtool.mirror.entries import MirrorEntry, from_line
 from drtool.mirror.keys import key_of
+from drtool.mirror.letting_go import let_go, tombstones
 from drtool.mirror.pages import pages
 from drtool.mirror.plan import Survey, Told, TreeSettings, alarms, survey
 from drtool.mirror.publishing import Publisher, catch_up
@@ -73,22 +74,27 @@ def sync_tree(tree: TreeSettings, run: MirrorRun) -> SyncOutcome:
         look_at_objects(run.bucket, run.catalogue, told)
     keeps = run.bucket.keeps_versions() if found.deleted else None
     deleted = 0
+
+    def delete(path: bytes) -> None:
+        run.bucket.delete(key_of(path))
+
     if keeps:
         # Servers that keep objects as files cannot have `a` and `a/b` at once.
         catalogue = run.catalogue
         in_the_way = (item for item in catalogue.unseen() if catalogue.stands_in_the_way(item[0]))
-        deleted += _let_go(run, in_the_way, deletes_objects=True)
+        deleted += let_go(catalogue, in_the_way, check=run.check, delete=delete)
     work = _Work(tree, run, told, read_ns=read_ns)
     work.put_all(found)
     work.read_back()
     # Where the bucket is not known to keep versions, deleting would be for good.
-    deleted += _let_go(run, run.catalogue.unseen(), deletes_objects=bool(keeps))
+    gone = run.catalogue.unseen()
+    deleted += let_go(run.catalogue, gone, check=run.check, delete=delete if keeps else None)
     run.check()
     publisher = Publisher(run.bucket, run.catalogue, run.clock)
     run_id = publisher.publish(tree.source, began=began, is_whole=tree.is_rehash)
     run.catalogue.set_about(place=_place_text(found.place))
     if deleted and not keeps:
-        told.add(_tombstones(deleted))
+        told.add(tombstones(deleted))
     return SyncOutcome(
         source=tree.source,
         mirror=run.bucket.url,
@@ -295,31 +301,6 @@ def in_window(
 
 def _gone_files(catalogue: Catalogue) -> Iterator[bytes]:
     return (path for path, is_file in catalogue.unseen() if is_file)
-
-
-def _let_go(run: MirrorRun, gone: Iterable[tuple[bytes, bool]], *, deletes_objects: bool) -> int:
-    """Take (path, whether it is a file) out of the mirror; the number of files."""
-    deleted = 0
-    with ThreadPoolExecutor(THREADS, thread_name_prefix="mirror") as executor:
-        for page in pages(gone):
-            run.check()
-            files = [path for path, is_file in page if is_file]
-            if deletes_objects:
-                # The first failure is raised here; what is deleted already is found gone next time.
-                list(executor.map(lambda path: run.bucket.delete(key_of(path)), files))
-            run.catalogue.remove([path for path, _ in page], is_pending=True)
-            deleted += len(files)
-    return deleted
-
-
-def _tombstones(count: int) -> Finding:
-    return Finding(
-        severity=Severity.NOTE,
-        subject=f"{count:,} deleted files",
-        fact="are no longer part of the mirror, but their objects stay: the bucket is not known to keep"
-        " versions, so deleting them would be for good",
-        fix="Turn on versioning of the bucket.",
-    )
 
 
 def _place_before(run: MirrorRun) -> PlaceSigns | None:

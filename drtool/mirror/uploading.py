@@ -21,7 +21,7 @@ from drtool.sources.files.reading import (
     ReadItem,
     TreeFiles,
 )
-from drtool.stores.bucket import SINGLE_PUT_BYTES, Bucket, Placed
+from drtool.stores.bucket import SINGLE_PUT_BYTES, Bucket, ObjectRefused, Placed
 from drtool.system.clock import Clock
 from drtool.system.retry import RetryLimits, retrying
 
@@ -106,7 +106,7 @@ class Uploader:
         try:
             read = self._read(item)
         except RepositoryUnavailable as error:
-            if not error.retryable:
+            if not error.retryable and not isinstance(error, ObjectRefused):
                 raise
             return NotStored(item.path, error=error)
         if isinstance(read, Omitted):

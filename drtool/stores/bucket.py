@@ -18,7 +18,7 @@ from drtool.stores.remote_client import (
     reading_client,
     writing_client,
 )
-from drtool.stores.remote_errors import LIBRARY_ERRORS, is_bad_range, translated
+from drtool.stores.remote_errors import LIBRARY_ERRORS, is_bad_range, is_refused, translated
 from drtool.system.clock import Clock
 from drtool.system.retry import retrying
 
@@ -59,6 +59,12 @@ class Met:
 
 class ObjectChanged(DrtoolError):
     """An object is no longer the one that was asked for: somebody wrote it meanwhile."""
+
+    retryable = False
+
+
+class ObjectRefused(RepositoryUnavailable):
+    """The store will not have this one object: its name, its size. Others may be taken."""
 
     retryable = False
 
@@ -184,10 +190,23 @@ class Bucket:
             return
 
     def list(self, prefix: str = "", *, after: str | None = None) -> Iterator[Met]:
-        """Objects below the directory `prefix` with keys beyond `after`, in the store's own order."""
-        pages = obstore.list(
-            self._reader, prefix.rstrip("/") or None, offset=after, chunk_size=1000
-        )
+        """Objects below the directory `prefix` with keys beyond `after`, in the store's own order.
+
+        A listing that breaks is begun anew a bounded number of times: an object may then come twice.
+        """
+        failures = 0
+        while True:
+            try:
+                yield from self._listed(prefix.rstrip("/"), after)
+                return
+            except RepositoryUnavailable as error:
+                failures += 1
+                if not error.retryable or failures >= self._limits.retries.attempts:
+                    raise
+                self._clock.wait(self._limits.retries.pause(failures))
+
+    def _listed(self, directory: str, after: str | None) -> Iterator[Met]:
+        pages = obstore.list(self._reader, directory or None, offset=after, chunk_size=1000)
         try:
             for page in pages:
                 for listed in page:
@@ -226,7 +245,12 @@ class Bucket:
         except PreconditionError as error:
             raise _changed(self.url, key) from error
         except LIBRARY_ERRORS as error:
-            raise translated(error, url=self.url, key=key) from error
+            told = translated(error, url=self.url, key=key)
+            if type(told) is RepositoryUnavailable and is_refused(error):
+                raise ObjectRefused(
+                    told.message, hint="See what the store says of this name and size."
+                ) from error
+            raise told from error
 
 
 def open_bucket(url: str, *, clock: Clock, limits: RemoteLimits | None = None) -> Bucket:

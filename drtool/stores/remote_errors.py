@@ -40,6 +40,8 @@ _TRANSPORT = (
 _NO_BUCKET = ("NoSuchBucket", "ContainerNotFound", "ContainerBeingDeleted")
 _SKEWED = ("RequestTimeTooSkewed", "RequestExpired")
 _FULL = ("QuotaExceeded", "StorageFull", "XMinioStorageFull", "InsufficientCapacity")
+# Answers with a status of 400 that another try may not get.
+_PASSING = ("RequestTimeout", "BadDigest", "XAmzContentSHA256Mismatch", "IncompleteBody")
 _DENIED_CODES = ("AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken")
 
 
@@ -90,6 +92,13 @@ def is_bad_range(error: Exception) -> bool:
         or "InvalidRange" in text
         or isinstance(error, NotSupportedError)
     )
+
+
+def is_refused(error: Exception) -> bool:
+    """Whether the store will not have this object, however often it is asked: its name, or its size."""
+    text = str(error)
+    refused = _found(_STATUS, text) in ("400", "411", "413", "414", "422")
+    return refused and _found(_CODE, text) not in _PASSING
 
 
 def _reason(text: str, status: str, code: str) -> str:

@@ -1,9 +1,10 @@
-"""`drtool sync`: the mirror of each source that has one; and a tree brought back from its mirror."""
+"""`drtool sync`: the mirror of each source that has one; and what it holds brought back from its mirror."""
 
 from __future__ import annotations
 
 from drtool.errors import DrtoolError, PolicyError
-from drtool.mirror.catalogue import Catalogue, default_place, open_catalogue
+from drtool.mirror.buckets import BucketSettings, preview_bucket, sync_bucket
+from drtool.mirror.catalogue import default_place, open_catalogue
 from drtool.mirror.plan import TreeSettings
 from drtool.mirror.restoring import MirrorRestore, restore_from_mirror
 from drtool.mirror.run import MirrorRun, preview_tree, sync_tree
@@ -11,7 +12,7 @@ from drtool.model.outcome import FactSheet, SyncOutcome
 from drtool.model.progress import Noted
 from drtool.model.request import SyncRequest, SyncRestore
 from drtool.policy.policy import Policy
-from drtool.policy.sources import FilesSource
+from drtool.policy.sources import BucketSource, FilesSource
 from drtool.repository.lease import Lease
 from drtool.repository.repository import Repository
 from drtool.sources.files.exclude import compile_rules
@@ -46,7 +47,7 @@ def sync(
 
 
 def restore(request: SyncRestore, policy: Policy, around: Surroundings) -> FactSheet:
-    """Write a tree again from its mirror. Needs the bucket alone, not the repository."""
+    """Write a source's files again from its mirror. Needs the bucket alone, not the repository."""
     [source] = _mirrored((request.source,), policy).values()
     wanted = MirrorRestore(
         source=request.source,
@@ -57,30 +58,22 @@ def restore(request: SyncRestore, policy: Policy, around: Surroundings) -> FactS
         emit=around.emit,
         stop=around.stop,
     )
-    return restore_from_mirror(wanted, _bucket(source, around))
+    return restore_from_mirror(wanted, _mirror_of(source, around))
 
 
 def _sync_one(
     name: str,
-    source: FilesSource,
+    source: FilesSource | BucketSource,
     request: SyncRequest,
     repository: Repository,
     *,
     around: Surroundings,
 ) -> SyncOutcome | FactSheet:
-    asked = request.max_delete_percent
-    tree = TreeSettings(
-        source=name,
-        root=source.path,
-        exclude=compile_rules(source.exclude),
-        max_delete_percent=source.max_delete if asked is None else asked,
-        sentinel=source.sentinel,
-        accepts_source=request.accepts_source,
-        is_rehash=request.is_rehash,
-    )
-    bucket = _bucket(source, around)
+    bucket = _mirror_of(source, around)
+    origin = source.path if isinstance(source, FilesSource) else source.url
+    identity = f"{name} {origin} {bucket.url}"
     with Lease(repository, f"mirror-{name}", clock=around.clock) as lease:
-        catalogue = _catalogue(tree, bucket)
+        catalogue = open_catalogue(default_place(identity), identity=identity)
         try:
             run = MirrorRun(
                 bucket=bucket,
@@ -90,27 +83,56 @@ def _sync_one(
                 stop=around.stop,
                 check=lease.check,
             )
-            return preview_tree(tree, run) if request.is_dry_run else sync_tree(tree, run)
+            if isinstance(source, FilesSource):
+                tree = _tree(name, source, request)
+                return preview_tree(tree, run) if request.is_dry_run else sync_tree(tree, run)
+            settings = _settings(name, source, request, around=around)
+            if request.is_dry_run:
+                return preview_bucket(settings, run)
+            return sync_bucket(settings, run)
         finally:
             catalogue.close()
 
 
-def _catalogue(tree: TreeSettings, bucket: Bucket) -> Catalogue:
-    identity = f"{tree.source} {tree.root} {bucket.url}"
-    return open_catalogue(default_place(identity), identity=identity)
+def _tree(name: str, source: FilesSource, request: SyncRequest) -> TreeSettings:
+    return TreeSettings(
+        source=name,
+        root=source.path,
+        exclude=compile_rules(source.exclude),
+        max_delete_percent=_max_delete(source, request),
+        sentinel=source.sentinel,
+        accepts_source=request.accepts_source,
+        is_rehash=request.is_rehash,
+    )
 
 
-def _bucket(source: FilesSource, around: Surroundings) -> Bucket:
+def _settings(
+    name: str, source: BucketSource, request: SyncRequest, *, around: Surroundings
+) -> BucketSettings:
+    return BucketSettings(
+        source=name,
+        bucket=open_bucket(source.url, clock=around.clock),
+        max_delete_percent=_max_delete(source, request),
+        is_rehash=request.is_rehash,
+    )
+
+
+def _max_delete(source: FilesSource | BucketSource, request: SyncRequest) -> float:
+    asked = request.max_delete_percent
+    return source.max_delete if asked is None else asked
+
+
+def _mirror_of(source: FilesSource | BucketSource, around: Surroundings) -> Bucket:
     assert source.mirror is not None
     return open_bucket(source.mirror, clock=around.clock)
 
 
-def _mirrored(names: tuple[str, ...], policy: Policy) -> dict[str, FilesSource]:
+def _mirrored(names: tuple[str, ...], policy: Policy) -> dict[str, FilesSource | BucketSource]:
     """The sources that were named, or all that have a mirror; PolicyError where there is none."""
-    chosen: dict[str, FilesSource] = {}
+    chosen: dict[str, FilesSource | BucketSource] = {}
     for name in names or tuple(policy.sources):
         source = policy.source(name)
-        if isinstance(source, FilesSource) and source.mirror is not None:
+        if isinstance(source, FilesSource | BucketSource) and source.mirror is not None:
             chosen[str(name)] = source
         elif names:
             raise PolicyError(

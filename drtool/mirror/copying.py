@@ -1,0 +1,257 @@
+"""Copies one object from bucket to bucket: by the server where it can, else through this machine.
+
+By boto3, because a bucket of an application may hold keys that are no paths (`a//b`, `dir/`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, replace
+from typing import Any
+
+from botocore.exceptions import BotoCoreError, ClientError
+
+from drtool.errors import AccessDenied, DrtoolError, PlaceMissing, RepositoryUnavailable
+from drtool.mirror.entries import MirrorEntry
+from drtool.stores.bucket import Bucket
+
+# S3 copies at most 5 GiB in one request.
+WHOLE_COPY_BYTES = 5 << 30
+_PART_BYTES = 512 << 20
+_MOST_PARTS = 9_000
+# An object that is written to all the time is given up after so many looks.
+_TRIES = 3
+_CHANGED = {"PreconditionFailed", "412", "InvalidRange"}
+_GONE = {"NoSuchKey", "404", "NotFound"}
+_DENIED = {"AccessDenied", "403", "InvalidAccessKeyId", "SignatureDoesNotMatch"}
+
+
+@dataclass(frozen=True, slots=True)
+class Copied:
+    """The mirror holds the object now, as the source had it under `entry.source_etag`."""
+
+    entry: MirrorEntry
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class NotCopied:
+    """The object vanished meanwhile (no error), or could not be copied."""
+
+    key: str
+    error: DrtoolError | None
+
+
+class Copier:
+    """Copies objects between two S3 buckets. From any thread."""
+
+    def __init__(
+        self,
+        source: Bucket,
+        mirror: Bucket,
+        *,
+        whole_bytes: int = WHOLE_COPY_BYTES,
+        part_bytes: int = _PART_BYTES,
+    ) -> None:
+        """`whole_bytes` and `part_bytes` are only for tests to change."""
+        self._source = source
+        self._mirror = mirror
+        self._reading = source.control()
+        self._writing = mirror.control()
+        self._whole_bytes = whole_bytes
+        self._part_bytes = part_bytes
+        ours, theirs = source.place, mirror.place
+        self.is_same_server = (ours.endpoint, ours.region) == (theirs.endpoint, theirs.region)
+
+    def copy(self, wanted: MirrorEntry) -> Copied | NotCopied:
+        """Copy the object, exactly as it was under one etag; a newer one if it changed since the listing.
+
+        PITFALLS 89: every read says which etag it means, and what comes is compared with it.
+        """
+        try:
+            for _ in range(_TRIES):
+                done = self._once(wanted)
+                if done is not None:
+                    return Copied(done, done.tree.size_bytes)
+                wanted = self._look_again(wanted)
+        except ClientError as error:
+            if _code(error) in _GONE:
+                return NotCopied(wanted.key, None)
+            return NotCopied(wanted.key, _translated(error, self._mirror, wanted.key))
+        except BotoCoreError as error:
+            return NotCopied(wanted.key, _unreachable(error, self._mirror, wanted.key))
+        return NotCopied(
+            wanted.key,
+            RepositoryUnavailable(
+                f"{self._source.url}: object {wanted.key} changed each time it was copied",
+                hint="Run `drtool sync` again when it is written to less.",
+            ),
+        )
+
+    def delete(self, path: bytes) -> None:
+        """Delete an object of the mirror; errors in our words."""
+        key = path.decode()
+        try:
+            self._writing.delete_object(
+                Bucket=self._mirror.place.bucket, Key=self._mirror.object_path(key)
+            )
+        except ClientError as error:
+            raise _translated(error, self._mirror, key) from error
+        except BotoCoreError as error:
+            raise _unreachable(error, self._mirror, key) from error
+
+    def _once(self, wanted: MirrorEntry) -> MirrorEntry | None:
+        """The object as copied; None if it is another one by now."""
+        try:
+            if not self.is_same_server:
+                return self._through_us(wanted)
+            if wanted.tree.size_bytes > self._whole_bytes:
+                return self._in_parts(wanted)
+            return self._whole(wanted)
+        except ClientError as error:
+            if _code(error) in _CHANGED:
+                return None
+            raise
+
+    def _whole(self, wanted: MirrorEntry) -> MirrorEntry | None:
+        answer = self._writing.copy_object(
+            Bucket=self._mirror.place.bucket,
+            Key=self._mirror.object_path(wanted.key),
+            CopySource=self._place_of(wanted),
+            CopySourceIfMatch=f'"{wanted.source_etag}"',
+        )
+        etag = _bare(answer["CopyObjectResult"].get("ETag"))
+        # For servers that ignore the condition. A copy of an object in parts gets another etag.
+        is_comparable = etag is not None and "-" not in f"{etag}{wanted.source_etag}"
+        if is_comparable and etag != wanted.source_etag:
+            return None
+        return replace(wanted, etag=etag, version=answer.get("VersionId"))
+
+    def _in_parts(self, wanted: MirrorEntry) -> MirrorEntry:
+        place = {
+            "Bucket": self._mirror.place.bucket,
+            "Key": self._mirror.object_path(wanted.key),
+        }
+        size = wanted.tree.size_bytes
+        step = max(self._part_bytes, -(-size // _MOST_PARTS))
+        upload = self._writing.create_multipart_upload(**place)["UploadId"]
+        try:
+            parts = []
+            for number, begin in enumerate(range(0, size, step), 1):
+                answer = self._writing.upload_part_copy(
+                    **place,
+                    UploadId=upload,
+                    PartNumber=number,
+                    CopySource=self._place_of(wanted),
+                    CopySourceIfMatch=f'"{wanted.source_etag}"',
+                    CopySourceRange=f"bytes={begin}-{min(begin + step, size) - 1}",
+                )
+                parts.append({"PartNumber": number, "ETag": answer["CopyPartResult"]["ETag"]})
+            answer = self._writing.complete_multipart_upload(
+                **place, UploadId=upload, MultipartUpload={"Parts": parts}
+            )
+        except BaseException:
+            self._writing.abort_multipart_upload(**place, UploadId=upload)
+            raise
+        return replace(wanted, etag=_bare(answer.get("ETag")), version=answer.get("VersionId"))
+
+    def _through_us(self, wanted: MirrorEntry) -> MirrorEntry | None:
+        answer = self._reading.get_object(
+            Bucket=self._source.place.bucket,
+            Key=self._source.object_path(wanted.key),
+            IfMatch=f'"{wanted.source_etag}"',
+        )
+        if _bare(answer.get("ETag")) != wanted.source_etag:
+            return None
+        body = _Hashing(answer["Body"])
+        place = {
+            "Bucket": self._mirror.place.bucket,
+            "Key": self._mirror.object_path(wanted.key),
+        }
+        # In parts by itself where it is large; 8 MiB each, ten at a time.
+        self._writing.upload_fileobj(
+            body,
+            **place,
+            ExtraArgs={
+                "Metadata": answer.get("Metadata", {}),
+                "ContentType": answer.get("ContentType", "application/octet-stream"),
+            },
+        )
+        met = self._writing.head_object(**place)
+        if met["ContentLength"] != body.taken or body.taken != wanted.tree.size_bytes:
+            return None
+        return replace(
+            wanted,
+            content=body.hexdigest(),
+            etag=_bare(met.get("ETag")),
+            version=met.get("VersionId"),
+        )
+
+    def _look_again(self, wanted: MirrorEntry) -> MirrorEntry:
+        met = self._reading.head_object(
+            Bucket=self._source.place.bucket, Key=self._source.object_path(wanted.key)
+        )
+        modified_ns = int(met["LastModified"].timestamp() * 1_000_000) * 1000
+        tree = replace(wanted.tree, size_bytes=met["ContentLength"], modified_ns=modified_ns)
+        return replace(wanted, tree=tree, source_etag=_bare(met["ETag"]))
+
+    def _place_of(self, wanted: MirrorEntry) -> dict[str, str]:
+        return {
+            "Bucket": self._source.place.bucket,
+            "Key": self._source.object_path(wanted.key),
+        }
+
+
+class _Hashing:
+    """A body that is hashed as it is read."""
+
+    def __init__(
+        self,
+        body: Any,  # botocore's StreamingBody
+    ) -> None:
+        self._body = body
+        self._hash = hashlib.sha256()
+        self.taken = 0
+
+    def read(self, amount: int = -1) -> bytes:
+        piece: bytes = self._body.read(None if amount < 0 else amount)
+        self._hash.update(piece)
+        self.taken += len(piece)
+        return piece
+
+    def hexdigest(self) -> str:
+        return self._hash.hexdigest()
+
+
+def _bare(etag: str | None) -> str | None:
+    return None if etag is None else etag.strip('"')
+
+
+def _code(error: ClientError) -> str:
+    return str(error.response.get("Error", {}).get("Code", ""))
+
+
+def client_error(error: ClientError | BotoCoreError, bucket: Bucket, key: str) -> DrtoolError:
+    """What boto3 raised, in our words."""
+    if isinstance(error, ClientError):
+        return _translated(error, bucket, key)
+    return _unreachable(error, bucket, key)
+
+
+def _translated(error: ClientError, bucket: Bucket, key: str) -> DrtoolError:
+    code = _code(error)
+    message = f"{bucket.url}: object {key}: the store answered {code}"
+    if code == "NoSuchBucket":
+        return PlaceMissing(message, hint="Make the bucket, or correct the url in the policy.")
+    if code in _DENIED:
+        return AccessDenied(message, hint="Look at the credentials, and at what they may do.")
+    return RepositoryUnavailable(
+        message, hint="Look whether the store is up, then run the same command again."
+    )
+
+
+def _unreachable(error: BotoCoreError, bucket: Bucket, key: str) -> DrtoolError:
+    return RepositoryUnavailable(
+        f"{bucket.url}: object {key}: {type(error).__name__}",
+        hint="Look whether the store is up and reachable, then run the same command again.",
+    )

@@ -1,0 +1,48 @@
+"""Takes what is gone from the source out of the mirror: a marker over its versions, or a tombstone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+
+from drtool.mirror.catalogue import Catalogue
+from drtool.mirror.pages import pages
+from drtool.model.finding import Finding, Severity
+
+_THREADS = 8
+
+
+def let_go(
+    catalogue: Catalogue,
+    gone: Iterable[tuple[bytes, bool]],
+    *,
+    check: Callable[[], None],
+    delete: Callable[[bytes], None] | None,
+) -> int:
+    """Take (path, whether it is a file) out of the mirror; the number of files.
+
+    `delete` deletes an object of a bucket that keeps versions; without it objects stay, and only the
+    run's manifest says that they are gone. `check` is asked before every thousand.
+    """
+    deleted = 0
+    with ThreadPoolExecutor(_THREADS, thread_name_prefix="mirror") as executor:
+        for page in pages(gone):
+            check()
+            files = [path for path, is_file in page if is_file]
+            if delete is not None:
+                # The first failure is raised here; what is deleted already is found gone next time.
+                list(executor.map(delete, files))
+            catalogue.remove([path for path, _ in page], is_pending=True)
+            deleted += len(files)
+    return deleted
+
+
+def tombstones(count: int) -> Finding:
+    """What a person must know of deleted files whose objects stay."""
+    return Finding(
+        severity=Severity.NOTE,
+        subject=f"{count:,} deleted files",
+        fact="are no longer part of the mirror, but their objects stay: the bucket is not known to keep"
+        " versions, so deleting them would be for good",
+        fix="Turn on versioning of the bucket.",
+    )

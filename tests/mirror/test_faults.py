@@ -1,0 +1,270 @@
+"""Runs that are killed, networks that fail, files that change, objects that are not what they were."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from drtool.errors import (
+    DestinationRefused,
+    IntegrityError,
+    NotRecoverable,
+    RepositoryUnavailable,
+)
+from drtool.mirror.manifests import list_runs, run_key
+from drtool.model.finding import Severity
+from tests.mirror.rig import Rig, contents, settle
+from tests.servers.proxy import Answer, CutRequest, Reset, always, every_other, first, proxied
+
+pytestmark = pytest.mark.object_store
+
+
+def test_a_killed_run_is_gone_on_with_where_it_was(plain: Rig) -> None:
+    for number in range(1500):
+        plain.write(f"d{number % 10}/{number}", b"%d" % number)
+    settle(plain.tree / "d9" / "1499")
+    url = plain.server.url(plain.bucket_name, plain.prefix)
+    command = [sys.executable, "-m", "tests.mirror.killed", url, str(plain.directory), "1200"]
+    ended = subprocess.run(command, check=False, capture_output=True, timeout=120)
+    runs_before = list_runs(plain.bucket)
+
+    outcome = plain.sync()
+
+    assert ended.returncode == -9, ended.stderr
+    assert runs_before == []
+    # 1,200 were put; what is remembered lags behind by 500 and what was on its way.
+    assert outcome.put_files <= 900
+    assert contents(plain.restore("out")) == contents(plain.tree)
+
+
+def test_every_second_request_fails_and_the_mirror_is_whole(versioned: Rig) -> None:
+    for number in range(30):
+        versioned.write(f"{number}", b"%d" % number)
+    with proxied(versioned.server.address) as proxy:
+        proxy.choice = every_other(Reset())
+        versioned.endpoint = proxy.endpoint
+
+        outcome = versioned.sync()
+        versioned.endpoint = None
+
+    assert outcome.put_files == 30
+    assert contents(versioned.restore("out")) == contents(versioned.tree)
+
+
+def test_a_large_file_whose_upload_breaks_is_read_and_put_anew(versioned: Rig) -> None:
+    content = os.urandom(17 << 20)
+    versioned.write("big", content)
+    with proxied(versioned.server.address) as proxy:
+        proxy.choice = first(1, CutRequest(1 << 20), method="PUT")
+        versioned.endpoint = proxy.endpoint
+
+        versioned.sync()
+        versioned.endpoint = None
+
+    uploads = versioned.server.client().list_multipart_uploads(Bucket=versioned.bucket_name)
+    assert uploads.get("Uploads", []) == []
+    assert versioned.objects() == {"big": content}
+
+
+def test_one_file_that_the_store_refuses_is_told_and_the_others_go_on(plain: Rig) -> None:
+    for name in ("a", "bad", "c"):
+        plain.write(name, name.encode())
+    with proxied(plain.server.address) as proxy:
+        refuse = Answer(400, "InvalidRequest")
+        proxy.choice = lambda _number, line: refuse if "/bad" in line else None
+        plain.endpoint = proxy.endpoint
+
+        outcome = plain.sync()
+        plain.endpoint = None
+
+    [finding] = outcome.findings
+    assert (finding.severity, finding.subject) == (Severity.PROBLEM, "bad")
+    assert sorted(plain.objects()) == ["a", "c"]
+    assert plain.sync().put_files == 1
+
+
+def test_a_store_that_refuses_everything_ends_the_run(plain: Rig) -> None:
+    for number in range(20):
+        plain.write(f"{number}", b"x")
+    with proxied(plain.server.address) as proxy:
+        proxy.choice = lambda _number, line: (
+            Answer(400, "InvalidRequest") if line.startswith("PUT") else None
+        )
+        plain.endpoint = proxy.endpoint
+
+        with pytest.raises(RepositoryUnavailable):
+            plain.sync()
+        plain.endpoint = None
+
+    assert list_runs(plain.bucket) == []
+
+
+def test_a_store_that_cannot_be_asked_is_no_empty_mirror(plain: Rig) -> None:
+    """STYLE, invariant 7: "it is not there" and "I could not look" are not the same answer."""
+    plain.write("a", b"a")
+    plain.sync()
+    with proxied(plain.server.address) as proxy:
+        proxy.choice = always(Answer(503, "SlowDown"))
+        plain.endpoint = proxy.endpoint
+
+        with pytest.raises(RepositoryUnavailable):
+            plain.sync()
+        plain.endpoint = None
+
+    assert plain.sync().put_files == 0
+
+
+def test_a_file_that_is_always_written_to_is_stored_and_told(plain: Rig) -> None:
+    path = plain.write("log", b"begin\n" * 100_000)
+    stop = threading.Event()
+
+    def append() -> None:
+        with path.open("ab", buffering=0) as file:
+            while not stop.is_set():
+                file.write(b"more\n")
+
+    writer = threading.Thread(target=append)
+    writer.start()
+    try:
+        outcome = plain.sync()
+    finally:
+        stop.set()
+        writer.join()
+
+    assert outcome.put_files == 1
+    assert plain.objects()["log"].startswith(b"begin\n")
+    plain.sync()
+    assert plain.objects()["log"] == path.read_bytes()
+
+
+def test_an_unreadable_directory_is_told_and_nothing_below_it_is_taken_for_deleted(
+    plain: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A part of the tree on another file system is not looked into: what it held is not gone."""
+    from drtool.mirror.catalogue import open_catalogue
+
+    for name in ("a", "d/b", "d/e/c", "dd"):
+        plain.write(name, name.encode())
+    plain.sync()
+    catalogue = open_catalogue(plain.directory / "cache" / "c.sqlite", identity="uploads")
+    try:
+        catalogue.saw([(b"a", False)])
+        catalogue.shield(b"d")
+
+        unseen = [path for path, is_file in catalogue.unseen() if is_file]
+    finally:
+        catalogue.close()
+
+    assert unseen == [b"dd"]
+
+
+def test_every_moment_between_runs_comes_back_where_versions_are_kept(versioned: Rig) -> None:
+    moments: list[datetime] = []
+    states: list[dict[bytes, bytes]] = []
+    for step in range(4):
+        versioned.write("changes", b"state %d" % step)
+        versioned.write(f"new-{step}", b"x" * step)
+        if step == 2:
+            (versioned.tree / "new-0").unlink()
+        versioned.sync(max_delete_percent=50)
+        moments.append(datetime.now(UTC))
+        states.append(contents(versioned.tree))
+
+    found = [contents(versioned.restore(f"out-{n}", moment)) for n, moment in enumerate(moments)]
+
+    assert found == states
+
+
+def test_an_overwritten_file_of_a_plain_bucket_is_refused_before_anything_is_written(
+    plain: Rig,
+) -> None:
+    plain.write("a", b"one")
+    plain.write("b", b"same")
+    plain.sync()
+    moment = datetime.now(UTC)
+    plain.write("a", b"two")
+    plain.sync()
+
+    with pytest.raises(NotRecoverable, match="1 files of uploads, such as a, were overwritten"):
+        plain.restore("out", moment)
+
+    assert not (plain.directory / "out").exists()
+
+
+def test_a_moment_before_the_first_run_is_refused_with_the_first_that_there_is(plain: Rig) -> None:
+    plain.write("a", b"one")
+    plain.sync()
+
+    with pytest.raises(NotRecoverable) as caught:
+        plain.restore("out", datetime.now(UTC) - timedelta(days=1))
+
+    assert "first one ended at" in caught.value.hint
+
+
+def test_an_object_that_somebody_changed_is_never_restored(plain: Rig) -> None:
+    plain.write("a", b"one")
+    plain.sync()
+    plain.server.client().put_object(Bucket=plain.bucket_name, Key=f"{plain.prefix}/a", Body=b"two")
+
+    with pytest.raises(IntegrityError, match="object a is not the file"):
+        plain.restore("out")
+
+
+def test_an_object_that_is_gone_is_told_by_its_name(plain: Rig) -> None:
+    plain.write("a", b"one")
+    plain.sync()
+    plain.server.client().delete_object(Bucket=plain.bucket_name, Key=f"{plain.prefix}/a")
+
+    with pytest.raises(NotRecoverable, match="object a is gone"):
+        plain.restore("out")
+
+
+def test_a_missing_manifest_is_told_and_a_rehash_begins_a_whole_one(versioned: Rig) -> None:
+    versioned.write("a", b"one")
+    versioned.sync()
+    versioned.write("a", b"two")
+    middle = versioned.sync().run_id
+    versioned.write("b", b"three")
+    versioned.sync()
+    versioned.bucket.delete(run_key(middle))
+
+    with pytest.raises(NotRecoverable, match=middle):
+        versioned.restore("broken")
+    versioned.sync(is_rehash=True)
+
+    assert contents(versioned.restore("out")) == {b"a": b"two", b"b": b"three"}
+
+
+def test_a_cut_manifest_is_never_half_believed(plain: Rig) -> None:
+    plain.write("a", b"one")
+    run_id = plain.sync().run_id
+    key = run_key(run_id)
+    whole = plain.bucket.read(key)
+    plain.bucket.put(key, whole[: len(whole) // 2], {})
+
+    with pytest.raises(IntegrityError):
+        plain.restore("out")
+
+
+def test_a_destination_with_something_in_it_is_refused(plain: Rig) -> None:
+    plain.write("a", b"one")
+    plain.sync()
+    (plain.directory / "out").mkdir()
+    (plain.directory / "out" / "mine").write_bytes(b"")
+
+    with pytest.raises(DestinationRefused, match="not empty"):
+        plain.restore("out")
+
+
+def test_a_plan_of_a_restore_writes_nothing(plain: Rig) -> None:
+    plain.write("a", b"one")
+    plain.sync()
+
+    into = plain.restore("out", is_plan=True)
+
+    assert not into.exists()
