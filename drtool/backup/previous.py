@@ -17,10 +17,9 @@ from drtool.pipeline.pages import Digests, Places, expand
 from drtool.repository import layout
 from drtool.repository.backups import Attempt, Manifest, open_table
 from drtool.repository.chunks import ChunkReader, PackFooter
-from drtool.repository.records import decode_attributes
+from drtool.repository.records import size_in
 from drtool.repository.table import (
     RECORD_COVERS_BYTES,
-    Attributes,
     DigestReader,
     PackList,
     Table,
@@ -86,19 +85,18 @@ class PreviousBackup:
             pages = self._read_pages(record) if record else None
         return KnownPages(digests=pages[0], places=pages[1], record=record) if pages else None
 
-    def records_of(self, path: bytes) -> tuple[Attributes, list[bytes]] | None:
-        """A whole file's attributes and its records, encoded; None if it is not known, or not whole."""
+    def records_of(self, path: bytes) -> list[bytes] | None:
+        """The records of a whole file, encoded; None if it is not known, or not whole."""
         with self._lock:
             first = self._table.find_encoded(path, 0)
             if first is None:
                 return None
-            attributes, _ = decode_attributes(first)
-            begins = range(RECORD_COVERS_BYTES, attributes.size_bytes, RECORD_COVERS_BYTES)
+            begins = range(RECORD_COVERS_BYTES, size_in(first), RECORD_COVERS_BYTES)
             records = [first, *(self._table.find_encoded(path, begin) for begin in begins)]
             if self._lost and any(self._is_lost(path, n) for n in range(len(records))):
                 return None
         whole = [record for record in records if record is not None]
-        return (attributes, whole) if len(whole) == len(records) else None
+        return whole if len(whole) == len(records) else None
 
     def has(self, path: bytes) -> bool:
         """Whether there was anything of this path."""

@@ -76,7 +76,7 @@ def run_redis_snapshot(
     total = plan.previous.sizes.read_bytes if plan.previous else None
     emit(PhaseBegan(phase=PHASE, title="snapshot", total=total))
     at_once = min(MOST_AT_ONCE, len(tasks))
-    with begin_storing(plan, repository, emit=emit, packers=at_once + 1) as storing:
+    with begin_storing(plan, repository, began=began, emit=emit, packers=at_once + 1) as storing:
         reading = Reading(
             login=servers.login,
             limits=servers.limits,
@@ -98,7 +98,6 @@ def run_redis_snapshot(
     manifest = storing.commit(
         stored,
         _extent(shape, taken),
-        began=began,
         counted=Counted(files=_FILES_A_SHARD * len(taken), read_bytes=read_bytes),
         findings=_findings(taken),
         lease=lease,

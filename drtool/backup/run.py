@@ -97,7 +97,7 @@ def run_backup(
     Whatever goes wrong before the manifest is put leaves no backup, and packs that the next run uses.
     """
     watch, began = Stopwatch(clock), clock.now()
-    with begin_storing(plan, repository, emit=emit) as storing:
+    with begin_storing(plan, repository, began=began, emit=emit) as storing:
         try:
             seed = repository.ring.page_seed()
             with Intake(storing.hall, storing.assembly, storing.previous, seed=seed) as intake:
@@ -112,7 +112,6 @@ def run_backup(
     manifest = storing.commit(
         stored,
         _extent(source, read, stopped_at),
-        began=began,
         counted=Counted(files=read.files, read_bytes=read.read_bytes),
         findings=read.ended.findings,
         lease=lease,

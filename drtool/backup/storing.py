@@ -49,6 +49,7 @@ class Storing:
     known: Known
     hall: PackingHall
     assembly: Assembly
+    began: datetime
 
     @property
     def previous(self) -> PreviousBackup | None:
@@ -72,7 +73,6 @@ class Storing:
         stored: Stored,
         extent: Extent,
         *,
-        began: datetime,
         counted: Counted,
         findings: tuple[Finding, ...],
         lease: Lease,
@@ -82,7 +82,7 @@ class Storing:
         manifest = Manifest(
             source=self.plan.source,
             backup_id=self.plan.backup_id,
-            began=began,
+            began=self.began,
             ended=clock.now(),
             tool=f"drtool {__version__}",
             fencing=lease.fencing,
@@ -104,7 +104,7 @@ class Storing:
 
 @contextmanager
 def begin_storing(
-    plan: BackupPlan, repository: Repository, *, emit: Emit, packers: int = WORKERS
+    plan: BackupPlan, repository: Repository, *, began: datetime, emit: Emit, packers: int = WORKERS
 ) -> Iterator[Storing]:
     """Learn what earlier backups left, and open packs for `packers` threads at once.
 
@@ -124,6 +124,7 @@ def begin_storing(
                 known=known,
                 hall=hall,
                 assembly=Assembly(hall, TableWriter(known.packs)),
+                began=began,
             )
         except BaseException:
             hall.abandon()

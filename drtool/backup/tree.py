@@ -21,7 +21,7 @@ from pathlib import Path
 from drtool.backup.intake import WORKERS
 from drtool.backup.plan import BackupPlan
 from drtool.backup.previous import PreviousBackup
-from drtool.backup.storing import Counted, begin_storing
+from drtool.backup.storing import Counted, Storing, begin_storing
 from drtool.backup.tree_findings import Omissions
 from drtool.backup.tree_large import PageStores
 from drtool.backup.tree_reading import TreeReader, Wanted
@@ -30,11 +30,12 @@ from drtool.errors import SourceUnsuitable
 from drtool.model.outcome import BackupKind, BackupOutcome
 from drtool.model.progress import Emit, PhaseAdvanced, PhaseBegan, PhaseEnded
 from drtool.pipeline.pages import REGION_BYTES
+from drtool.repository.backups import Manifest
 from drtool.repository.extents import FilesExtent
 from drtool.repository.lease import Lease
 from drtool.repository.repository import Repository
-from drtool.repository.table import RECORD_COVERS_BYTES, EntryKind
-from drtool.repository.trees import attributes_of, looked_random, signs_of_attributes
+from drtool.repository.table import RECORD_COVERS_BYTES
+from drtool.repository.trees import attributes_of, remembered_in
 from drtool.sources.files.beneath import open_root
 from drtool.sources.files.entries import Omitted, TreeEntry, TreeKind
 from drtool.sources.files.exclude import NOTHING_EXCLUDED, ExcludeRules
@@ -104,14 +105,12 @@ def run_snapshot(
     watch, began = Stopwatch(clock), clock.now()
     root = open_root(tree.path)
     try:
-        place = look_at_place(root)
-        alarms = judge_place(place, _place_before(plan))
-        if tree.sentinel is not None:
-            alarms += judge_sentinel(tree.sentinel, is_there=has_sentinel(root, tree.sentinel))
-        _refuse(alarms, plan, tree)
+        place = _checked_place(root, plan, tree)
         omissions = Omissions()
         emit(PhaseBegan(phase=PHASE, title="files", total=_files_before(plan), unit="objects"))
-        with begin_storing(plan, repository, emit=emit, packers=WORKERS + 1) as storing:
+        with begin_storing(
+            plan, repository, began=began, emit=emit, packers=WORKERS + 1
+        ) as storing:
             stores = PageStores(
                 hall=storing.hall,
                 table=TreeTable(storing.assembly),
@@ -140,18 +139,21 @@ def run_snapshot(
     manifest = storing.commit(
         stored,
         extent,
-        began=began,
         counted=Counted(files=met.files, read_bytes=met.size_bytes),
         findings=(*tree.exclude.findings(), *omissions.findings()),
         lease=lease,
         clock=clock,
     )
+    return _outcome(manifest, storing, met, seconds=watch.seconds())
+
+
+def _outcome(manifest: Manifest, storing: Storing, met: _Met, *, seconds: float) -> BackupOutcome:
     return BackupOutcome(
         source=manifest.source,
         backup_id=manifest.backup_id,
         kind=BackupKind.INCREMENTAL if storing.compared_with else BackupKind.FULL,
         began=manifest.began,
-        seconds=watch.seconds(),
+        seconds=seconds,
         files=met.files,
         read_bytes=met.size_bytes,
         stored_bytes=manifest.sizes.stored_bytes,
@@ -160,6 +162,15 @@ def run_snapshot(
         previous=storing.compared_with,
         findings=manifest.findings,
     )
+
+
+def _checked_place(root: int, plan: BackupPlan, tree: TreeSource) -> PlaceSigns:
+    place = look_at_place(root)
+    alarms = judge_place(place, _place_before(plan))
+    if tree.sentinel is not None:
+        alarms += judge_sentinel(tree.sentinel, is_there=has_sentinel(root, tree.sentinel))
+    _refuse(alarms, plan, tree)
+    return place
 
 
 def _refuse(alarms: list[Alarm], plan: BackupPlan, tree: TreeSource) -> None:
@@ -253,13 +264,12 @@ class _Run:
 
     def _take(self, entry: TreeEntry, previous: PreviousBackup | None) -> None:
         """Take a file over from the previous snapshot, or have it read."""
-        found = previous.records_of(entry.path) if previous else None
+        records = previous.records_of(entry.path) if previous else None
         was_random: bool | None = None
-        if found is not None:
-            attributes, records = found
-            was_random = looked_random(attributes)
-            known = signs_of_attributes(attributes) if attributes.kind is EntryKind.FILE else None
-            if is_unchanged(entry, known, horizon_ns=self._horizon_ns):
+        if records is not None:
+            remembered = remembered_in(records[0])
+            was_random = remembered.looked_random
+            if is_unchanged(entry, remembered.signs, horizon_ns=self._horizon_ns):
                 self._kept_bytes += entry.size_bytes
                 self._kept_random += was_random
                 for number, encoded in enumerate(records):

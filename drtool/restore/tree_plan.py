@@ -64,7 +64,7 @@ def plan_tree(
         earliest=min(manifest.files.taken_until for manifest in manifests),
         wanted=wanted,
         is_delta=is_delta,
-        findings=(*_warnings(source, chosen, fitting, damaged), *chosen.findings),
+        findings=(*_warnings(source, chosen, fitting, damaged=damaged), *chosen.findings),
     )
 
 
@@ -128,7 +128,7 @@ def _before_everything(
 
 
 def _warnings(
-    source: str, chosen: Manifest, fitting: Sequence[Manifest], damaged: Sequence[str]
+    source: str, chosen: Manifest, fitting: Sequence[Manifest], *, damaged: Sequence[str]
 ) -> list[Finding]:
     found = [
         Finding(

@@ -51,7 +51,9 @@ def backup(
     with opened_repository(policy, around) as repository:
         for name, source in sources.items():
             try:
-                job = _job(name, source, request, policy, repository=repository, around=around)
+                job = _job(
+                    name, source, request, policy=policy, repository=repository, around=around
+                )
                 outcomes.append(job.preview() if request.is_dry_run else job.run())
             except DrtoolError as error:
                 if len(sources) == 1:
@@ -74,8 +76,8 @@ def _job(
     name: str,
     source: SourcePolicy,
     request: BackupRequest,
-    policy: Policy,
     *,
+    policy: Policy,
     repository: Repository,
     around: Surroundings,
 ) -> PostgresBackup | RedisBackup | FilesBackup:

@@ -175,8 +175,8 @@ def files_row(
     name: str,
     source: FilesSource,
     objective: Objective,
-    manifests: Sequence[Manifest],
     *,
+    manifests: Sequence[Manifest],
     now: datetime,
 ) -> StatusRow:
     """What stands now is what the newest whole snapshot has; files changed after it began are at risk."""
