@@ -22,7 +22,7 @@ from drtool.drill.writing import Writers, prepare_table, recovered_writes
 from drtool.errors import DestinationRefused, Interrupted, NotRecoverable
 from drtool.model.measure import format_span
 from drtool.model.outcome import Promise, Question, RestoreReport
-from drtool.model.progress import Noted, silent
+from drtool.model.progress import Noted
 from drtool.model.request import (
     BackupRequest,
     DemoRequest,
@@ -141,9 +141,13 @@ def _set(directory: Path, stage: Stage, around: Surroundings) -> _Scene:
 def _until_the_disaster(scene: _Scene, seconds: float) -> datetime:
     """Write all the time; meanwhile receive WAL and take a backup; then kill and delete everything."""
     stage, around = scene.stage, scene.around
-    stop = threading.Event()
-    receiver = threading.Thread(target=_receive, args=(scene, stop), name="receiver", daemon=True)
+    stop, begun = threading.Event(), threading.Event()
+    receiver = threading.Thread(
+        target=_receive, args=(scene, stop, begun), name="receiver", daemon=True
+    )
     receiver.start()
+    # A backup that comes first fetches its WAL itself, and the receiver is refused the lease.
+    around.clock.wait(RECEIVER_SECONDS, begun)
     writers = Writers(stage.dsn, stage.ledger, count=WRITERS, clock=around.clock)
     try:
         scene.say(f"{WRITERS} sessions write, WAL streams, and a backup is taken beside them")
@@ -161,8 +165,9 @@ def _until_the_disaster(scene: _Scene, seconds: float) -> datetime:
         receiver.join(RECEIVER_SECONDS)
 
 
-def _receive(scene: _Scene, stop: threading.Event) -> None:
-    around = replace(scene.around, stop=stop, emit=silent)
+def _receive(scene: _Scene, stop: threading.Event, begun: threading.Event) -> None:
+    """Set `begun` with the first event: from then on the receiver holds its lease."""
+    around = replace(scene.around, stop=stop, emit=lambda _event: begun.set())
     receive(WalReceive(SOURCE, is_dry_run=False), scene.policy, around)
 
 
