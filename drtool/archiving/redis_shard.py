@@ -12,6 +12,7 @@ from drtool.archiving.redis_keeping import StreamKeeper
 from drtool.archiving.redis_marks import StreamHeart
 from drtool.archiving.redis_pressure import Pressure, read_limit
 from drtool.errors import DrtoolError, SourceUnavailable
+from drtool.model.finding import Severity
 from drtool.model.progress import Noted, PhaseAdvanced
 from drtool.repository.extents import RedisShard
 from drtool.repository.layout import ReplicationHistory
@@ -43,7 +44,8 @@ _MOST_DOUBLINGS = 10
 # `WAIT` and `min-replicas-to-write` look at what was acknowledged a second ago at most.
 _ACKNOWLEDGE_SECONDS = 1.0
 _RECEIVE_SECONDS = 0.1
-_PRESSURE_SECONDS = 1.0
+# A fast writer fills the 256 MiB that Redis keeps for a replica within a second.
+_PRESSURE_SECONDS = 0.1
 # With this the master asks how far we are, because somebody waits for it.
 _ASKS = b"GETACK"
 _ASKS_WITHIN_BYTES = 64 << 10
@@ -158,7 +160,8 @@ class ShardReceiver:
         for finding in chosen.findings:
             if finding.fact not in self._told:
                 self._told.add(finding.fact)
-                self._emit(Noted(f"{self._name}: {finding.subject}: {finding.fact}", "warning"))
+                level = "info" if finding.severity is Severity.NOTE else "warning"
+                self._emit(Noted(f"{self._name}: {finding.subject}: {finding.fact}", level))
         address = chosen.node.address
         with connect(address, site.login) as connection:
             backlog = Backlog.parse(connection.place, connection.info("replication"))
@@ -304,13 +307,15 @@ class ShardReceiver:
         told = connection.info("replication")
         kept_back = int(told.get("master_repl_offset", "0")) - link.offset
         if pressure.is_too_high(kept_back, self._clock.monotonic()):
-            raise SourceUnavailable(
-                f"{link.place} keeps back {kept_back} bytes for us, near its"
-                " client-output-buffer-limit, because the repository takes the stream too slowly:"
-                " the link is given up before it is cut",
-                hint="Raise repl-backlog-size, so that a pause costs nothing, or find out why the"
-                " store is slow.",
+            link.close()  # before anything else: what is stored yet may take long
+            text = (
+                f"{self._name}: {link.place} keeps back {kept_back} bytes for us, near its"
+                " client-output-buffer-limit, because the repository takes the stream too slowly."
+                " The link is given up before it is cut; a larger repl-backlog-size would make"
+                " such a pause cost nothing"
             )
+            self._emit(Noted(text, "warning"))
+            raise SourceUnavailable(f"the link to {link.place} was given up")
 
     def _advanced(self, history: ReplicationHistory, durable: int) -> None:
         if self._failures:

@@ -28,6 +28,7 @@ from tests.archiving.rig import new_repository, until
 from tests.servers.redis import (
     ClusterGroup,
     MakeRedis,
+    RedisServer,
     SentinelGroup,
     make_replica,
 )
@@ -57,8 +58,8 @@ def test_a_replica_is_joined_and_a_coordinated_failover_followed(make_redis: Mak
     assert find_path(inventory(repository), start.replid, begin=start.offset - 1).end >= end.offset
 
 
-def _role(server: object) -> str:
-    with server.client() as client:  # type: ignore[attr-defined] # a RedisServer
+def _role(server: RedisServer) -> str:
+    with server.client() as client:
         return str(client.info("replication")["role"])
 
 

@@ -1,0 +1,99 @@
+"""A writer that is faster than the store: bounded memory, a recorded hole, and no link that is cut."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+
+from drtool.archiving.redis_arrivals import MOST_BYTES, MOST_MOMENTS, Arrivals
+from drtool.archiving.redis_pressure import BufferLimit, Pressure
+from drtool.repository.repository import Repository
+from tests.archiving.faults import GatedStore
+from tests.archiving.redis_rig import (
+    attached,
+    inventory,
+    receiving,
+    settings_for,
+    wait_held,
+    write,
+)
+from tests.archiving.rig import new_repository, until
+from tests.repository.building import NOW
+from tests.servers.redis import MakeRedis
+
+pytest_plugins = ["tests.servers.redis"]
+MB = 1 << 20
+
+
+def test_a_store_that_is_too_slow_costs_a_hole_and_the_server_never_cuts_the_link(
+    make_redis: MakeRedis,
+) -> None:
+    server = make_redis(
+        settings={"client-output-buffer-limit": "replica 160mb 0 0", "repl-backlog-size": "1mb"}
+    )
+    inner = new_repository()
+    store = GatedStore(inner.store)
+    repository = Repository(store, inner.ring, inner.root)
+    with receiving(repository, settings_for([server])) as running:
+        until(lambda: attached(server), "it joins")
+        store.gate.clear()
+        written = 0
+        while not running.warned("The link is given up"):
+            write(server, 100, size=20_000)
+            written += 2_000_000
+            assert written < 600 * MB
+        store.gate.set()
+        until(lambda: running.warned("has a hole"), "the hole is recorded")
+        write(server, 10)
+        wait_held(inner, server)
+
+    assert running.result is not None
+    assert running.result.shards[0].holes == 1
+    assert "overcoming of output buffer limits" not in server.log_text()
+    assert len(next(iter(inventory(inner).logs.values())).runs) == 2
+
+
+def test_the_server_s_limits_are_left_before_they_are_reached() -> None:
+    limit = BufferLimit.parse("normal 0 0 0 slave 268435456 67108864 60 pubsub 33554432 8388608 60")
+    pressure = Pressure(limit)
+
+    assert limit == BufferLimit(256 * MB, 64 * MB, 60)
+    assert not pressure.is_too_high(40 * MB, 0)
+    assert not pressure.is_too_high(60 * MB, 10)
+    assert not pressure.is_too_high(60 * MB, 50)
+    assert pressure.is_too_high(60 * MB, 56)
+    assert not pressure.is_too_high(40 * MB, 57)
+    assert not pressure.is_too_high(60 * MB, 58)
+    assert pressure.is_too_high(200 * MB, 59)
+    assert not Pressure(BufferLimit(0, 0, 0)).is_too_high(1 << 40, 1e6)
+    with pytest.raises(ValueError, match="no limit"):
+        BufferLimit.parse("normal 0 0 0")
+
+
+def test_little_bytes_over_a_long_outage_of_the_store_take_little_memory() -> None:
+    arrivals = Arrivals(0)
+    for number in range(5 * MOST_MOMENTS):
+        arrivals.give(memoryview(b"x" * 14), NOW + number * timedelta(hours=1))
+    batch = arrivals.take()
+
+    assert batch is not None
+    assert len(batch.index.moments) <= MOST_MOMENTS
+    assert len(batch.content) < 10
+    assert batch.index.end == 5 * MOST_MOMENTS * 14
+    assert arrivals.take() is None
+
+
+def test_arrivals_say_when_they_are_full() -> None:
+    arrivals = Arrivals(100)
+    given = 0
+    while not arrivals.is_full:
+        arrivals.give(memoryview(bytes(MB)), NOW)
+        given += MB
+
+    batch = arrivals.take()
+
+    assert given == MOST_BYTES
+    assert batch is not None
+    assert (batch.index.begin, batch.index.end) == (100, 100 + given)
+    assert not arrivals.is_full
