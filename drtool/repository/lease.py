@@ -16,10 +16,12 @@ import socket
 import threading
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Protocol
 
 from drtool.errors import DrtoolError, IntegrityError, LeaseHeld, ObjectMissing
 from drtool.repository import layout
 from drtool.repository.repository import Repository
+from drtool.stores.protocol import Store
 from drtool.system.clock import Clock
 
 TERM = timedelta(seconds=60)
@@ -63,10 +65,18 @@ def lease_holder(repository: Repository, name: str) -> str | None:
     return held.owner if held.until > repository.store.now() else None
 
 
+class Leases(Protocol):
+    """Where leases are kept: a repository, or its store alone, since a lease is not sealed."""
+
+    @property
+    def store(self) -> Store:
+        """The repository's store."""
+
+
 class Lease:
     """A lease that is held, and renewed by a thread of its own until `release`."""
 
-    def __init__(self, repository: Repository, name: str, *, clock: Clock) -> None:
+    def __init__(self, repository: Leases, name: str, *, clock: Clock) -> None:
         """Take the lease; LeaseHeld if another run holds it. `clock` only paces the renewals."""
         self._store = repository.store
         self._key = layout.lease_key(name)

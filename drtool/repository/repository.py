@@ -147,14 +147,19 @@ def open_repository(store: Store, secret: KeySecret) -> Repository:
     RepositoryNotInitialised if nothing is there, WrongKey if no slot opens, IntegrityError if a
     key object is damaged.
     """
+    root = read_root(store)
+    return Repository(store, _open_keys(store, root, secret), root)
+
+
+def read_root(store: Store) -> RepositoryRoot:
+    """What the repository is and what its store can do, which needs no key; errors as above."""
     try:
-        root = RepositoryRoot.from_json(store.read(layout.ROOT))
+        return RepositoryRoot.from_json(store.read(layout.ROOT))
     except ObjectMissing:
         raise RepositoryNotInitialised(
             f"there is no repository in {store.url}",
             hint="Run `drtool repository init` to make one, or correct `repository.url` in the policy.",
         ) from None
-    return Repository(store, _open_keys(store, root, secret), root)
 
 
 def read_slots(repository: Repository) -> tuple[list[Slot], list[IntegrityError]]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
 from drtool.errors import DrtoolError, PolicyError
-from drtool.mirror.buckets import BucketSettings, preview_bucket, sync_bucket
 from drtool.mirror.catalogue import default_place, open_catalogue
 from drtool.mirror.plan import TreeSettings
 from drtool.mirror.restoring import MirrorRestore, restore_from_mirror
@@ -13,11 +16,13 @@ from drtool.model.progress import Noted
 from drtool.model.request import SyncRequest, SyncRestore
 from drtool.policy.policy import Policy
 from drtool.policy.sources import BucketSource, FilesSource
-from drtool.repository.lease import Lease
-from drtool.repository.repository import Repository
+from drtool.repository.lease import Lease, Leases
+from drtool.repository.repository import read_root
 from drtool.sources.files.exclude import compile_rules
 from drtool.stores.bucket import Bucket, open_bucket
-from drtool.wiring.parts import opened_repository
+from drtool.stores.protocol import Store
+from drtool.stores.remote import RemoteStore
+from drtool.wiring.parts import opened_store
 from drtool.wiring.surroundings import Surroundings
 
 
@@ -32,7 +37,7 @@ def sync(
     sources = _mirrored(request.sources, policy)
     outcomes: list[SyncOutcome | FactSheet] = []
     errors: list[DrtoolError] = []
-    with opened_repository(policy, around) as repository:
+    with _leases(policy, around) as repository:
         for name, source in sources.items():
             try:
                 outcomes.append(_sync_one(name, source, request, repository, around=around))
@@ -65,7 +70,7 @@ def _sync_one(
     name: str,
     source: FilesSource | BucketSource,
     request: SyncRequest,
-    repository: Repository,
+    repository: Leases,
     *,
     around: Surroundings,
 ) -> SyncOutcome | FactSheet:
@@ -86,12 +91,25 @@ def _sync_one(
             if isinstance(source, FilesSource):
                 tree = _tree(name, source, request)
                 return preview_tree(tree, run) if request.is_dry_run else sync_tree(tree, run)
-            settings = _settings(name, source, request, around=around)
-            if request.is_dry_run:
-                return preview_bucket(settings, run)
-            return sync_bucket(settings, run)
+            return _sync_bucket(name, source, request, run, around=around)
         finally:
             catalogue.close()
+
+
+@dataclass(frozen=True, slots=True)
+class _StoreAlone:
+    """The repository's store: a mirror needs its leases, and not its key."""
+
+    store: Store
+
+
+@contextmanager
+def _leases(policy: Policy, around: Surroundings) -> Iterator[Leases]:
+    with opened_store(policy, around) as store:
+        root = read_root(store)
+        if isinstance(store, RemoteStore):
+            store = store.with_capabilities(root.capabilities)
+        yield _StoreAlone(store)
 
 
 def _tree(name: str, source: FilesSource, request: SyncRequest) -> TreeSettings:
@@ -106,15 +124,24 @@ def _tree(name: str, source: FilesSource, request: SyncRequest) -> TreeSettings:
     )
 
 
-def _settings(
-    name: str, source: BucketSource, request: SyncRequest, *, around: Surroundings
-) -> BucketSettings:
-    return BucketSettings(
+def _sync_bucket(
+    name: str,
+    source: BucketSource,
+    request: SyncRequest,
+    run: MirrorRun,
+    *,
+    around: Surroundings,
+) -> SyncOutcome | FactSheet:
+    # With it comes boto3, for which a tree would only wait.
+    from drtool.mirror.buckets import BucketSettings, preview_bucket, sync_bucket
+
+    settings = BucketSettings(
         source=name,
         bucket=open_bucket(source.url, clock=around.clock),
         max_delete_percent=_max_delete(source, request),
         is_rehash=request.is_rehash,
     )
+    return preview_bucket(settings, run) if request.is_dry_run else sync_bucket(settings, run)
 
 
 def _max_delete(source: FilesSource | BucketSource, request: SyncRequest) -> float:

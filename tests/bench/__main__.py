@@ -9,10 +9,12 @@ from tests.bench.backups import bench_backup
 from tests.bench.bed import bed
 from tests.bench.changes import bench_changes
 from tests.bench.front import bench_help
+from tests.bench.mirror_bench import bench_mirror
 from tests.bench.restoring import bench_restore
+from tests.bench.trees import bench_trees
 from tests.bench.wal import bench_wal
 
-PARTS = ("help", "backup", "restore", "changes", "wal")
+PARTS = ("help", "mirror", "files", "backup", "restore", "changes", "wal")
 
 
 def main() -> None:
@@ -22,6 +24,8 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=2_600_000, help="about 580 bytes each")
     parser.add_argument("--rounds", type=int, default=3, help="of what is interleaved with a peer")
     parser.add_argument("--wal-mb", type=int, default=1000, help="WAL to write for the part wal")
+    parser.add_argument("--files", type=int, default=20_000, help="small ones, for the part mirror")
+    parser.add_argument("--large", type=int, default=8, help="of 256 MiB, for the part mirror")
     given = parser.parse_args()
     unknown = sorted(set(given.part) - set(PARTS))
     if unknown:
@@ -31,7 +35,11 @@ def main() -> None:
     print(f"{os.cpu_count()} processors, load {load:.1f} before it begins\n", flush=True)
     if "help" in chosen:
         bench_help()
-    if chosen == ["help"]:
+    if "mirror" in chosen:
+        bench_mirror(files=given.files, large=given.large, rounds=given.rounds)
+    if "files" in chosen:
+        bench_trees(files=given.files, large=given.large, rounds=given.rounds)
+    if not set(chosen) - {"help", "mirror", "files"}:
         return
     with bed(given.rows) as place:
         if "backup" in chosen:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from drtool.mirror.catalogue import open_catalogue
 from drtool.mirror.keys import is_own
@@ -23,6 +23,8 @@ from drtool.model.progress import silent
 from drtool.stores.bucket import Bucket, open_bucket
 from drtool.system.clock import SystemClock
 from tests.servers.object_stores import S3Server
+
+T = TypeVar("T")
 
 _OLD_NS = 1_600_000_000 * 10**9
 
@@ -104,8 +106,8 @@ class Rig:
         return found
 
     def _with_run(
-        self, call: Callable[[MirrorRun], Any], check: Callable[[], None] = lambda: None
-    ) -> Any:
+        self, call: Callable[[MirrorRun], T], check: Callable[[], None] = lambda: None
+    ) -> T:
         catalogue = open_catalogue(self.directory / "cache" / "c.sqlite", identity="uploads")
         try:
             return call(

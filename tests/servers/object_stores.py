@@ -16,6 +16,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -142,6 +143,18 @@ def moto_s3(s3_credentials: None) -> Iterator[S3Server]:
 def rclone_s3(s3_credentials: None) -> Iterator[S3Server]:
     """`rclone serve s3`: ignores If-None-Match and If-Match and overwrites."""
     yield from _served("rclone", _rclone_command)
+
+
+@contextmanager
+def rclone_server() -> Iterator[S3Server]:
+    """The same outside of pytest, for benchmarks."""
+    yield from _served("rclone", _rclone_command)
+
+
+@contextmanager
+def seaweedfs_server() -> Iterator[S3Server]:
+    """The same outside of pytest, for benchmarks."""
+    yield from _served("seaweedfs", _seaweedfs_command)
 
 
 def _seaweedfs_command(directory: Path) -> tuple[list[str], int]:

@@ -11,8 +11,6 @@ import stat
 from dataclasses import dataclass
 from enum import StrEnum
 
-import numpy as np
-
 from drtool.errors import SourceUnsuitable
 from drtool.model.finding import Finding, Severity
 
@@ -202,6 +200,8 @@ def _judge_entropy(counts: ChangeCounts) -> list[Alarm]:
 
 def entropy_bits(data: bytes | bytearray | memoryview) -> float:
     """Shannon entropy of the first 64 KiB, in bits a byte: 0 for nothing, at most 8."""
+    import numpy as np  # a run that looks at no content starts without it
+
     head = np.frombuffer(data, np.uint8, min(len(data), ENTROPY_BYTES))
     if not len(head):
         return 0.0
