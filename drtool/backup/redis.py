@@ -26,7 +26,7 @@ from drtool.model.progress import Emit, PhaseAdvanced, PhaseBegan, PhaseEnded
 from drtool.policy.sources import RedisTopology
 from drtool.repository.extents import RedisExtent
 from drtool.repository.lease import Lease
-from drtool.repository.repository import Repository
+from drtool.repository.repository import Repository, is_encrypted
 from drtool.sources.redis.address import Login, NodeAddress
 from drtool.sources.redis.psync import LinkLimits
 from drtool.sources.redis.shape import Shape
@@ -89,6 +89,7 @@ def run_redis_snapshot(
             clock=clock,
             advance=_Advance(emit).advance,
             stop=threading.Event(),
+            is_sealed=is_encrypted(repository),
         )
         taken = _take_all(tasks, reading, at_once=at_once)
         _require_same(shape, servers.look())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from drtool.backup.batches import Batch
@@ -49,7 +49,10 @@ class ShardTask:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reading:
-    """What all shards of a run share. `advance` is told of bytes; once `stop` is set all end."""
+    """What all shards of a run share. `advance` is told of bytes; once `stop` is set all end.
+
+    `is_sealed` is False where the repository has no key: passwords are then left out.
+    """
 
     login: Login
     limits: LinkLimits
@@ -57,6 +60,7 @@ class Reading:
     clock: Clock
     advance: Callable[[int], None]
     stop: threading.Event
+    is_sealed: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,7 +82,7 @@ def take_shard(task: ShardTask, reading: Reading) -> TakenShard:
     node = task.attachment.node
     batch = Batch()
     with connect(node.address, reading.login) as connection:
-        captured = capture(connection)
+        captured = _fit_to_keep(capture(connection), task, reading)
         config = captured.to_sealed()
         _store(CONFIG % task.number, config, reading, batch)
         with open_link(
@@ -112,6 +116,19 @@ def take_shard(task: ShardTask, reading: Reading) -> TakenShard:
             *_doubts(task, captured, counted, end),
         ),
     )
+
+
+def _fit_to_keep(captured: CapturedServer, task: ShardTask, reading: Reading) -> CapturedServer:
+    if reading.is_sealed or not (captured.secrets or captured.acl_rules):
+        return captured
+    left_out = Finding(
+        severity=Severity.WARNING,
+        subject=task.place,
+        fact="its passwords and users are left out of the backup: the repository has no key",
+        fix="Make another repository with `key: env:DRTOOL_KEY`, or keep them elsewhere.",
+    )
+    findings = (*captured.findings, left_out)
+    return replace(captured, secrets={}, acl_rules=(), findings=findings)
 
 
 def _granted(link: ReplicaLink) -> FullResync:

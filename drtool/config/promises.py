@@ -147,7 +147,7 @@ def _findings(name: str, source: SourcePolicy, policy: Policy) -> list[Finding]:
                 fix=f'Add `schedule: {{backup: "0 2 * * *"}}`, or run `drtool backup {name}`.',
             )
         )
-    if not isinstance(source, PostgresSource):
+    if not isinstance(source, PostgresSource | RedisSource | FilesSource):
         found.append(
             Finding(
                 severity=Severity.WARNING,

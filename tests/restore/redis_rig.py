@@ -6,11 +6,8 @@ import hashlib
 import shlex
 import shutil
 import subprocess
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +26,8 @@ from drtool.repository.backups import (
     read_manifests,
     unfinished_attempts,
 )
-from drtool.repository.layout import ReplicationHistory
 from drtool.repository.lease import Lease
 from drtool.repository.repository import Repository
-from drtool.repository.streamlog import StreamIndex, StreamMoment, put_stream
 from drtool.restore.destination import check_directory
 from drtool.restore.phases import Phases
 from drtool.restore.redis import run_redis_restore
@@ -42,8 +37,8 @@ from drtool.restore.redis_places import RedisSite
 from drtool.restore.redis_plan import plan_redis_restore
 from drtool.sources.redis.address import Login, NodeAddress
 from drtool.sources.redis.binaries import find_binaries, server_user
-from drtool.sources.redis.psync import RdbEnd, StreamBytes, open_link
 from drtool.system.clock import SystemClock
+from tests.archiving.redis_rig import Running, attached, receiving, settings_for
 from tests.servers.postgres import as_server_user, free_port
 from tests.servers.redis import RedisServer, wait_for
 
@@ -88,60 +83,32 @@ def _next_id(repository: Repository) -> str:
             return backup_id
 
 
-@dataclass(slots=True)
-class StreamKeeper:
-    """Archives the stream of one server, a segment for every piece that comes."""
-
-    repository: Repository
-    server: RedisServer
-    offset: int = 0
-    _stop: threading.Event = field(default_factory=threading.Event)
-    _thread: threading.Thread | None = None
-
-    def start(self) -> None:
-        """Return once all from now on is archived."""
-        link = open_link(NodeAddress.parse(self.server.address), Login(), clock=CLOCK)
-        while not isinstance(link.receive(1), RdbEnd):
-            pass
-        self.offset = link.offset
-        self._thread = threading.Thread(target=self._keep, args=(link,), daemon=True)
-        self._thread.start()
-
-    def _keep(self, link: Any) -> None:
-        history = ReplicationHistory(SOURCE, link.begun.position.replid)
-        with link:
-            while not self._stop.is_set():
-                item = link.receive(0.02)
-                if isinstance(item, StreamBytes):
-                    arrived = StreamMoment(datetime.now(UTC), item.end)
-                    index = StreamIndex(item.begin, item.end, (arrived,))
-                    put_stream(self.repository, history, index, content=[bytes(item.content)])
-                    self.offset = item.end
-                    link.acknowledge(item.end)
-
-    def catch_up(self) -> None:
-        """Wait until all that the server has written by now is archived."""
-        with self.server.client() as client:
-            goal = client.info("replication")["master_repl_offset"]
-        wait_for(lambda: self.offset >= goal, what="the archived stream", seconds=LIMIT_SECONDS)
-
-    def stop(self) -> None:
-        self._stop.set()
-        if self._thread is not None:
-            self._thread.join()
-
-
 @contextmanager
-def kept_streams(repository: Repository, *servers: RedisServer) -> Iterator[list[StreamKeeper]]:
-    """The streams of `servers` are archived for as long as the block lasts."""
-    keepers = [StreamKeeper(repository, server) for server in servers]
-    try:
-        for keeper in keepers:
-            keeper.start()
-        yield keepers
-    finally:
-        for keeper in keepers:
-            keeper.stop()
+def streamed(
+    repository: Repository,
+    *servers: RedisServer,
+    kind: RedisTopology = RedisTopology.STANDALONE,
+    key: str | None = None,
+) -> Iterator[Running]:
+    """The stream of `servers` is archived while the block lasts; it has begun when the block does."""
+    with receiving(repository, settings_for(servers, kind, flush=0.05, key=key)) as running:
+        masters = [server for server in servers if _is_master(server)]
+        wait_for(
+            lambda: attached_anywhere(servers, len(masters)),
+            what="the receiver",
+            seconds=LIMIT_SECONDS,
+        )
+        yield running
+
+
+def attached_anywhere(servers: Sequence[RedisServer], count: int) -> bool:
+    """Whether so many readers of the stream are there, each past its snapshot."""
+    return sum(len(attached(server)) for server in servers) >= count
+
+
+def _is_master(server: RedisServer) -> bool:
+    with server.client() as client:
+        return bool(client.info("replication")["role"] == "master")
 
 
 def restore(
@@ -152,6 +119,7 @@ def restore(
     ttl: TtlMode = TtlMode.ABSOLUTE,
     masters: int | None = None,
     accepts_gap: bool = False,
+    key: str | None = None,
 ) -> RestoreOutcome:
     """As the command does it, on ports that are free."""
     target = target or ToLatest()
@@ -165,6 +133,7 @@ def restore(
         ttl=ttl,
         masters=masters,
         first_port=free_ports(masters or len(plan.shards)),
+        heartbeat_key=key,
     )
     return run_redis_restore(plan, site, repository=repository, phases=Phases(CLOCK, silent))
 
