@@ -1,0 +1,95 @@
+"""The commands know trees of files: backup, status, verify, restore, and what they refuse."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from drtool.errors import ExitCode
+from tests.backup.test_tree import same
+from tests.backup.tree_taking import a_rich_tree
+
+POLICY = """\
+version: 1
+stack: shop
+timezone: Europe/Warsaw
+objectives: {{default: {{rpo: 15m, rto: 1h}}}}
+repository: {{url: "file://{place}/repository", key: "file:{place}/key"}}
+sources:
+  uploads: {{kind: files, path: "{place}/tree", exclude: ["*.tmp"]}}
+"""
+
+
+class Site:
+    """A policy with one tree, and the program."""
+
+    def __init__(self, place: Path) -> None:
+        self.place = place
+        self.tree = a_rich_tree(place / "tree")
+        (place / "tree/photos/2024/x.tmp").unlink()
+        (place / "policy.yaml").write_text(POLICY.format(place=place))
+        (place / "key").write_bytes(bytes(range(64)))
+        (place / "repository").mkdir()
+        self.run("repository", "init")
+
+    def run(self, *words: str, code: int = 0) -> Any:  # JSON
+        """Run a command, which must end with `code`; its JSON."""
+        done = subprocess.run(
+            [sys.executable, "-c", "from drtool.cli.main import main; main()", *words, "--json"],
+            env={**os.environ, "DRTOOL_POLICY": str(self.place / "policy.yaml")},
+            cwd=Path(__file__).parents[2],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == code, done.stderr
+        return json.loads(done.stdout) if done.stdout else None
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Site:
+    return Site(tmp_path)
+
+
+def test_a_tree_is_backed_up_looked_at_verified_and_restored(site: Site) -> None:
+    site.run("backup")
+    [row] = site.run("status")["rows"]
+    verified = site.run("verify", "--percent", "100")
+    restored = site.run("restore", "--to", "latest", "--into", str(site.place / "back"))
+
+    same(site.tree, site.place / "back")
+    assert (row["kind"], row["verdict"], row["receiver"]) == ("files", "MET", "none")
+    assert verified["findings"] == []
+    [outcome] = restored["outcomes"]
+    assert outcome["kind"] == "files"
+    assert restored["verdict"] == "MET"
+
+
+def test_a_part_or_a_delta_is_for_trees_and_a_full_place_is_refused(site: Site) -> None:
+    site.run("backup", "uploads")
+    into = str(site.place / "back")
+
+    site.run("restore", "uploads", "--to", "latest", "--into", into, "--path", "/page")
+    assert sorted(os.listdir(into)) == ["page"]
+    site.run(
+        "restore", "uploads", "--to", "latest", "--into", into, code=ExitCode.DESTINATION_REFUSED
+    )
+    site.run("restore", "uploads", "--to", "latest", "--into", into, "--delta")
+
+    same(site.tree, site.place / "back")
+
+
+def test_an_unmounted_source_is_refused_with_its_exit_code(site: Site) -> None:
+    """PITFALLS 86."""
+    site.run("backup")
+    site.tree.rename(site.place / "away")
+    site.tree.mkdir()
+
+    site.run("backup", code=ExitCode.SOURCE_UNAVAILABLE)
+    site.run("backup", "--accept-source")
