@@ -7,9 +7,10 @@ import pytest
 from drtool.errors import LeaseHeld
 from drtool.repository.repository import Repository
 from drtool.repository.streampath import find_path
-from tests.archiving.faults import FaultyStore
+from tests.archiving.faults import Died, FaultyStore
 from tests.archiving.redis_rig import (
     SOURCE,
+    Running,
     Witness,
     archived,
     attached,
@@ -192,3 +193,47 @@ def test_marks_are_kept_for_what_is_archived(make_redis: MakeRedis) -> None:
 
     assert running.result is not None
     assert running.result.shards[0].marks >= 3
+
+
+@pytest.mark.parametrize("after_put", [False, True])
+def test_a_receiver_that_dies_at_any_put_is_followed_by_one_that_loses_nothing(
+    make_redis: MakeRedis, after_put: bool
+) -> None:
+    server, inner = make_redis(), new_repository()
+    with receiving(inner, settings_for([server])):
+        begun(server)
+        write(server, 1)
+        start = wait_held(inner, server)
+    for nth in range(1, 5):
+        store = FaultyStore(inner.store)
+        store.dies_at, store.after_put = nth, after_put
+        repository = Repository(store, inner.ring, inner.root)
+        one = Running(repository, settings_for([server], flush=0.05))
+        while one.thread.is_alive():
+            write(server, 20)
+        with pytest.raises(Died):
+            one.end()
+
+    with receiving(inner, settings_for([server])) as last:
+        begun(server)
+        write(server, 10)
+        end = wait_held(inner, server)
+
+    assert find_path(inventory(inner), start.replid, begin=start.offset - 1).end >= end.offset
+    assert len(inventory(inner).logs[start.replid].runs) == 1
+    assert last.result is not None
+    assert last.result.shards[0].holes == 0
+
+
+def test_a_redis_of_six_is_archived_from_a_first_full_resync(make_redis: MakeRedis) -> None:
+    server, repository = make_redis("6.2"), new_repository()
+    write(server, 500)
+    with receiving(repository, settings_for([server])):
+        begun(server)
+        witness = Witness(server)
+        write(server, 2000)
+        end = wait_held(repository, server)
+        sent = witness.upto(end.offset)
+        witness.close()
+
+    assert archived(repository, witness.begin, end=end.offset) == sent
