@@ -1,41 +1,27 @@
-"""`drtool backup`: the base backup of each source, with the WAL it needs."""
+"""`drtool backup`: one of each source, with what its kind needs."""
 
 from __future__ import annotations
 
-from contextlib import ExitStack
-from datetime import UTC, datetime
+from typing import Protocol
 
-from drtool.archiving.lineages import require_known_system
-from drtool.archiving.receive import ReceiveSettings
-from drtool.archiving.window import WalFetch, WalWindow, wait_for_wal
-from drtool.backup.plan import BackupPlan, plan_backup
-from drtool.backup.run import BackupSource, run_backup
-from drtool.errors import DrtoolError, LeaseHeld, SourceUnavailable, SourceUnsuitable
-from drtool.model.objective import Mark
-from drtool.model.outcome import BackupOutcome, Fact, FactSheet, Failure
-from drtool.model.progress import Noted
+from drtool.errors import DrtoolError
+from drtool.model.outcome import BackupOutcome, FactSheet, Failure
 from drtool.model.request import BackupRequest
-from drtool.model.wal import Lsn
 from drtool.policy.policy import Policy, unsupported
 from drtool.policy.sources import FilesSource, PostgresSource, RedisSource, SourcePolicy
-from drtool.repository.backups import new_backup_id, read_manifests, unfinished_attempts
-from drtool.repository.layout import Lineage
-from drtool.repository.lease import Lease
-from drtool.repository.marks import put_mark
 from drtool.repository.repository import Repository
-from drtool.sources.postgres.basebackup import BaseBackup
-from drtool.sources.postgres.connection import connect, connect_replication
-from drtool.sources.postgres.facts import ServerFacts, read_facts, require_ready
-from drtool.sources.postgres.heartbeat import beat
-from drtool.wiring.files import FilesBackup
-from drtool.wiring.parts import dsn_of, opened_repository, restorable_sources
-from drtool.wiring.redis import RedisBackup
+from drtool.wiring.parts import opened_repository, restorable_sources
 from drtool.wiring.surroundings import Surroundings
 
-WAL_SECONDS = 600.0
-# A receiver that does well brings WAL within its flush interval; so much more is for a busy store.
-RECEIVER_SECONDS = 10.0
-MOST_ATTEMPTS = 5
+
+class BackupJob(Protocol):
+    """The backup of one source."""
+
+    def preview(self) -> FactSheet:
+        """What a backup would begin with."""
+
+    def run(self) -> BackupOutcome:
+        """Take it; LeaseHeld if another backup of this source runs."""
 
 
 def backup(
@@ -80,16 +66,23 @@ def _job(
     policy: Policy,
     repository: Repository,
     around: Surroundings,
-) -> PostgresBackup | RedisBackup | FilesBackup:
+) -> BackupJob:
+    # Each kind is loaded when it is met: the clients of the other kinds take half a second to load.
     level = policy.repository.compression_level
     match source:
         case PostgresSource():
+            from drtool.wiring.backup_postgres import PostgresBackup
+
             return PostgresBackup(name, source, repository, around=around, level=level)
         case RedisSource():
+            from drtool.wiring.redis import RedisBackup
+
             return RedisBackup(
                 name=name, source=source, repository=repository, around=around, level=level
             )
         case FilesSource():
+            from drtool.wiring.files import FilesBackup
+
             return FilesBackup(
                 name=name,
                 source=source,
@@ -100,215 +93,3 @@ def _job(
             )
         case _:
             raise unsupported(name, source)
-
-
-class PostgresBackup:
-    """The base backup of one cluster."""
-
-    def __init__(
-        self,
-        name: str,
-        source: PostgresSource,
-        repository: Repository,
-        *,
-        around: Surroundings,
-        level: int,
-    ) -> None:
-        self._name = name
-        self._repository = repository
-        self._around = around
-        self._level = level
-        self._settings = ReceiveSettings(
-            source=name, dsn=dsn_of(source.dsn, around), wal=source.wal
-        )
-        reference = source.backup_from.dsn if source.backup_from else source.dsn
-        self._dsn = dsn_of(reference, around)
-
-    def preview(self) -> FactSheet:
-        """What a backup would begin with."""
-        facts = self._facts()
-        plan = self._plan(facts)
-        before = plan.previous.backup_id if plan.previous else "none: everything is stored"
-        return FactSheet(
-            kind="backup-plan",
-            title=f"Would back up {self._name}; nothing was done",
-            facts=(
-                Fact(name="server", value=facts.place, label="from"),
-                Fact(name="version", value=facts.major, label="PostgreSQL"),
-                Fact(name="repository", value=self._repository.store.url, label="into"),
-                Fact(name="compared_with", value=before, label="compared with"),
-                Fact(
-                    name="unfinished", value=len(plan.attempts), label="interrupted backups to use"
-                ),
-            ),
-        )
-
-    def run(self) -> BackupOutcome:
-        """Take it; LeaseHeld if another backup of this source runs."""
-        around = self._around
-        facts = self._facts()
-        with ExitStack() as stack:
-            lease = stack.enter_context(
-                Lease(self._repository, f"backup-{self._name}", clock=around.clock)
-            )
-            plan = self._plan(facts)
-            connection = stack.enter_context(connect_replication(self._dsn, purpose="backup"))
-            label = f"drtool {self._name} {plan.backup_id}"
-            stream = stack.enter_context(BaseBackup(connection, label=label))
-            keeper = KeptWal(self._repository, self._settings, facts, around=around)
-            source = BackupSource(
-                facts=facts,
-                bootstrap_role=facts.bootstrap_role or "postgres",
-                stream=stream,
-                wal=keeper,
-                server_clock=self._server_clock,
-            )
-            return run_backup(
-                plan,
-                source=source,
-                repository=self._repository,
-                lease=lease,
-                clock=around.clock,
-                emit=around.emit,
-            )
-
-    def _facts(self) -> ServerFacts:
-        facts = read_facts(self._dsn)
-        require_ready(facts)
-        if self._dsn != self._settings.dsn:
-            primary = read_facts(self._settings.dsn)
-            if primary.system_id != facts.system_id:
-                raise SourceUnsuitable(
-                    f"{facts.place} is no standby of {primary.place}: their system identifiers differ",
-                    hint="Let `backup_from.dsn` lead to a standby of the source.",
-                )
-        # Now, and not only when its WAL is stored: that is after hours of a large backup.
-        require_known_system(self._repository, self._name, facts, accepts_new=False)
-        return facts
-
-    def _plan(self, facts: ServerFacts) -> BackupPlan:
-        manifests, errors = read_manifests(self._repository, self._name)
-        for error in errors:
-            self._around.emit(Noted(f"{error.message}. {error.hint}", "warning"))
-        return plan_backup(
-            self._name,
-            new_backup_id(self._around.clock.now()),
-            system_id=facts.system_id,
-            manifests=manifests,
-            attempts=list(unfinished_attempts(self._repository, self._name, most=MOST_ATTEMPTS)),
-            level=self._level,
-        )
-
-    def _server_clock(self) -> datetime:
-        with connect(self._dsn, purpose="backup") as connection:
-            row = connection.execute("SELECT clock_timestamp()").fetchone()
-        assert row is not None
-        moment = row[0]
-        assert isinstance(moment, datetime)
-        return moment.astimezone(UTC)
-
-
-class KeptWal:
-    """The WAL of a backup: fetched beside it, or waited for while a receiver brings it."""
-
-    def __init__(
-        self,
-        repository: Repository,
-        settings: ReceiveSettings,
-        facts: ServerFacts,
-        *,
-        around: Surroundings,
-    ) -> None:
-        self._repository = repository
-        self._settings = settings
-        self._facts = facts
-        self._around = around
-        self._fetch: WalFetch | None = None
-        self._start = Lsn(0)
-        self._timeline = 0
-
-    def begin(self, start: Lsn, timeline: int) -> None:
-        """Fetch from now on, unless a receiver holds the lease."""
-        self._start, self._timeline = start, timeline
-        try:
-            self._fetch = self._fetching(is_beside=False)
-        except LeaseHeld:
-            return
-
-    def finish(self, stop: Lsn) -> Lsn:
-        """Wait until the log is whole from the backup's start to its stop."""
-        window = WalWindow(
-            lineage=Lineage(self._settings.source, self._facts.system_id, self._timeline),
-            begin=self._start,
-            end=stop,
-            segment_bytes=self._facts.segment_bytes,
-        )
-        if self._fetch is None and not self._is_brought(window):
-            # Whoever holds the lease is dead, stuck, or began behind our start: it will never come.
-            text = "the receiver does not bring the WAL of this backup: it is fetched beside it"
-            self._around.emit(Noted(text, "warning"))
-            self._fetch = self._fetching(is_beside=True)
-        if self._fetch is not None:
-            self._finish_fetching(self._fetch, stop)
-        # Looked up once more in the store's own listing: this is what the manifest vouches for.
-        self._wait(window, WAL_SECONDS)
-        return stop
-
-    def _finish_fetching(self, fetch: WalFetch, stop: Lsn) -> None:
-        mark = self._mark()
-        try:
-            fetch.wait_until(
-                max(stop, Lsn(mark.lsn)) if mark else stop,
-                timeline=self._timeline,
-                timeout_seconds=WAL_SECONDS,
-                stop=self._around.stop,
-            )
-        finally:
-            self.abandon()
-        if mark is not None:
-            lineage = Lineage(self._settings.source, self._facts.system_id, mark.timeline)
-            put_mark(self._repository, lineage, mark)
-
-    def _mark(self) -> Mark | None:
-        """One mark at the end of a backup that no receiver accompanies: else no moment could be told."""
-        try:
-            with connect(self._settings.dsn, purpose="mark") as connection:
-                mark = beat(connection)
-        except SourceUnavailable as error:
-            self._around.emit(Noted(f"no mark is made: {error.message}", "warning"))
-            return None
-        return mark if mark.timeline == self._timeline else None
-
-    def _is_brought(self, window: WalWindow) -> bool:
-        """Whether the receiver that holds the lease makes the window durable in time."""
-        try:
-            self._wait(window, 2 * self._settings.wal.flush.total_seconds() + RECEIVER_SECONDS)
-        except SourceUnavailable:
-            return False
-        return True
-
-    def _wait(self, window: WalWindow, seconds: float) -> None:
-        wait_for_wal(
-            self._repository,
-            window,
-            clock=self._around.clock,
-            timeout_seconds=seconds,
-            stop=self._around.stop,
-        )
-
-    def _fetching(self, *, is_beside: bool) -> WalFetch:
-        fetch = WalFetch(
-            self._repository,
-            self._settings,
-            begin=self._start,
-            clock=self._around.clock,
-            emit=lambda _event: None,
-            is_beside=is_beside,
-        )
-        return fetch.__enter__()
-
-    def abandon(self) -> None:
-        """Let the fetching end; what it stored stays."""
-        fetch, self._fetch = self._fetch, None
-        if fetch is not None:
-            fetch.__exit__(None, None, None)
