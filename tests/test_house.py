@@ -49,6 +49,7 @@ ONE_FILE = {"drtool.repository.rescue": "put as one object into every repository
 DELETERS = {
     "expire": "the one verb that lets go",
     "drtool.repository.repository": "takes away a key slot, which is no backup",
+    "drtool.mirror.run": "an application's files: only where the bucket keeps versions of them",
     "stores": "stores implement it, and the probe clears up its own objects",
 }
 
@@ -63,7 +64,9 @@ RULES: dict[str, Callable[[Iterable[Module]], list[str]]] = {
     "imports go down only": partial(floors.floors_are_kept, floors=FLOORS),
     "imports never go round": floors.imports_never_go_round,
     "packages import nothing": floors.packages_import_nothing,
-    "only system touches the machine": conduct.only_system_touches_the_machine,
+    "only system touches the machine": partial(
+        conduct.only_system_touches_the_machine, one_file=ONE_FILE
+    ),
     "only the front door prints": partial(
         conduct.only_the_front_door_prints, front_doors=FRONT_DOORS
     ),

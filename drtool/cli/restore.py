@@ -119,12 +119,7 @@ def restore(
     from drtool.wiring.restore import restore as carry_out
 
     policy = front.policy
-    if each_latest and any(target.values()):
-        raise UsageError(
-            "--each-latest and another target exclude each other",
-            hint="Give one of them: `drtool restore --each-latest`.",
-        )
-    options = {**target, "to": LATEST} if each_latest else target
+    options = _each_latest(target) if each_latest else target
     moment = read_target(TargetOptions(**options), policy.timezone)
     if isinstance(moment, ToTime):
         front.print_note(f"restoring to {format_moment(moment.moment, policy.timezone)}")
@@ -151,3 +146,12 @@ def restore(
     else:
         front.show_all("restore-plans", outcome)
         leave(outcome)
+
+
+def _each_latest(target: dict[str, str | None]) -> dict[str, str | None]:
+    if any(target.values()):
+        raise UsageError(
+            "--each-latest and another target exclude each other",
+            hint="Give one of them: `drtool restore --each-latest`.",
+        )
+    return {**target, "to": LATEST}

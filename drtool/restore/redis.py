@@ -49,6 +49,7 @@ from drtool.sources.redis.aof import MANIFEST, NAME, AofFiles, AofLayout
 from drtool.sources.redis.binaries import check_aof, check_rdb
 from drtool.sources.redis.capture import CapturedServer
 from drtool.sources.redis.server import ScratchServer
+from drtool.system.durable import set_aside
 from drtool.system.users import give
 
 FETCH = "fetch"
@@ -296,8 +297,4 @@ def _refusing(place: Path) -> Iterator[None]:
 def _refuse(place: Path) -> None:
     """Give another name to what a server would load."""
     for path in [*place.rglob(MANIFEST), *place.rglob(NAME)]:
-        try:
-            path.rename(path.with_name(path.name + _UNFINISHED))
-        except OSError:
-            # The disk is gone, or the files are. The first error is the one to be told.
-            continue
+        set_aside(path, _UNFINISHED)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import tempfile
@@ -102,6 +103,12 @@ def place_whole(path: Path, content: Buffer, *, scratch: Path, owner: RunAs) -> 
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def set_aside(path: Path, ending: str) -> None:
+    """Give a file another name beside its own; nothing if it is not there, or its disk is gone."""
+    with contextlib.suppress(OSError):
+        os.replace(path, path.with_name(path.name + ending))
 
 
 def sync_file_systems(places: Iterable[Path]) -> None:

@@ -28,11 +28,18 @@ OUTPUT = {
 }
 
 
-def only_system_touches_the_machine(modules: Iterable[Module]) -> list[str]:
-    """Clocks, sleep, processes and renames are `system/`'s; nobody starts an event loop or a fork."""
+def only_system_touches_the_machine(
+    modules: Iterable[Module], *, one_file: Mapping[str, str]
+) -> list[str]:
+    """Clocks, sleep, processes and renames are `system/`'s; nobody starts an event loop or a fork.
+
+    `one_file`: modules that must do without the rest of the house, with the reason.
+    """
     forbidden = {f"{home}.{name}" for home, names in OF_SYSTEM.items() for name in names}
     found = []
     for module in modules:
+        if module.name in one_file:
+            continue
         for node, name in outside_names(module):
             top = name.split(".")[0]
             if top in NOT_IN_THE_HOUSE:
