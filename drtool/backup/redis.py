@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 from drtool.backup.plan import BackupPlan
 from drtool.backup.redis_shard import Reading, ShardTask, TakenShard, take_shard
-from drtool.backup.storing import Counted, begin_storing
+from drtool.backup.storing import Counted, Storing, begin_storing
 from drtool.backup.tree_large import PageStores
 from drtool.backup.tree_table import TreeTable
 from drtool.errors import SourceUnavailable
@@ -77,20 +77,7 @@ def run_redis_snapshot(
     emit(PhaseBegan(phase=PHASE, title="snapshot", total=total))
     at_once = min(MOST_AT_ONCE, len(tasks))
     with begin_storing(plan, repository, began=began, emit=emit, packers=at_once + 1) as storing:
-        reading = Reading(
-            login=servers.login,
-            limits=servers.limits,
-            stores=PageStores(
-                hall=storing.hall,
-                table=TreeTable(storing.assembly),
-                previous=storing.previous,
-                seed=repository.ring.page_seed(),
-            ),
-            clock=clock,
-            advance=_Advance(emit).advance,
-            stop=threading.Event(),
-            is_sealed=is_encrypted(repository),
-        )
+        reading = _reading(storing, servers, repository, clock=clock, emit=emit)
         taken = _take_all(tasks, reading, at_once=at_once)
         _require_same(shape, servers.look())
         stored = storing.finish()
@@ -116,6 +103,26 @@ def run_redis_snapshot(
         reused_bytes=max(0, read_bytes - manifest.sizes.new_bytes),
         previous=storing.compared_with,
         findings=manifest.findings,
+    )
+
+
+def _reading(
+    storing: Storing, servers: RedisServers, repository: Repository, *, clock: Clock, emit: Emit
+) -> Reading:
+    stores = PageStores(
+        hall=storing.hall,
+        table=TreeTable(storing.assembly),
+        previous=storing.previous,
+        seed=repository.ring.page_seed(),
+    )
+    return Reading(
+        login=servers.login,
+        limits=servers.limits,
+        stores=stores,
+        clock=clock,
+        advance=_Advance(emit).advance,
+        stop=threading.Event(),
+        is_sealed=is_encrypted(repository),
     )
 
 

@@ -84,7 +84,7 @@ def take_shard(task: ShardTask, reading: Reading) -> TakenShard:
     with connect(node.address, reading.login) as connection:
         captured = _fit_to_keep(capture(connection), task, reading)
         config = captured.to_sealed()
-        _store(CONFIG % task.number, config, reading, batch)
+        _store(CONFIG % task.number, config, reading=reading, batch=batch)
         with open_link(
             node.address,
             reading.login,
@@ -113,7 +113,7 @@ def take_shard(task: ShardTask, reading: Reading) -> TakenShard:
         findings=(
             *task.attachment.findings,
             *captured.findings,
-            *_doubts(task, captured, counted, end),
+            *_doubts(task, captured, counted=counted, end=end),
         ),
     )
 
@@ -157,7 +157,7 @@ def _store_rdb(
         count.abandon()
 
 
-def _store(path: str, content: bytes, reading: Reading, batch: Batch) -> None:
+def _store(path: str, content: bytes, *, reading: Reading, batch: Batch) -> None:
     now = reading.clock.now()
     file = LargeFile(_attributes(path, 0, now), batch, reading.stores)
     file.take(memoryview(content))
@@ -184,7 +184,7 @@ def _databases(captured: CapturedServer, counted: dict[int, int] | str) -> int:
 
 
 def _doubts(
-    task: ShardTask, captured: CapturedServer, counted: dict[int, int] | str, end: RdbEnd
+    task: ShardTask, captured: CapturedServer, *, counted: dict[int, int] | str, end: RdbEnd
 ) -> list[Finding]:
     found = []
     if not end.is_verified:

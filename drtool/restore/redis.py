@@ -21,7 +21,7 @@ from drtool.restore.destination import make_destination
 from drtool.restore.phases import Phases
 from drtool.restore.redis_anew import DealtAnew, deal_anew
 from drtool.restore.redis_content import SnapshotFiles
-from drtool.restore.redis_fetch import fetch_shard
+from drtool.restore.redis_fetch import Origin, fetch_shard
 from drtool.restore.redis_loading import (
     expiring_keys,
     heartbeat_in,
@@ -90,7 +90,7 @@ def run_redis_restore(
     with _what_is_left(site):
         total = plan.fetch_bytes + plan.stream_bytes
         with phases.phase(FETCH, "snapshots and streams", total=total) as sizes:
-            _fetch(plan, site, files, copy=copy, repository=repository, phases=phases)
+            _fetch(plan, site, Origin(plan, files, repository), copy=copy, phases=phases)
             captured = [
                 CapturedServer.from_sealed(files.content(config_path(one.shard)))
                 for one in plan.shards
@@ -124,10 +124,9 @@ def run_redis_restore(
 def _fetch(
     plan: RedisPlan,
     site: RedisSite,
-    files: SnapshotFiles,
+    origin: Origin,
     *,
     copy: _Copy,
-    repository: Repository,
     phases: Phases,
 ) -> None:
     done = 0
@@ -140,9 +139,7 @@ def _fetch(
             phases.emit(PhaseAdvanced(phase=FETCH, done=done))
 
     for one, directory in zip(plan.shards, loading_places(plan, site), strict=True):
-        written = fetch_shard(
-            one, directory, site, files=files, plan=plan, repository=repository, told=told
-        )
+        written = fetch_shard(one, directory, site, origin=origin, told=told)
         copy.files.append(written)
         copy.restored_bytes += written.base_bytes
         copy.stream_bytes += written.stream_bytes
@@ -164,7 +161,7 @@ def _recover(
     with phases.phase("replay", "snapshot and stream", total=sum(written)) as sizes:
         sizes.size_bytes = sum(written)
         if is_written_anew(plan, ttl=site.ttl, masters=site.masters):
-            dealt = deal_anew(plan, site, places, copy.files, phases=phases)
+            dealt = deal_anew(plan, site, places, files=copy.files, phases=phases)
             _adopt(dealt, copy, site)
             directories = tuple(place.directory for place in places)
         running = loaded(directories, copy.files, site, databases=databases, phases=phases)

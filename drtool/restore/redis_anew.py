@@ -52,8 +52,8 @@ def deal_anew(
     plan: RedisPlan,
     site: RedisSite,
     places: Sequence[ServerPlace],
-    files: Sequence[AofFiles],
     *,
+    files: Sequence[AofFiles],
     phases: Phases,
 ) -> DealtAnew:
     """Load, save, deal out and write; one shard in memory at a time."""
@@ -67,10 +67,10 @@ def deal_anew(
     rule = _rule(plan, site, phases)
     if is_dealt_anew(plan, site.masters):
         shares = [place.slots or _EVERYTHING for place in places]
-        made = [_written(saved, places, shares, rule)]
+        made = [_written(saved, places, shares=shares, rule=rule)]
     else:
         made = [
-            _written([path], [place], [_EVERYTHING], rule)
+            _written([path], [place], shares=[_EVERYTHING], rule=rule)
             for path, place in zip(saved, places, strict=True)
         ]
     layout = AofLayout.of(site.binaries.version)
@@ -112,6 +112,7 @@ def _raw(place: ServerPlace) -> Path:
 def _written(
     saved: Sequence[Path],
     places: Sequence[ServerPlace],
+    *,
     shares: Sequence[Sequence[SlotRange]],
     rule: TtlRule,
 ) -> Reshaped:

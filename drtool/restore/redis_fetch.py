@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from drtool.repository.repository import Repository
@@ -21,14 +22,21 @@ Told = Callable[[Iterable[Part]], Iterator[Part]]
 _SAYS_MOMENTS = (7, 0)
 
 
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where the snapshot and the stream of a plan are read from."""
+
+    plan: RedisPlan
+    files: SnapshotFiles
+    repository: Repository
+
+
 def fetch_shard(
     one: ShardPlan,
     directory: Path,
     site: RedisSite,
     *,
-    files: SnapshotFiles,
-    plan: RedisPlan,
-    repository: Repository,
+    origin: Origin,
     told: Told,
 ) -> AofFiles:
     """Write one shard into `directory`; all of it is durable when this returns."""
@@ -36,10 +44,10 @@ def fetch_shard(
     has_stream = one.stream_bytes > 0
     return write_aof(
         directory,
-        told(files.parts(shard.rdb)),
-        told(_stream(one, plan, repository)) if has_stream else [],
+        told(origin.files.parts(shard.rdb)),
+        told(_stream(one, origin.plan, origin.repository)) if has_stream else [],
         layout=AofLayout.of(site.binaries.version),
-        database=stream_database(files.head(shard.rdb)) if has_stream else None,
+        database=stream_database(origin.files.head(shard.rdb)) if has_stream else None,
         owner=site.destination.owner,
     )
 

@@ -48,12 +48,12 @@ def loaded(
             server = start_scratch(plan, clock=phases.clock, scratch=site.scratch)
             stack.callback(server.stop)
             servers.append(server)
-        _wait(servers, sizes, site, phases)
+        _wait(servers, sizes, site=site, phases=phases)
         yield servers
 
 
 def _wait(
-    servers: Sequence[ScratchServer], sizes: Sequence[int], site: RedisSite, phases: Phases
+    servers: Sequence[ScratchServer], sizes: Sequence[int], *, site: RedisSite, phases: Phases
 ) -> None:
     deadline = phases.clock.monotonic() + site.load_seconds
     while True:

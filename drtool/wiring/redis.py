@@ -209,8 +209,8 @@ def redis_row(
     name: str,
     source: RedisSource,
     objective: Objective,
-    manifests: Sequence[Manifest],
     *,
+    manifests: Sequence[Manifest],
     repository: Repository,
     now: datetime,
 ) -> StatusRow:

@@ -48,7 +48,9 @@ def _row(
         case RedisSource():
             manifests, errors = read_manifests(repository, name)
             objective = policy.objective_of(name)
-            row = redis_row(name, source, objective, manifests, repository=repository, now=now)
+            row = redis_row(
+                name, source, objective, manifests=manifests, repository=repository, now=now
+            )
             newest = manifests[-1] if manifests else None
             found = _backup_findings(name, source, policy, newest=newest, now=now)
             return replace(row, findings=(*_damaged(errors), *found, *row.findings))
