@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 from drtool.errors import DrtoolError, ExitCode, LeaseHeld
 from drtool.mirror.entries import MirrorEntry, from_line, to_line
@@ -280,14 +281,17 @@ class Catalogue:
         for [line] in self._rows(query, (step, most)):
             yield from_line(line)
 
-    def _rows(self, query: str, values: Sequence[object] = ()) -> list[tuple]:  # type: ignore[type-arg]
-        # Rows of sqlite3 have the types of the query's columns, which no annotation can say.
+    def _rows(
+        self, query: str, values: Sequence[object] = ()
+    ) -> list[tuple[Any, ...]]:  # the types of the query's columns
         try:
             return self._database.execute(query, values).fetchall()
         except sqlite3.Error as error:
             raise _unavailable(error) from error
 
-    def _pages(self, table: str, columns: str, condition: str) -> Iterator[tuple]:  # type: ignore[type-arg]
+    def _pages(
+        self, table: str, columns: str, condition: str
+    ) -> Iterator[tuple[Any, ...]]:  # the types of the columns
         # Page by page from the last path on: a cursor left open would hold up every change.
         after, sign = b"", ">="
         while True:

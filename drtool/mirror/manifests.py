@@ -14,7 +14,7 @@ from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from typing import IO
+from typing import IO, Any
 
 import zstandard
 
@@ -90,10 +90,10 @@ def list_runs(bucket: Bucket, *, since: str | None = None) -> list[str]:
     return sorted(found)
 
 
-def put_run(bucket: Bucket, run: Run, lines: Iterable[str], gone: Iterable[bytes]) -> int:
+def put_run(bucket: Bucket, run: Run, lines: Iterable[str], *, gone: Iterable[bytes]) -> int:
     """Put a run's manifest; return how many lines it has. It counts once this returns."""
     with tempfile.TemporaryFile() as file:
-        count = _write(file, run, lines, gone)
+        count = _write(file, run, lines, gone=gone)
         size = file.tell()
         file.seek(0)
         attributes = {"Content-Type": "application/zstd"}
@@ -105,7 +105,7 @@ def put_run(bucket: Bucket, run: Run, lines: Iterable[str], gone: Iterable[bytes
     return count
 
 
-def _write(file: IO[bytes], run: Run, lines: Iterable[str], gone: Iterable[bytes]) -> int:
+def _write(file: IO[bytes], run: Run, lines: Iterable[str], *, gone: Iterable[bytes]) -> int:
     header = {
         "drtool_mirror_run": FORMAT,
         "run": run.run_id,
@@ -237,8 +237,7 @@ def _header(line: bytes, run_id: str) -> Run:
         raise _unreadable(run_id, "its first line is not about a run") from error
 
 
-def _parsed(line: bytes, run_id: str) -> dict:  # type: ignore[type-arg]
-    # JSON of our own, each key of which is checked where it is used.
+def _parsed(line: bytes, run_id: str) -> dict[str, Any]:  # JSON, checked where it is used
     try:
         record = json.loads(line)
     except ValueError as error:

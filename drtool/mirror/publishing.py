@@ -74,6 +74,6 @@ class Publisher:
             ended=ended,
         )
         gone: Iterable[bytes] = () if is_full else catalogue.gone()
-        put_run(self._bucket, run, catalogue.lines(pending_only=not is_full), gone)
+        put_run(self._bucket, run, catalogue.lines(pending_only=not is_full), gone=gone)
         catalogue.published(run=run.run_id, changes_runs="0" if is_full else str(changes_runs))
         return run.run_id

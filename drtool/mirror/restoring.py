@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 
 from drtool.errors import (
@@ -150,7 +151,7 @@ class _Writing:
                     "the restore was asked to stop", hint="Remove what it wrote, and begin again."
                 )
             retrying(
-                lambda entry=entry: self._fetch(writer, entry),  # type: ignore[misc]
+                partial(self._fetch, writer, entry),
                 limits=_RETRIES,
                 clock=self._wanted.clock,
                 stop=self._wanted.stop,

@@ -37,10 +37,10 @@ def sync(
     sources = _mirrored(request.sources, policy)
     outcomes: list[SyncOutcome | FactSheet] = []
     errors: list[DrtoolError] = []
-    with _leases(policy, around) as repository:
+    with _leases(policy, around) as leases:
         for name, source in sources.items():
             try:
-                outcomes.append(_sync_one(name, source, request, repository, around=around))
+                outcomes.append(_sync_one(name, source, request, leases=leases, around=around))
             except DrtoolError as error:
                 if len(sources) == 1:
                     raise
@@ -70,14 +70,14 @@ def _sync_one(
     name: str,
     source: FilesSource | BucketSource,
     request: SyncRequest,
-    repository: Leases,
     *,
+    leases: Leases,
     around: Surroundings,
 ) -> SyncOutcome | FactSheet:
     bucket = _mirror_of(source, around)
     origin = source.path if isinstance(source, FilesSource) else source.url
     identity = f"{name} {origin} {bucket.url}"
-    with Lease(repository, f"mirror-{name}", clock=around.clock) as lease:
+    with Lease(leases, f"mirror-{name}", clock=around.clock) as lease:
         catalogue = open_catalogue(default_place(identity), identity=identity)
         try:
             run = MirrorRun(
@@ -91,7 +91,7 @@ def _sync_one(
             if isinstance(source, FilesSource):
                 tree = _tree(name, source, request)
                 return preview_tree(tree, run) if request.is_dry_run else sync_tree(tree, run)
-            return _sync_bucket(name, source, request, run, around=around)
+            return _sync_bucket(name, source, request, run=run, around=around)
         finally:
             catalogue.close()
 
@@ -128,8 +128,8 @@ def _sync_bucket(
     name: str,
     source: BucketSource,
     request: SyncRequest,
-    run: MirrorRun,
     *,
+    run: MirrorRun,
     around: Surroundings,
 ) -> SyncOutcome | FactSheet:
     # With it comes boto3, for which a tree would only wait.

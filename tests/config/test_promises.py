@@ -72,10 +72,10 @@ def test_a_source_judged_by_its_own_promise_says_that_it_is_weaker() -> None:
     assert any("weaker" in finding.fact for finding in row.findings)
 
 
-def test_a_kind_that_this_version_cannot_back_up_is_said_so() -> None:
-    row = judged("{kind: files, path: /srv/a, schedule: {backup: '* * * * *'}}")
+def test_a_bucket_without_a_schedule_is_told_to_be_synced() -> None:
+    row = judged("{kind: bucket, url: s3://a, mirror: s3://b}")
 
-    assert any("not supported by this version yet" in finding.fact for finding in row.findings)
+    assert any("drtool sync" in finding.fix for finding in row.findings)
 
 
 def test_the_reference_policy_can_keep_what_it_promises() -> None:
