@@ -138,14 +138,14 @@ def _conclusion(verdict: Verdict, objective: Objective) -> str:
 
 def _findings(name: str, source: SourcePolicy, policy: Policy) -> list[Finding]:
     found = []
-    verb = "sync" if isinstance(source, BucketSource) else "backup"
+    command = "`drtool sync`" if isinstance(source, BucketSource) else f"`drtool backup {name}`"
     if source.schedule.backup is None:
         found.append(
             Finding(
                 severity=Severity.WARNING,
                 subject=f"source {name}",
                 fact="no schedule says when a backup is taken",
-                fix=f'Add `schedule: {{backup: "0 2 * * *"}}`, or run `drtool {verb} {name}`.',
+                fix=f'Add `schedule: {{backup: "0 2 * * *"}}`, or run {command}.',
             )
         )
     if source.objective is not None and _is_looser(source.objective, policy):
