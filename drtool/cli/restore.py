@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -11,6 +12,9 @@ from drtool.cli.lazy import Command
 from drtool.cli.targets import LATEST, TargetOptions, read_moment, read_target
 from drtool.cli.verdicts import leave
 from drtool.errors import UsageError
+
+if TYPE_CHECKING:
+    from drtool.model.outcome import RestorePreview, RestoreReport
 
 
 @click.command(
@@ -113,7 +117,6 @@ def restore(
     is written over.
     """
     from drtool.model.measure import format_moment
-    from drtool.model.outcome import RestoreReport
     from drtool.model.request import RestoreRequest, TtlMode
     from drtool.model.target import ToTime
     from drtool.wiring.restore import restore as carry_out
@@ -140,12 +143,16 @@ def restore(
     )
     with front.progress() as view:
         outcome = carry_out(request, policy, front.surroundings(view))
-    if isinstance(outcome, RestoreReport):
-        front.show(outcome)
-        leave([outcome])
-    else:
+    _show(front, outcome)
+
+
+def _show(front: Front, outcome: RestoreReport | tuple[RestorePreview, ...]) -> None:
+    if isinstance(outcome, tuple):
         front.show_all("restore-plans", outcome)
         leave(outcome)
+    else:
+        front.show(outcome)
+        leave([outcome])
 
 
 def _each_latest(target: dict[str, str | None]) -> dict[str, str | None]:
