@@ -43,15 +43,16 @@ def read_back(outcomes: Mapping[str, RestoreOutcome]) -> Held:
     tree = Path(outcomes["uploads"].destination)
     with started_postgres(MAJOR, Path(outcomes["main-db"].destination)) as server:
         rows = {int(row[0]): str(row[1]) for row in server.query("SELECT number, file FROM papers")}
+    keys: dict[int, int] = {}
     with started_redis(outcomes["cache"]) as [client]:
-        names = sorted(client.scan_iter(match="paper:*", count=1000))
-        values = client.mget(names) if names else []
+        for name in client.scan_iter(match="paper:*", count=1000):
+            value = client.get(name)
+            assert isinstance(value, bytes)
+            keys[int(name.split(b":")[1])] = int(value)
     return Held(
         files={path.name: path.read_bytes() for path in tree.glob("paper-*")},
         rows=rows,
-        keys={
-            int(name.split(b":")[1]): int(value) for name, value in zip(names, values, strict=True)
-        },
+        keys=keys,
     )
 
 

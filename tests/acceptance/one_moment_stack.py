@@ -27,6 +27,8 @@ from tests.servers.redis import RedisServer, new_redis
 CLOCK = SystemClock()
 MAJOR = 15
 WRITER = 1
+# The writer leaves the machine to the archiving and the snapshots for so long after each write.
+PAUSE_SECONDS = 0.01
 JOIN_SECONDS = 60.0
 # What a restore needs to bring a cluster up; without pg_amcheck and pg_checksums its deep checks are
 # left out ("not measured"): they have tests of their own, and here there are many restores.
@@ -155,7 +157,7 @@ class Writer:
             psycopg.connect(self._stack.postgres.dsn(), autocommit=True) as session,
             self._stack.redis.client() as redis,
         ):
-            while not self._stop.is_set():
+            while not self._stop.wait(PAUSE_SECONDS):
                 number += 1
                 with _entered(self.story.files, number):
                     put_file(self._stack.uploads / name_of(number), content_of(number))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import re
 import secrets
@@ -32,7 +33,7 @@ from tests.servers.postgres import server_directory
 pytestmark = [pytest.mark.postgres, pytest.mark.redis, pytest.mark.slow]
 BETWEEN_SNAPSHOTS_SECONDS = 0.7
 SNAPSHOTS = 6
-ENOUGH_WRITES = 600
+ENOUGH_WRITES = 400
 FILES = BackupRequest(sources=("uploads",), is_dry_run=False)
 EVERYTHING = BackupRequest(sources=(), is_dry_run=False)
 
@@ -280,3 +281,38 @@ def test_a_place_that_one_source_refuses_keeps_all_from_being_written(
     )
 
     assert sorted(copies.rglob("*")) == [copies / "uploads", copies / "uploads" / "mine"]
+
+
+KINDS = {"main-db": "postgres", "cache": "redis", "uploads": "files"}
+
+
+def test_every_source_is_backed_up_shown_and_verified_and_one_that_is_down_harms_no_other(
+    site: Site,
+) -> None:
+    with new_stack(site) as stack:
+        whole = site.run("backup", "--json").answer
+        status = site.run("status")
+        rows = site.run("status", "--json").answer["rows"]
+        verified = site.run("verify", "--whole", "--json").answer
+        stack.redis.kill9()
+        without = site.run("backup", "--json", code=ExitCode.SOURCE_UNAVAILABLE)
+        told = site.run("backup", code=ExitCode.SOURCE_UNAVAILABLE)
+        behind = site.run("status", "--json").answer["rows"]
+
+    assert [item["source"] for item in whole["items"]] == list(KINDS)
+    assert {row["source"]: row["kind"] for row in rows} == KINDS
+    assert [row["verdict"] for row in rows] == ["MET"] * 3
+    assert all(name in status.out for name in KINDS)
+    assert status.out.count("MET") >= 3
+    assert (sorted(verified["sources"]), verified["backups"]) == (sorted(KINDS), 3)
+    done = [item["source"] for item in without.answer["items"] if "backup_id" in item]
+    failed = [item for item in without.answer["items"] if "backup_id" not in item]
+    assert done == ["main-db", "uploads"]
+    assert [item["exit_code"] for item in failed] == [ExitCode.SOURCE_UNAVAILABLE]
+    assert "cache" in failed[0]["message"], json.dumps(failed)
+    assert all(name in told.out + told.err for name in KINDS)
+    newer = {
+        before["source"]: after["last_backup"] > before["last_backup"]
+        for before, after in zip(rows, behind, strict=True)
+    }
+    assert newer == {"main-db": True, "cache": False, "uploads": True}
