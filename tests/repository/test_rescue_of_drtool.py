@@ -64,7 +64,8 @@ def test_a_server_starts_on_two_backups_and_streamed_wal_restored_without_drtool
     restored.start()
     try:
         found = "SELECT count(*), count(*) FILTER (WHERE md5 = 'changed'), max(n) FROM kept"
-        assert restored.query(found) == [(30000, 40, 30000)]
+        held = sorted(os.listdir(server_root / "wal"))
+        assert restored.query(found) == [(30000, 40, 30000)], (held, restored.log_text())
         assert restored.query("SELECT n FROM moved") == [(7,)]
     finally:
         restored.stop()
