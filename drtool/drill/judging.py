@@ -89,6 +89,37 @@ def judge_loss(
             )
 
 
+def judge_stream(
+    target: RecoveryTarget,
+    objective: Objective,
+    *,
+    proven_until: datetime | None,
+    index_step: timedelta,
+) -> Judgement:
+    """The RPO of a restore to a moment, where a stream is cut at what had arrived by then.
+
+    `proven_until`: the newest mark in the copy. Without marks only arrivals are known, each told to
+    `index_step`: what was on its way from the server is then in no measurement.
+    """
+    if not isinstance(target, ToTime):
+        return _judged(None, objective, "no moment was asked for that a loss could be told from")
+    asked = target.moment.isoformat()
+    if proven_until is None:
+        return _judged(
+            LossInterval(timedelta(0), index_step),
+            objective,
+            f"what had arrived {format_span(index_step)} before {asked} is there; what had not arrived"
+            " may not be. How long it was on its way, only marks tell: set `heartbeat_key`",
+        )
+    span = max(target.moment - proven_until, timedelta(0))
+    return _judged(
+        LossInterval(timedelta(0), span),
+        objective,
+        f"everything acknowledged by {proven_until.isoformat()} is there; of what came in the"
+        f" {format_span(span)} from then to {asked}, what had not arrived here may not be",
+    )
+
+
 def judge_snapshot(
     target: RecoveryTarget,
     objective: Objective,

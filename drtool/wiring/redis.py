@@ -7,16 +7,25 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 
+from drtool.archiving.redis_arrivals import BETWEEN_MOMENTS
 from drtool.archiving.redis_status import StreamStatus, stream_status
 from drtool.backup.plan import BackupPlan, plan_redis
 from drtool.backup.redis import RedisServers, run_redis_snapshot
-from drtool.drill.judging import judge_loss, judge_time
+from drtool.drill.judging import judge_loss, judge_stream, judge_time
 from drtool.errors import UsageError
 from drtool.model.finding import Finding, Severity
 from drtool.model.objective import LossInterval, Objective, judge
-from drtool.model.outcome import BackupOutcome, Fact, FactSheet, RestoreOutcome, StatusRow
+from drtool.model.outcome import (
+    BackupOutcome,
+    Fact,
+    FactSheet,
+    Judgement,
+    RestoreOutcome,
+    StatusRow,
+)
 from drtool.model.progress import Emit, Noted
 from drtool.model.request import RestoreRequest, TtlMode
+from drtool.model.target import ToTime
 from drtool.policy.secrets import Secret
 from drtool.policy.sources import RedisSource, SourcePolicy
 from drtool.repository.backups import (
@@ -193,16 +202,26 @@ class _Restore:
     def _run(self, site: RedisSite, emit: Emit) -> RestoreOutcome:
         phases = Phases(self.around.clock, emit)
         outcome = run_redis_restore(self.plan, site, repository=self.repository, phases=phases)
-        loss = judge_loss(
-            self.plan.target,
-            self.objective,
-            proven_until=self.plan.latest,
-            declared=phases.began,
-            lost_at=self.request.lost_at,
-        )
+        loss = self._loss(outcome)
         is_answered = outcome.is_writable and all(one.passed for one in outcome.questions)
         duration = judge_time(outcome.phases, self.objective, is_answered=is_answered)
         return replace(outcome, lost_at=self.request.lost_at, judgements=(loss, duration))
+
+    def _loss(self, outcome: RestoreOutcome) -> Judgement:
+        if isinstance(self.plan.target, ToTime):
+            return judge_stream(
+                self.plan.target,
+                self.objective,
+                proven_until=outcome.reached.commit_time,
+                index_step=BETWEEN_MOMENTS,
+            )
+        return judge_loss(
+            self.plan.target,
+            self.objective,
+            proven_until=self.plan.latest,
+            declared=outcome.began,
+            lost_at=self.request.lost_at,
+        )
 
 
 def redis_row(

@@ -143,7 +143,8 @@ def test_after_a_restore_to_any_moment_nothing_refers_to_what_is_not_there(
         outcomes = restored(past, moment, copies / str(number))
         held = read_back(outcomes)
         told = [*faults(held, past.story, stated(outcomes, moment)), *empty(held)]
-        told += wrongly_stated(outcomes["uploads"], past, moment)
+        told += wrongly_chosen(outcomes["uploads"], past, moment)
+        told += [fault for one in outcomes.values() for fault in wrongly_judged(one, moment)]
         found += [f"seed {seed}, restored to {moment}: {fault}" for fault in told]
         shutil.rmtree(copies / str(number))
 
@@ -173,19 +174,26 @@ def empty(held: Held) -> list[str]:
     return [f"there are no {name}" for name, content in stores.items() if not content]
 
 
-def wrongly_stated(outcome: RestoreOutcome, past: Past, moment: datetime) -> list[str]:
-    """The bound is that of the newest snapshot which had ended by then, judged, and in words."""
-    reached = outcome.reached.commit_time
-    assert reached is not None
-    [loss] = [one for one in outcome.judgements if one.objective is Promise.RPO]
-    told = []
+def wrongly_chosen(outcome: RestoreOutcome, past: Past, moment: datetime) -> list[str]:
+    """The snapshot of the files is the newest which had ended by then."""
     ended = [taken for at, taken in past.snapshots if at <= moment]
     if ended and outcome.backup_id < ended[-1].backup_id:
-        told.append(f"snapshot {outcome.backup_id} is older than {ended[-1].backup_id}")
-    if getattr(loss.measured, "at_most", None) != moment - reached:
-        told.append(f"the stated bound is {loss.measured}, not {moment - reached}")
-    if "changes after that may not be there" not in loss.explanation:
-        told.append(f"the bound is not explained: {loss.explanation}")
+        return [f"snapshot {outcome.backup_id} is older than {ended[-1].backup_id}"]
+    return []
+
+
+def wrongly_judged(outcome: RestoreOutcome, moment: datetime) -> list[str]:
+    """What may be missing is judged, and in words; of PostgreSQL nothing may be."""
+    reached = outcome.reached.commit_time
+    assert reached is not None
+    bound = timedelta(0) if outcome.kind == "postgres" else moment - reached
+    word = {"postgres": "is there", "redis": "what had not arrived", "files": "may not be there"}
+    [loss] = [one for one in outcome.judgements if one.objective is Promise.RPO]
+    told = []
+    if getattr(loss.measured, "at_most", None) != bound:
+        told.append(f"{outcome.source}: the stated bound is {loss.measured}, not {bound}")
+    if word[outcome.kind] not in loss.explanation:
+        told.append(f"{outcome.source}: the bound is not explained: {loss.explanation}")
     return told
 
 

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from drtool.drill.judging import ANSWERED, judge_ledger, judge_loss, judge_time
+from drtool.drill.judging import ANSWERED, judge_ledger, judge_loss, judge_stream, judge_time
 from drtool.drill.loss import Loss
 from drtool.model.objective import LossInterval, Objective, Verdict
 from drtool.model.outcome import Judgement, LostWrites, Phase
@@ -55,6 +55,20 @@ def test_a_restore_to_a_moment_loses_nothing_before_it() -> None:
 
     assert judged.measured == LossInterval(timedelta(0), timedelta(0))
     assert judged.verdict is Verdict.MET
+
+
+def test_a_stream_cut_at_a_moment_may_lack_what_came_after_the_newest_mark_in_the_copy() -> None:
+    """What was acknowledged in the tenth of a second before the moment may not have arrived by then."""
+    step = timedelta(milliseconds=100)
+
+    marked = judge_stream(ToTime(NOW), OBJECTIVE, proven_until=NOW - MINUTE, index_step=step)
+    stale = judge_stream(ToTime(NOW), OBJECTIVE, proven_until=NOW - 16 * MINUTE, index_step=step)
+    without = judge_stream(ToTime(NOW), OBJECTIVE, proven_until=None, index_step=step)
+
+    assert marked.measured == LossInterval(timedelta(0), MINUTE)
+    assert (marked.verdict, stale.verdict) == (Verdict.MET, Verdict.MISSED)
+    assert without.measured == LossInterval(timedelta(0), step)
+    assert "heartbeat_key" in without.explanation
 
 
 def test_the_loss_is_judged_on_the_upper_end_of_what_the_log_proves() -> None:
