@@ -345,6 +345,8 @@ def let_replay(root: Path) -> None:
     data = root / "data"
     with (data / "postgresql.auto.conf").open("a") as file:
         file.write(f"restore_command = 'cp {root}/wal/%f %p'\n")
+        # A hot standby takes questions before all is replayed.
+        file.write("hot_standby = off\n")
     (data / "recovery.signal").touch()
     user = server_user()
     if user is not None:
