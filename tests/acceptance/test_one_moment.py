@@ -264,6 +264,9 @@ def test_latest_is_the_newest_moment_for_all_and_each_latest_goes_as_far_as_each
     each = site.run("restore", "--each-latest", "--into", str(copies / "each"), code=None)
 
     assert (together.code, each.code) == (0, 0), f"{together}\n{each}"
+    told = " ".join(together.out.split())
+    assert "changes after that may not be there" in told, str(together)
+    assert "what had not arrived here may not be" in told, str(together)
     with ExitStack() as reading:
         for place, is_late in (("all", False), ("each", True)):
             rows = rows_in(copies / place / "main-db", reading)
