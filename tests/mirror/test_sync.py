@@ -420,3 +420,20 @@ def test_the_bytes_of_the_catalogue_are_what_a_restored_mirror_would_say(plain: 
 def _lines(path: Path) -> list[str]:
     with sqlite3.connect(path) as database:
         return [row[0] for row in database.execute("SELECT line FROM entries ORDER BY path")]
+
+
+def test_a_source_that_was_a_mount_point_and_is_none_stops_the_run(plain: Rig) -> None:
+    """PITFALLS 86: an unmounted disk leaves its mount point behind, and maybe files below it."""
+    for name in "abc":
+        plain.write(name, name.encode())
+    plain.sync()
+    # As the run before would have found it with the disk mounted.
+    with sqlite3.connect(plain.directory / "cache" / "c.sqlite") as database:
+        database.execute("UPDATE about SET value = '[true, 1, 1]' WHERE name = 'place'")
+
+    with pytest.raises(SourceUnsuitable, match="not mounted"):
+        plain.sync()
+    outcome = plain.sync(accepts_source=True)
+
+    assert outcome.put_files == 0
+    assert plain.sync().findings == ()
