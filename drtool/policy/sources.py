@@ -55,7 +55,7 @@ class WalSettings:
 
     mode: WalMode = described("Who brings the WAL: stream or push.", default=WalMode.STREAM)
     flush: timedelta = described(
-        "At most this long until a change is durable in the repository.",
+        "A change is put into the repository at most this long after it arrived.",
         default=timedelta(seconds=10),
     )
     slot: str | None = described("Physical replication slot that keeps the WAL.", default=None)
@@ -155,7 +155,7 @@ class RedisSource:
     )
     stream: bool = described("Archive the replication stream between snapshots.", default=False)
     flush: timedelta = described(
-        "At most this long until a change is durable in the repository.",
+        "A change is put into the repository at most this long after it arrived.",
         default=timedelta(seconds=10),
     )
     heartbeat: timedelta = described(
