@@ -100,8 +100,9 @@ class Attempt:
 
 
 def new_backup_id(now: datetime) -> str:
-    """Sorts by time; the random end keeps two of one second apart."""
-    return f"{now.astimezone(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
+    """Sorts by time; the random end keeps two of one millisecond apart."""
+    utc = now.astimezone(UTC)
+    return f"{utc:%Y%m%dT%H%M%S}.{utc.microsecond // 1000:03d}Z-{secrets.token_hex(3)}"
 
 
 def begin_attempt(repository: Repository, source: str, backup_id: str) -> Attempt:

