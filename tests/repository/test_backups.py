@@ -187,8 +187,8 @@ def test_attempts_that_left_no_manifest_are_found_with_the_ids_of_their_packs(
 
 
 def test_backup_ids_sort_by_time_and_never_collide() -> None:
-    ids = [new_backup_id(NOW + timedelta(seconds=n)) for n in range(50)]
+    ids = [new_backup_id(NOW + timedelta(milliseconds=n)) for n in range(50)]
 
     assert ids == sorted(ids)
     assert len({new_backup_id(NOW) for _ in range(50)}) == 50
-    assert new_backup_id(datetime(2024, 5, 1, tzinfo=UTC)).startswith("20240501T000000Z-")
+    assert new_backup_id(datetime(2024, 5, 1, tzinfo=UTC)).startswith("20240501T000000.000Z-")
