@@ -62,7 +62,8 @@ def test_a_restore_that_is_killed_leaves_nothing_that_can_be_started(
         "PhaseAdvanced fetch",
         "PhaseEnded fetch",
         "PhaseBegan replay",
-        "PhaseAdvanced replay",
+        # The last of some 26 segments are not handed out yet, so the replay cannot have ended.
+        "segment 20",
     ]
 
     for number, event in enumerate(events):
