@@ -20,6 +20,7 @@ from drtool.repository.sealing import SMALLEST_SEALED_BYTES
 from drtool.repository.streamlog import (
     StreamInventory,
     StreamLog,
+    StreamRun,
     read_begin,
     read_link,
     read_stream_segment,
@@ -123,7 +124,8 @@ def _tell_holes(inventory: StreamInventory, snapshots: Sequence[Manifest], tally
         for run in log.runs:
             before = max((end for end in ends if end < run.begin), default=None)
             if before is not None:
-                _tell_missing(inventory, log, before, run.begin, tally=tally)
+                missing = StreamRun(before, run.begin)
+                _tell_missing(inventory, log, missing, tally=tally)
 
 
 def _offsets(replication_id: str, snapshots: Sequence[Manifest]) -> Iterator[int]:
@@ -134,14 +136,16 @@ def _offsets(replication_id: str, snapshots: Sequence[Manifest]) -> Iterator[int
 
 
 def _tell_missing(
-    inventory: StreamInventory, log: StreamLog, before: int, after: int, *, tally: Tally
+    inventory: StreamInventory, log: StreamLog, missing: StreamRun, *, tally: Tally
 ) -> None:
-    """What lies between two offsets of a history, unless it is held elsewhere or was recorded."""
-    is_told = any(begin.offset == after for begin in log.begins)
-    if is_told or find_path(inventory, log.replication_id, begin=before).end >= after:
+    """A stretch that no segment of its history holds, unless its past holds it or it was recorded."""
+    is_told = any(begin.offset == missing.end for begin in log.begins)
+    path = find_path(inventory, log.replication_id, begin=missing.begin)
+    if is_told or path.end >= missing.end:
         return
     tally.problem(
         f"stream of {inventory.source}",
-        f"bytes {before} to {after} of {log.replication_id} are missing, and nobody recorded that",
+        f"bytes {missing.begin} to {missing.end} of {log.replication_id} are missing, and nobody"
+        " recorded that",
         "Bring them back from a copy of the repository, or take a new snapshot.",
     )

@@ -14,15 +14,11 @@ from drtool.drill.judging import judge_snapshot, judge_time
 from drtool.errors import UsageError
 from drtool.model.objective import LossInterval, Objective, judge
 from drtool.model.outcome import BackupOutcome, Fact, FactSheet, RestoreOutcome, StatusRow
-from drtool.model.progress import Emit, Noted
+from drtool.model.progress import Emit
 from drtool.model.request import BackupRequest, RestoreRequest
 from drtool.policy.sources import FilesSource, SourcePolicy
-from drtool.repository.backups import (
-    Manifest,
-    new_backup_id,
-    read_manifests,
-    unfinished_attempts,
-)
+from drtool.repository.backups import Manifest, read_manifests
+from drtool.repository.extents import FilesExtent
 from drtool.repository.lease import Lease
 from drtool.repository.repository import Repository
 from drtool.restore.phases import Phases
@@ -30,10 +26,9 @@ from drtool.restore.tree import occupied_bytes, run_tree_restore
 from drtool.restore.tree_place import check_tree_place
 from drtool.restore.tree_plan import TreePlan, plan_tree, preview_tree
 from drtool.sources.files.exclude import compile_rules
+from drtool.wiring.earlier import facts_of_store, look_back
 from drtool.wiring.planned import Planned, Runner
 from drtool.wiring.surroundings import Surroundings
-
-MOST_ATTEMPTS = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,11 +51,8 @@ class FilesBackup:
             title=f"Would back up {self.name}; nothing was done",
             facts=(
                 Fact(name="path", value=str(self.source.path), label="from"),
-                Fact(name="repository", value=self.repository.store.url, label="into"),
                 Fact(name="compared_with", value=before, label="compared with"),
-                Fact(
-                    name="unfinished", value=len(plan.attempts), label="interrupted backups to use"
-                ),
+                *facts_of_store(self.repository, unfinished=len(plan.attempts)),
             ),
         )
 
@@ -86,14 +78,13 @@ class FilesBackup:
             )
 
     def _plan(self) -> BackupPlan:
-        manifests, errors = read_manifests(self.repository, self.name)
-        for error in errors:
-            self.around.emit(Noted(f"{error.message}. {error.hint}", "warning"))
+        earlier = look_back(self.repository, self.name, self.around)
         return plan_snapshot(
             self.name,
-            new_backup_id(self.around.clock.now()),
-            manifests=manifests,
-            attempts=list(unfinished_attempts(self.repository, self.name, most=MOST_ATTEMPTS)),
+            earlier.next_id,
+            kind=FilesExtent.kind,
+            manifests=earlier.manifests,
+            attempts=earlier.attempts,
             level=self.level,
         )
 

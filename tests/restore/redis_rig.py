@@ -13,7 +13,7 @@ from typing import Any
 
 import redis
 
-from drtool.backup.plan import plan_redis
+from drtool.backup.plan import plan_snapshot
 from drtool.backup.redis import RedisServers, run_redis_snapshot
 from drtool.model.outcome import BackupOutcome, RestoreOutcome
 from drtool.model.progress import Emit, silent
@@ -26,6 +26,7 @@ from drtool.repository.backups import (
     read_manifests,
     unfinished_attempts,
 )
+from drtool.repository.extents import RedisExtent
 from drtool.repository.lease import Lease
 from drtool.repository.repository import Repository
 from drtool.restore.destination import check_directory
@@ -63,9 +64,10 @@ def take_snapshot(
 ) -> BackupOutcome:
     """One snapshot, as the command takes it."""
     manifests, _ = read_manifests(repository, SOURCE)
-    plan = plan_redis(
+    plan = plan_snapshot(
         SOURCE,
         _next_id(repository),
+        kind=RedisExtent.kind,
         manifests=manifests,
         attempts=list(unfinished_attempts(repository, SOURCE, most=5)),
     )
