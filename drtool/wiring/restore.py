@@ -8,7 +8,7 @@ from datetime import datetime
 from pathlib import Path
 
 from drtool import __version__
-from drtool.errors import DrtoolError, NotRecoverable
+from drtool.errors import DestinationRefused, DrtoolError, NotRecoverable
 from drtool.model.measure import format_moment
 from drtool.model.outcome import RestoreOutcome, RestorePreview, RestoreReport
 from drtool.model.progress import Noted
@@ -17,6 +17,8 @@ from drtool.model.target import ToLatest, ToTime
 from drtool.policy.policy import Policy
 from drtool.policy.sources import FilesSource, PostgresSource, RedisSource, SourcePolicy
 from drtool.repository.repository import Repository
+from drtool.system.durable import make_directory
+from drtool.system.users import current_user, give, user_of
 from drtool.wiring.files import plan_files, require_trees
 from drtool.wiring.parts import opened_repository, restorable_sources
 from drtool.wiring.planned import Planned
@@ -25,6 +27,9 @@ from drtool.wiring.reports import keep_evidence, write_page
 from drtool.wiring.restore_postgres import plan_postgres
 from drtool.wiring.side_by_side import side_by_side
 from drtool.wiring.surroundings import Surroundings
+
+# Others may pass through it to what is theirs, and see nothing of it.
+_LETS_THROUGH = 0o711
 
 
 def restore(
@@ -46,6 +51,8 @@ def restore(
         if request.is_plan:
             return tuple(one.preview(places[one.source]) for one in planned)
         runners = {one.source: one.prepare(places[one.source]) for one in planned}
+        if len(runners) > 1:
+            _make_common_place(places)
         ended = side_by_side(runners, around.emit, at_once=len(runners))
         outcomes = [one for one in ended.values() if isinstance(one, RestoreOutcome)]
         errors = [one for one in ended.values() if isinstance(one, DrtoolError)]
@@ -147,6 +154,29 @@ def _places(
     stamp = now.astimezone(policy.timezone).strftime("%Y%m%dT%H%M%S")
     root = request.into or policy.restore_root / f"{policy.stack}-{stamp}"
     return {name: root.absolute() / name for name in names}
+
+
+def _make_common_place(places: Mapping[str, Path]) -> None:
+    """The directory above all places, whosoever the one above it is, and open for passing through.
+
+    Made by one of the sources it would be closed to the users of the others.
+    """
+    [above] = {place.parent for place in places.values()}
+    missing = [place for place in (above, *above.parents) if not place.exists()]
+    if not missing:
+        return
+    try:
+        us = current_user()
+        owner = user_of(missing[-1].parent) if us.uid == 0 else us
+        make_directory(above)
+        for place in missing:
+            place.chmod(_LETS_THROUGH)  # whatever the umask
+            give(place, owner)
+    except OSError as error:
+        raise DestinationRefused(
+            f"destination {above} cannot be made: {error.strerror}",
+            hint="Restore --into a directory on a file system that can be written.",
+        ) from error
 
 
 def _gravest(errors: list[DrtoolError], outcomes: list[RestoreOutcome]) -> DrtoolError:
