@@ -135,7 +135,7 @@ def restored(past: Past, moment: datetime, place: Path) -> dict[str, RestoreOutc
 def test_after_a_restore_to_any_moment_nothing_refers_to_what_is_not_there(
     past: Past, copies: Path, count: int
 ) -> None:
-    """A file may be missing if it came after the snapshot that the report names, and no other."""
+    """PITFALLS 90: a file may be missing if it came after the snapshot that the report names, no other."""
     seed = secrets.randbits(32)
     print(f"seed {seed}")
 
