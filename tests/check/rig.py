@@ -135,7 +135,9 @@ def receiving(stack: Stack, name: str) -> Iterator[None]:
     thread = threading.Thread(target=run)
     thread.start()
     try:
-        until(lambda: errors or list((stack.root / "repository" / "leases").glob(f"*-{name}")), name)
+        until(
+            lambda: errors or list((stack.root / "repository" / "leases").glob(f"*-{name}")), name
+        )
         yield
     finally:
         around.stop.set()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from pathlib import Path
 
 import pytest
+import redis
 
 from drtool.errors import ExitCode
 from drtool.model.checked import Readiness
@@ -69,7 +71,11 @@ def test_a_redis_that_is_protected_has_no_problem(
     servers = [f"server {one.address}" for one in (master, replica)]
     stored = ["backups", "receiver", "stream", "marks", "backlog", "recoverable until"]
     assert names == ["shape", *servers, *stored]
-    assert facts(report, Severity.WARNING) == []
+    # What the newest snapshot had to say is told again: this repository has no key.
+    warnings = facts(report, Severity.WARNING)
+    assert [fact.split(":")[0] for fact in warnings] == [
+        "its passwords and users are left out of the backup"
+    ]
     assert "left" in look(report, "cache", "backlog").seen
 
 
@@ -142,7 +148,8 @@ def test_a_rewrite_of_the_aof_that_fails_is_a_problem(
     stack = stack_of(tmp_path, server)
     with server.client() as client:
         shutil.rmtree(server.root)
-        client.execute_command("BGREWRITEAOF")
+        with contextlib.suppress(redis.ResponseError):  # it may fail before it has answered
+            client.execute_command("BGREWRITEAOF")
         wait_for(
             lambda: client.info("persistence")["aof_last_bgrewrite_status"] != "ok",
             what="the failure",
@@ -168,7 +175,7 @@ def test_a_backlog_that_no_longer_holds_what_comes_next_is_a_problem(
 
     lost = stack.check()
 
-    assert "of 1.0 MiB left" in look(held, "cache", "backlog").seen
+    assert "of 1.05 MB left" in look(held, "cache", "backlog").seen
     assert told(facts(held, Severity.WARNING), "repl-backlog-size is 1048576 bytes")
     assert told(problems(lost), "it no longer holds what comes after the archived stream")
 
@@ -186,7 +193,7 @@ def test_a_hole_behind_the_newest_snapshot_is_a_problem(
             client.set(f"key:{number}", b"x" * 500_000)
     with receiving(stack, "cache"):
         begins = tmp_path / "repository" / "log" / "cache"
-        until(lambda: len(list(begins.rglob("*begin*"))) >= 2, "the log begins anew")
+        until(lambda: len(list(begins.rglob("begins/*"))) >= 2, "the log begins anew")
 
         report = stack.check()
 

@@ -166,7 +166,7 @@ def test_a_backlog_that_is_soon_used_up_is_a_warning(make_redis: MakeRedis) -> N
     [finding] = check_margin("main", state, soon)
 
     assert finding.severity is Severity.WARNING
-    assert "lasts 60 s more (6.0 MiB of 8.0 MiB)" in finding.fact
+    assert "lasts 60 s more (6.29 MB of 8.39 MB)" in finding.fact
     assert "repl-backlog-size 75mb" in finding.fix
     assert check_margin("main", state, late) == check_margin("main", state, idle) == []
     assert check_margin("main", state, None)[0].severity is Severity.PROBLEM
