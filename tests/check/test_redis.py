@@ -25,7 +25,14 @@ from tests.check.rig import (
     told,
     until,
 )
-from tests.servers.redis import ClusterGroup, MakeRedis, RedisServer, make_replica, wait_for
+from tests.servers.redis import (
+    ClusterGroup,
+    MakeRedis,
+    RedisServer,
+    SentinelGroup,
+    make_replica,
+    wait_for,
+)
 
 pytestmark = pytest.mark.redis
 WELL = {"appendonly": "yes", "repl-backlog-size": "64mb", "save": "3600 1"}
@@ -240,6 +247,20 @@ def test_a_cluster_is_checked_server_by_server(redis_cluster: ClusterGroup, tmp_
     looks = part(report, "cache").looks
     assert sum(one.name.startswith("server") for one in looks) == 6
     assert look(report, "cache", "slots").seen == "16,384 of 16,384 are held by 3 masters"
+
+
+def test_servers_behind_sentinel_are_found_and_checked(
+    redis_sentinel: SentinelGroup, tmp_path: Path
+) -> None:
+    stack = stack_of(tmp_path, *redis_sentinel.sentinels, topology="sentinel")
+
+    report = stack.check()
+
+    looks = part(report, "cache").looks
+    assert {one.name for one in looks if one.name.startswith("server")} == {
+        f"server {node.address}" for node in redis_sentinel.nodes
+    }
+    assert look(report, "cache", "shape").seen == "sentinel, 1 masters, 2 replicas"
 
 
 def test_slots_that_are_missing_or_on_the_move_are_found(tmp_path: Path) -> None:
