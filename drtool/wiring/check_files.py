@@ -72,8 +72,9 @@ def _tree(checking: Checking, source: FilesSource, manifests: Sequence[Manifest]
                 findings.append(alarm.finding(checking.name))
     finally:
         os.close(root)
-    before = _last_here(source, manifests)
-    findings += check_place(checking.name, glance.place, _place_of(before))
+    mine = _taken_here(source, manifests)
+    before = next((one for one in reversed(mine) if one.files.is_complete), None)
+    findings += check_place(checking.name, glance.place, _place_of(mine[-1] if mine else None))
     findings += check_content(
         checking.name,
         glance,
@@ -86,15 +87,11 @@ def _tree(checking: Checking, source: FilesSource, manifests: Sequence[Manifest]
     return f"{source.path}, {mounted}, {more}{glance.files:,} files{was}", findings
 
 
-def _last_here(source: FilesSource, manifests: Sequence[Manifest]) -> Manifest | None:
-    """The newest whole snapshot of this very directory on this machine: only that can be compared."""
+def _taken_here(source: FilesSource, manifests: Sequence[Manifest]) -> list[Manifest]:
+    """The snapshots of this very directory on this machine: only those can be compared with."""
     root, host = os.fsdecode(os.path.abspath(source.path)), socket.gethostname()
-    mine = [
-        manifest
-        for manifest in manifests
-        if manifest.files.is_complete and (manifest.files.root, manifest.files.host) == (root, host)
-    ]
-    return mine[-1] if mine else None
+    here = (root, host)
+    return [one for one in manifests if (one.files.root, one.files.host) == here]
 
 
 def _place_of(manifest: Manifest | None) -> PlaceSigns | None:

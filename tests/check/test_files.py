@@ -87,6 +87,24 @@ def test_a_root_that_was_a_mount_point_and_is_none_now_is_a_problem() -> None:
     assert "the disk is not mounted" in finding.fact
 
 
+def test_a_disk_that_is_not_mounted_any_more_is_a_problem(tmp_path: Path) -> None:
+    """The policy's path is a link to a real mount point, and later to a directory that is none."""
+    (tmp_path / "tree").symlink_to("/dev/shm")
+    sources = f'  uploads: {{kind: files, path: {tmp_path}/tree, exclude: ["*"]}}\n'
+    stack = Stack(root=tmp_path, sources=sources)
+    stack.init()
+    stack.backup()
+    mounted = stack.check()
+    (tmp_path / "tree").unlink()
+    (tmp_path / "tree").mkdir()
+
+    unmounted = stack.check()
+
+    assert "a mount point" in look(mounted, "uploads", "tree").seen
+    assert not told(problems(mounted), "mount point")
+    assert told(problems(unmounted), "was a mount point and is none now")
+
+
 def glance(files: int, *, is_whole: bool, used_inodes: int | None, unreadable: int = 0) -> Glance:
     return Glance(
         place=PlaceSigns(is_mount_point=True, device=7, file_system_id=70),
