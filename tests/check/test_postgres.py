@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,10 @@ from psycopg.pq import PGconn
 from drtool.errors import ExitCode
 from drtool.model.checked import Readiness
 from drtool.model.finding import Severity
+from drtool.model.wal import Lsn
+from drtool.sources.postgres.checks import check_archiving, check_slot
+from drtool.sources.postgres.readiness import ArchiverFacts, SlotFacts
+from drtool.sources.postgres.slots import SlotState
 from tests.check.rig import (
     Stack,
     exit_code,
@@ -251,3 +257,70 @@ def test_a_missing_secret_is_told_and_fails_the_check(
 
     assert told(problems(report), "MAIN_DB_DSN")
     assert exit_code(report) != ExitCode.DONE
+
+
+def test_a_server_to_back_up_from_that_is_no_standby_of_the_source_is_found(
+    postgres15: PostgresServer, postgres18: PostgresServer, tmp_path: Path
+) -> None:
+    stack = stack_of(tmp_path, postgres15)
+    stack.sources += "    backup_from: {dsn: env:REPLICA_DSN}\n"
+    stack.environ["REPLICA_DSN"] = postgres18.dsn()
+
+    report = stack.check()
+
+    assert told(problems(report), "it is another cluster than the one that dsn leads to")
+    assert told(facts(report, Severity.WARNING), "backup_from leads to a primary")
+
+
+def slot_facts(wal_status: str, *, retained: int, safe: int | None) -> SlotFacts:
+    state = SlotState(name="drtool", is_active=True, restart_lsn=Lsn(1), wal_status=wal_status)
+    return SlotFacts(state=state, retained_bytes=retained, safe_bytes=safe)
+
+
+@pytest.mark.parametrize(
+    ("slot", "severities", "words"),
+    [
+        (slot_facts("reserved", retained=1, safe=1 << 30), [], ""),
+        (slot_facts("reserved", retained=1, safe=None), [Severity.NOTE], "fills the server's disk"),
+        (
+            slot_facts("extended", retained=9 << 20, safe=1 << 20),
+            [Severity.WARNING],
+            "1.05 MB more",
+        ),
+        (
+            slot_facts("unreserved", retained=9 << 20, safe=-1),
+            [Severity.PROBLEM, Severity.WARNING],
+            "the next checkpoint may remove WAL",
+        ),
+    ],
+)
+def test_a_slot_is_judged_by_how_much_more_it_will_keep(
+    slot: SlotFacts, severities: list[Severity], words: str
+) -> None:
+    found = list(check_slot("server a:1", "drtool", slot))
+
+    assert [finding.severity for finding in found] == severities
+    assert words in (found[0].fact if found else "")
+
+
+def test_wal_that_waits_for_long_is_a_problem_although_no_failure_was_counted() -> None:
+    """PITFALLS 8: an archive_command that is killed by a signal is not in pg_stat_archiver."""
+    archiver = ArchiverFacts(
+        mode="on",
+        command="drtool-wal push %p",
+        library="",
+        failed_count=0,
+        last_failed_wal=None,
+        last_failed=None,
+        last_archived=None,
+        ready_files=7,
+        oldest_ready=timedelta(minutes=6),
+    )
+
+    [finding] = check_archiving("server a:1", archiver)
+
+    assert finding.severity is Severity.PROBLEM
+    assert "7 files wait to be archived, the oldest for 6 min" in finding.fact
+    assert not list(
+        check_archiving("server a:1", replace(archiver, oldest_ready=timedelta(minutes=4)))
+    )
