@@ -233,3 +233,10 @@ class DemoRequest:
     report: Path | None
     keep: bool
     seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class CheckRequest:
+    """Look whether each source is ready to be protected and brought back; none named means all."""
+
+    sources: tuple[str, ...]
