@@ -14,6 +14,7 @@ from drtool.repository.chunks import PACK_BUFFER_BYTES, PackBuilder
 from drtool.repository.repository import Repository
 from drtool.repository.sealing import Compressor
 from drtool.repository.table import PackList
+from drtool.system.memory import lazy_buffer
 
 UPLOADS = 2
 LONGEST_PUT_SECONDS = 900.0
@@ -105,7 +106,7 @@ class PackingHall:
                 if self._unmade:
                     self._unmade -= 1
                     compressor = Compressor(self._level)
-                    buffer = bytearray(PACK_BUFFER_BYTES)
+                    buffer = lazy_buffer(PACK_BUFFER_BYTES)
                     return self._begin(PackBuilder(self._repository.ring, compressor, buffer))
                 if not self._changed.wait(LONGEST_PUT_SECONDS):
                     # Everybody must stop, or another would take the full pack of this one for open.

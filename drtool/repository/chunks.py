@@ -11,6 +11,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from mmap import mmap
 
 import numpy as np
 import numpy.typing as npt
@@ -62,7 +63,7 @@ class ChunkPlace:
 class PackBuilder:
     """One pack in the making, in a buffer that is used again. One thread at a time."""
 
-    def __init__(self, ring: KeyRing, compressor: Compressor, buffer: bytearray) -> None:
+    def __init__(self, ring: KeyRing, compressor: Compressor, buffer: bytearray | mmap) -> None:
         self._ring = ring
         self._id_key = ring.chunk_id_key()
         self._compressor = compressor

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Protocol
 
 from drtool.errors import DrtoolError
@@ -34,6 +35,7 @@ def backup(
     """
     sources = restorable_sources(request.sources, policy, around)
     outcomes: list[BackupOutcome | FactSheet | Failure] = []
+    _load(sources.values())
     with opened_repository(policy, around) as repository:
         for name, source in sources.items():
             try:
@@ -58,6 +60,18 @@ def _failure(name: str, error: DrtoolError) -> Failure:
     )
 
 
+def _load(sources: Iterable[SourcePolicy]) -> None:
+    """Load what each kind needs: each only where it is met, and while the repository is being opened."""
+    for source in sources:
+        match source:
+            case PostgresSource():
+                import drtool.wiring.backup_postgres
+            case RedisSource():
+                import drtool.wiring.redis
+            case FilesSource():
+                import drtool.wiring.files  # noqa: F401
+
+
 def _job(
     name: str,
     source: SourcePolicy,
@@ -67,7 +81,6 @@ def _job(
     repository: Repository,
     around: Surroundings,
 ) -> BackupJob:
-    # Each kind is loaded when it is met: the clients of the other kinds take half a second to load.
     level = policy.repository.compression_level
     match source:
         case PostgresSource():
