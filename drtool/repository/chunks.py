@@ -20,6 +20,7 @@ from blake3 import blake3
 from drtool.errors import ObjectMissing
 from drtool.repository import layout
 from drtool.repository.keys import KeyRing
+from drtool.repository.places import ChunkPlace
 from drtool.repository.sealing import (
     KEY_BLOCK_BYTES,
     PREFIX_BYTES,
@@ -50,14 +51,6 @@ _END = b"DRT."
 _TAIL_GUESS = 64 << 10
 _COALESCE_BYTES = 256 << 10
 _FOOTER_ROW = np.dtype([("sealed", ">u4"), ("plain", ">u4"), ("codec", "u1"), ("id", "V32")])
-
-
-@dataclass(frozen=True, slots=True)
-class ChunkPlace:
-    """Where a chunk lies: the pack, and its number there."""
-
-    pack_id: bytes
-    number: int
 
 
 class PackBuilder:
@@ -138,10 +131,10 @@ class PackFooter:
         """How long the pack must be."""
         return int(self.offsets[-1]) + self.tail_bytes
 
-    def chunk_ids(self) -> Iterator[bytes]:
+    def chunk_ids(self) -> list[bytes]:
         """The ids of all chunks, in order."""
         packed = self.rows["id"].tobytes()
-        return (packed[place : place + ID_BYTES] for place in range(0, len(packed), ID_BYTES))
+        return [packed[place : place + ID_BYTES] for place in range(0, len(packed), ID_BYTES)]
 
 
 def parse_footer(ring: KeyRing, pack_id: bytes, tail: Buffer) -> PackFooter | int:

@@ -67,9 +67,11 @@ def _load(sources: Iterable[SourcePolicy]) -> None:
             case PostgresSource():
                 import drtool.wiring.backup_postgres
             case RedisSource():
-                import drtool.wiring.redis
+                import drtool.wiring.redis  # noqa: F401
             case FilesSource():
-                import drtool.wiring.files  # noqa: F401
+                from drtool.wiring.files import load_backup
+
+                load_backup()
 
 
 def _job(

@@ -7,10 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from drtool.backup.plan import BackupPlan, plan_snapshot
-from drtool.backup.tree import TreeSource, run_snapshot
-from drtool.drill.judging import judge_snapshot, judge_time
 from drtool.errors import UsageError
 from drtool.model.objective import LossInterval, Objective, judge
 from drtool.model.outcome import BackupOutcome, Fact, FactSheet, RestoreOutcome, StatusRow
@@ -21,19 +20,23 @@ from drtool.repository.backups import (
     Manifest,
     new_backup_id,
     read_manifests,
+    read_newest_manifest,
     unfinished_attempts,
 )
 from drtool.repository.lease import Lease
 from drtool.repository.repository import Repository
-from drtool.restore.phases import Phases
-from drtool.restore.tree import occupied_bytes, run_tree_restore
-from drtool.restore.tree_place import check_tree_place
-from drtool.restore.tree_plan import TreePlan, plan_tree, preview_tree
-from drtool.sources.files.exclude import compile_rules
 from drtool.wiring.planned import Planned, Runner
 from drtool.wiring.surroundings import Surroundings
 
+if TYPE_CHECKING:
+    from drtool.restore.tree_plan import TreePlan
+
 MOST_ATTEMPTS = 5
+
+
+def load_backup() -> None:
+    """Load what a snapshot needs, which a restore and a look do without."""
+    import drtool.backup.tree  # noqa: F401
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +69,9 @@ class FilesBackup:
 
     def run(self) -> BackupOutcome:
         """Take it; LeaseHeld if another backup of this source runs."""
+        from drtool.backup.tree import TreeSource, run_snapshot
+        from drtool.sources.files.exclude import compile_rules
+
         source, around = self.source, self.around
         tree = TreeSource(
             path=source.path,
@@ -86,13 +92,13 @@ class FilesBackup:
             )
 
     def _plan(self) -> BackupPlan:
-        manifests, errors = read_manifests(self.repository, self.name)
+        newest, errors = read_newest_manifest(self.repository, self.name)
         for error in errors:
             self.around.emit(Noted(f"{error.message}. {error.hint}", "warning"))
         return plan_snapshot(
             self.name,
             new_backup_id(self.around.clock.now()),
-            manifests=manifests,
+            manifests=[newest] if newest else [],
             attempts=list(unfinished_attempts(self.repository, self.name, most=MOST_ATTEMPTS)),
             level=self.level,
         )
@@ -120,6 +126,9 @@ def plan_files(
     around: Surroundings,
 ) -> Planned:
     """NotRecoverable, naming the earliest moment, if there is no snapshot for the target."""
+    from drtool.restore.tree_plan import plan_tree, preview_tree
+    from drtool.sources.files.exclude import compile_rules
+
     manifests, errors = read_manifests(repository, name)
     plan = plan_tree(
         name,
@@ -151,12 +160,19 @@ class _Restore:
 
     def prepare(self, place: Path) -> Runner:
         """Look at the place."""
+        from drtool.restore.tree import occupied_bytes
+        from drtool.restore.tree_place import check_tree_place
+
         checked = check_tree_place(
             self.plan, place, occupied=lambda: occupied_bytes(self.plan, self.repository)
         )
         return lambda emit: self._run(checked, emit)
 
     def _run(self, place: Path, emit: Emit) -> RestoreOutcome:
+        from drtool.drill.judging import judge_snapshot, judge_time
+        from drtool.restore.phases import Phases
+        from drtool.restore.tree import run_tree_restore
+
         phases = Phases(self.around.clock, emit)
         outcome = run_tree_restore(self.plan, place, repository=self.repository, phases=phases)
         loss = judge_snapshot(
