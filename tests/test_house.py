@@ -27,7 +27,7 @@ FLOORS = (
     ("report", "config", "schedule", "web"),
     ("drill",),
     ("runbook",),
-    ("backup", "archiving", "restore", "verify", "expire", "mirror"),
+    ("backup", "archiving", "restore", "verify", "check", "expire", "mirror"),
     ("repository",),
     ("sources", "stores", "controls", "pipeline"),
     ("system",),

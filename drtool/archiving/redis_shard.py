@@ -5,14 +5,17 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import timedelta
 
 from drtool.archiving.patience import Patience
+from drtool.archiving.redis_clock import TOLERATED_DIFFERENCE, ServerClock
 from drtool.archiving.redis_joining import Backlog, Start, held_ends, plan_again, plan_start
 from drtool.archiving.redis_keeping import StreamKeeper
 from drtool.archiving.redis_marks import StreamHeart
 from drtool.archiving.redis_pressure import Pressure, read_limit
 from drtool.errors import DrtoolError, SourceUnavailable
 from drtool.model.finding import Severity
+from drtool.model.measure import format_span
 from drtool.model.progress import Noted, PhaseAdvanced
 from drtool.repository.extents import RedisShard
 from drtool.repository.layout import ReplicationHistory
@@ -49,6 +52,8 @@ _PRESSURE_SECONDS = 0.1
 # With this the master asks how far we are, because somebody waits for it.
 _ASKS = b"GETACK"
 _ASKS_WITHIN_BYTES = 64 << 10
+# What was told once is not told again with every link.
+_CLOCKS = "clocks"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,6 +106,7 @@ class ShardReceiver:
         self._failures = 0
         self._told: set[str] = set()
         self._heart: StreamHeart | None = None
+        self._server_clock = ServerClock(site.patience.clock)
         self.failure: BaseException | None = None
         self.thread = threading.Thread(target=self._run, name=f"receive {name}", daemon=True)
         self.thread.start()
@@ -164,10 +170,24 @@ class ShardReceiver:
                 self._emit(Noted(f"{self._name}: {finding.subject}: {finding.fact}", level))
         address = chosen.node.address
         with connect(address, site.login) as connection:
+            self._server_clock.look(connection)
+            self._tell_difference(connection.place)
             backlog = Backlog.parse(connection.place, connection.info("replication"))
             start = self._start(backlog)
             with open_link(address, site.login, clock=self._clock, position=start.position) as link:
                 self._stream(connection, link, start)
+
+    def _tell_difference(self, place: str) -> None:
+        difference = self._server_clock.difference
+        if abs(difference) <= TOLERATED_DIFFERENCE or _CLOCKS in self._told:
+            return
+        self._told.add(_CLOCKS)
+        way = "ahead of" if difference > timedelta(0) else "behind"
+        text = (
+            f"{self._name}: the clock of {place} is {format_span(abs(difference))} {way} this machine's:"
+            " moments are told by the server's. Set both by NTP, or no two machines mean the same moment"
+        )
+        self._emit(Noted(text, "warning"))
 
     def _start(self, backlog: Backlog) -> Start:
         site = self._site
@@ -230,7 +250,7 @@ class ShardReceiver:
                 replication_id=begun.replid,
                 previous=asked.replid,
                 offset=asked.offset,
-                at=self._clock.now(),
+                at=self._server_clock.now(),
                 shard=self._name,
             )
             self._site.patience.put(
@@ -248,7 +268,7 @@ class ShardReceiver:
             replication_id=position.replid,
             offset=position.offset,
             reason=reason,
-            at=self._clock.now(),
+            at=self._server_clock.now(),
             shard=self._name,
             previous=(previous.replid, previous.offset) if previous else None,
         )
@@ -276,6 +296,7 @@ class ShardReceiver:
         is_stream = not isinstance(link.begun, FullResync)
         while not self._stop.is_set():
             keeper.raise_failure()
+            self._server_clock.look_again(connection)
             now = clock.monotonic()
             if is_stream and (keeper.durable != told or now - told_at >= _ACKNOWLEDGE_SECONDS):
                 told, told_at = keeper.durable, now
@@ -290,7 +311,7 @@ class ShardReceiver:
             item = link.receive(_RECEIVE_SECONDS)
             if isinstance(item, StreamBytes):
                 is_stream = True
-                arrivals.give(item.content, clock.now())
+                arrivals.give(item.content, self._server_clock.now())
                 self._received_bytes += len(item.content)
                 if _ASKS in bytes(item.content[-_ASKS_WITHIN_BYTES:]):
                     arrivals.ask_for_flush()

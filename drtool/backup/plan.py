@@ -40,27 +40,17 @@ def plan_snapshot(
     source: str,
     backup_id: str,
     *,
+    kind: str,
     manifests: Sequence[Manifest],
     attempts: Sequence[Attempt],
     level: int = 1,
 ) -> BackupPlan:
-    """Compare with the newest snapshot, wherever its tree lay: a file's own signs tell if it is the same."""
-    for manifest in manifests:
-        manifest.require_kind("files")
-    return _plan(source, backup_id, same=manifests, attempts=attempts, level=level)
+    """Compare with the newest snapshot, wherever it was taken: content tells by itself if it is the same.
 
-
-def plan_redis(
-    source: str,
-    backup_id: str,
-    *,
-    manifests: Sequence[Manifest],
-    attempts: Sequence[Attempt],
-    level: int = 1,
-) -> BackupPlan:
-    """Compare with the newest snapshot: where an RDB has not changed, nothing is stored again."""
+    IntegrityError if an earlier backup of this name is not of `kind`.
+    """
     for manifest in manifests:
-        manifest.require_kind("redis")
+        manifest.require_kind(kind)
     return _plan(source, backup_id, same=manifests, attempts=attempts, level=level)
 
 

@@ -17,8 +17,18 @@ from drtool.cli.verdicts import leave
     is_flag=True,
     help="A tree of files that looks empty, shrunken, moved or encrypted is as it should be.",
 )
+@click.option(
+    "--at-once",
+    type=click.IntRange(1, 16),
+    default=3,
+    show_default=True,
+    metavar="N",
+    help="So many sources at a time; 1 takes them one after the other, and the least memory.",
+)
 @click.pass_obj
-def backup(front: Front, *, sources: tuple[str, ...], dry_run: bool, accept_source: bool) -> None:
+def backup(
+    front: Front, *, sources: tuple[str, ...], dry_run: bool, accept_source: bool, at_once: int
+) -> None:
     """Take a backup now, of each SOURCE or of every source of the policy.
 
     A backup counts only once everything it needs, WAL up to its end included, is durable in the
@@ -30,7 +40,9 @@ def backup(front: Front, *, sources: tuple[str, ...], dry_run: bool, accept_sour
     from drtool.wiring.backup import backup as carry_out
 
     with front.progress() as view:
-        request = BackupRequest(sources=sources, is_dry_run=dry_run, accepts_source=accept_source)
+        request = BackupRequest(
+            sources=sources, is_dry_run=dry_run, accepts_source=accept_source, at_once=at_once
+        )
         outcomes = carry_out(request, policy, front.surroundings(view))
     front.show_all("backups", outcomes)
     leave(outcomes)

@@ -19,6 +19,7 @@ COMPLETION_VARIABLE = "_DRTOOL_COMPLETE"
 
 COMMANDS = {
     "init": Lazy("drtool.cli.init:init", "Probe servers and write a starter policy."),
+    "check": Lazy("drtool.cli.check:check", "Is everything ready: each finding with its fix."),
     "status": Lazy("drtool.cli.status:status", "One screen: window, RPO now, last backup, gaps."),
     "backup": Lazy("drtool.cli.backup:backup", "Take a backup now."),
     "wal": Lazy("drtool.cli.wal:wal", "Receive, push, fetch and inspect WAL."),

@@ -10,6 +10,7 @@ import click
 from drtool.errors import ExitCode
 
 if TYPE_CHECKING:
+    from drtool.model.checked import CheckReport
     from drtool.model.finding import Finding
     from drtool.model.objective import Verdict
     from drtool.model.outcome import Outcome
@@ -41,6 +42,8 @@ def code_of(outcome: Outcome) -> ExitCode:
     match outcome:
         case PolicyReport() | StatusReport():
             return _of_verdict(outcome.verdict)
+        case CheckReport():
+            return _of_looks(outcome)
         case RestoreReport():
             found = [finding for one in outcome.outcomes for finding in one.findings]
             if _has_problem(found):
@@ -58,6 +61,17 @@ def code_of(outcome: Outcome) -> ExitCode:
             return ExitCode.INTEGRITY if is_bad else ExitCode.DONE
         case Failure():
             return ExitCode(outcome.exit_code)
+
+
+def _of_looks(report: CheckReport) -> ExitCode:
+    """A problem is a promise that is not kept, as in `drtool status`; what kept us from looking counts
+    with its own code, and the gravest of all wins.
+    """
+    looks = [look for part in report.parts for look in part.looks]
+    codes = [ExitCode(look.exit_code) for look in looks]
+    if any(_has_problem(look.findings) for look in looks if not look.exit_code) or not looks:
+        codes.append(ExitCode.OBJECTIVE_MISSED)
+    return max(codes)
 
 
 def _of_verdict(verdict: Verdict) -> ExitCode:

@@ -27,6 +27,8 @@ from drtool.policy.sources import (
 # line that people write, without minutes of counting for `* * * * *`.
 MAX_RUNS = 3000
 MAX_DAYS = 366 * 8
+# The stream comes from a replica where there is one; one that follows well lags by seconds.
+_REPLICA_LAG = timedelta(seconds=10)
 _BEGIN = datetime(2024, 1, 1)  # noqa: DTZ001  # cron counts on the wall clock, which has no offset
 
 
@@ -101,10 +103,11 @@ def _worst_loss(source: SourcePolicy, zone: ZoneInfo) -> tuple[timedelta | None,
                 "WAL is pushed a segment at a time, and how long a segment waits is the server's"
                 " archive_timeout, which the policy does not know"
             )
-        case RedisSource(stream=True, schedule=schedule) if schedule.backup is not None:
-            # The stream is put in the repository as it arrives, like WAL.
-            return timedelta(seconds=20), (
-                "the replication stream is archived between snapshots, so at most 20 s is lost"
+        case RedisSource(stream=True, flush=flush):
+            loss = flush + _REPLICA_LAG
+            return loss, (
+                "the replication stream is archived between snapshots: a change is durable within"
+                f" {format_promise(flush)} after it arrived, so at most {format_promise(loss)} is lost"
             )
         case RedisSource(schedule=schedule):
             return _between_backups(schedule.backup, zone, thing="snapshots")

@@ -76,11 +76,11 @@ def judge_loss(
                     f" anything was written in the {format_span(span)} after it, only the moment of the"
                     " disaster tells: give it with --lost-at",
                 )
-            since = "the disaster" if lost_at else "this restore was declared"
+            since = "the disaster came" if lost_at else "this restore was declared"
             return _judged(
                 interval,
                 objective,
-                f"nothing acknowledged by {proven_until.isoformat()} is lost, and {since} came"
+                f"nothing acknowledged by {proven_until.isoformat()} is lost, and {since}"
                 f" {format_span(span)} later",
             )
         case _:

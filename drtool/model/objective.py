@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -41,6 +42,12 @@ def judge(measured: timedelta | None, promised: timedelta) -> Verdict:
     if measured is None:
         return Verdict.UNKNOWN
     return Verdict.MET if measured <= promised else Verdict.MISSED
+
+
+def worst(verdicts: Iterable[Verdict]) -> Verdict:
+    """MISSED before UNKNOWN before STALE before MET; UNKNOWN of none."""
+    order = (Verdict.MISSED, Verdict.UNKNOWN, Verdict.STALE, Verdict.MET)
+    return min(verdicts, key=order.index, default=Verdict.UNKNOWN)
 
 
 @dataclass(frozen=True, slots=True, order=True)

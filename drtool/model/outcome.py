@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 
+from drtool.model.checked import CheckReport, MirrorStanding
 from drtool.model.finding import Finding
-from drtool.model.objective import LossInterval, Objective, Verdict
+from drtool.model.objective import LossInterval, Objective, Verdict, worst
 from drtool.model.wal import Lsn
 
 # Reading the clock at the end of one phase and the beginning of the next is not instantaneous.
@@ -165,12 +166,6 @@ class RestoreOutcome:
         return worst(judgement.verdict for judgement in self.judgements)
 
 
-def worst(verdicts: Iterable[Verdict]) -> Verdict:
-    """MISSED before UNKNOWN before STALE before MET; UNKNOWN of none."""
-    order = (Verdict.MISSED, Verdict.UNKNOWN, Verdict.STALE, Verdict.MET)
-    return min(verdicts, key=order.index, default=Verdict.UNKNOWN)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RestoreReport:
     """What is handed to the people who asked: one or more sources, brought back to one moment."""
@@ -205,6 +200,7 @@ class RestorePreview:
     recoverable_until: datetime | None
     predicted: timedelta | None = None
     findings: tuple[Finding, ...] = ()
+    kind: str = "postgres"
 
 
 class BackupKind(StrEnum):
@@ -268,6 +264,7 @@ class StatusRow:
     gaps: tuple[LogGap, ...] = ()
     findings: tuple[Finding, ...] = ()
     predicted_rto: timedelta | None = None
+    mirror: MirrorStanding | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -393,5 +390,6 @@ Outcome = (
     | FactSheet
     | PolicyReport
     | SyncOutcome
+    | CheckReport
     | Failure
 )

@@ -29,11 +29,13 @@ class BackupRequest:
     """Take a backup now of each source; none named means every source of the policy.
 
     `accepts_source`: a tree that looks empty, shrunken, moved or encrypted is as it should be.
+    `at_once` sources at a time, at least one; each needs the memory of one backup.
     """
 
     sources: tuple[str, ...]
     is_dry_run: bool
     accepts_source: bool = False
+    at_once: int = 3
 
 
 class TtlMode(StrEnum):
@@ -231,3 +233,10 @@ class DemoRequest:
     report: Path | None
     keep: bool
     seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class CheckRequest:
+    """Look whether each source is ready to be protected and brought back; none named means all."""
+
+    sources: tuple[str, ...]

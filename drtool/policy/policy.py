@@ -18,7 +18,7 @@ from drtool.model.objective import Objective
 from drtool.policy.described import described
 from drtool.policy.scalars import CronLine, Name, StoreUrl, WeeklyWindow
 from drtool.policy.secrets import NoEncryption, SecretReference
-from drtool.policy.sources import PostgresSource, SourcePolicy
+from drtool.policy.sources import PostgresSource, RedisSource, SourcePolicy
 
 VERSION = 1
 DEFAULT_OBJECTIVE = Name("default")
@@ -157,10 +157,16 @@ class Policy:
             ) from None
 
     def postgres(self, name: str) -> PostgresSource:
-        """The source of that name, of kind postgres; PolicyError for a kind we cannot handle yet."""
+        """The source of that name; PolicyError if it is of another kind, and so has no WAL."""
         source = self.source(name)
         if not isinstance(source, PostgresSource):
-            raise unsupported(name, source)
+            is_redis = isinstance(source, RedisSource)
+            raise PolicyError(
+                f"source {name} is of kind {source.kind}, and WAL is PostgreSQL's",
+                hint=f"Its stream is archived by `drtool redis receive {name}`."
+                if is_redis
+                else "Name a source of kind postgres.",
+            )
         return source
 
     def secret_references(self) -> tuple[SecretReference, ...]:
@@ -169,10 +175,10 @@ class Policy:
 
 
 def unsupported(name: str, source: SourcePolicy) -> PolicyError:
-    """What a verb raises for a source of a kind it does not know."""
+    """What a verb of the repository raises for a source that is kept in a mirror alone."""
     return PolicyError(
-        f"source {name}: kind {source.kind} is not supported by this version yet",
-        hint="Name the sources of kind postgres on the command line.",
+        f"source {name} is of kind {source.kind}, which is mirrored and not backed up",
+        hint=f"Run `drtool sync {name}`; `drtool sync {name} --restore` brings it back.",
     )
 
 

@@ -11,6 +11,7 @@ from dataclasses import fields, is_dataclass
 from datetime import datetime, timedelta
 from pathlib import PurePath
 
+from drtool.model.checked import CheckReport
 from drtool.model.outcome import (
     BackupOutcome,
     FactSheet,
@@ -38,6 +39,7 @@ _KINDS: dict[type, str] = {
     VerifyOutcome: "verify",
     SyncOutcome: "sync",
     PolicyReport: "policy-check",
+    CheckReport: "check",
     Failure: "error",
 }
 
@@ -104,6 +106,9 @@ def _fields(value: object) -> dict[str, Json]:
     verdict = getattr(value, "verdict", None)
     if verdict is not None:
         content["verdict"] = str(verdict)
+    readiness = getattr(value, "readiness", None)
+    if readiness is not None:
+        content["readiness"] = str(readiness)
     rate = getattr(value, "bytes_per_second", None)
     if rate is not None:
         content["bytes_per_second"] = rate

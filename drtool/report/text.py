@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from zoneinfo import ZoneInfo
 
+from drtool.model.checked import CheckedPart, CheckReport, MirrorStanding, Readiness
 from drtool.model.finding import Finding, Severity
 from drtool.model.measure import format_moment, format_promise, format_size, format_span
 from drtool.model.objective import LossInterval, Verdict
@@ -29,6 +30,7 @@ from drtool.model.outcome import (
     SyncOutcome,
     VerifyOutcome,
 )
+from drtool.report.words import LOGS, backup_word, reached_word, with_log
 
 _COLOURS = {
     Verdict.MET: "32;1",
@@ -36,6 +38,7 @@ _COLOURS = {
     Verdict.UNKNOWN: "33;1",
     Verdict.STALE: "33;1",
 }
+_READINESS = {Readiness.READY: "32;1", Readiness.UNKNOWN: "33;1", Readiness.NOT_READY: "31;1"}
 _SEVERITIES = {Severity.NOTE: "36", Severity.WARNING: "33", Severity.PROBLEM: "31;1"}
 
 
@@ -81,6 +84,8 @@ def render(outcome: Outcome, style: Style) -> str:
             return _policy(outcome, style)
         case SyncOutcome():
             return _sync(outcome, style)
+        case CheckReport():
+            return _check(outcome, style)
         case Failure():
             return f"drtool: error: {outcome.message}"
 
@@ -115,18 +120,15 @@ def _restore(outcome: RestoreOutcome, style: Style) -> str:
     if reached.timeline is not None:
         position += f" on timeline {reached.timeline}"
     lines = [style.bold(f"{outcome.source} is restored in {outcome.destination}")]
-    if outcome.kind == "files":
-        how_far = [("as of", style.moment(reached.commit_time))]
-        restored = format_size(outcome.bytes_restored)
-    else:
-        how_far = [("last commit", style.moment(reached.commit_time)), ("position", position)]
-        restored = _with_wal(outcome.bytes_restored, outcome.wal_bytes)
+    how_far = [(reached_word(outcome.kind), style.moment(reached.commit_time))]
+    if outcome.kind == "postgres":
+        how_far.append(("position", position))
     lines += _pairs(
         [
             ("asked for", outcome.target),
             *how_far,
-            ("from backup", outcome.backup_id),
-            ("restored", restored),
+            (f"from {backup_word(outcome.kind)}", outcome.backup_id),
+            ("restored", with_log(outcome.kind, outcome.bytes_restored, outcome.wal_bytes)),
         ],
         style,
     )
@@ -208,11 +210,11 @@ def _preview(preview: RestorePreview, style: Style) -> str:
     lines += _pairs(
         [
             ("into", preview.destination),
-            ("from backup", f"{preview.backup_id}, {style.moment(preview.backup_finished)}"),
             (
-                "fetches",
-                f"{format_size(preview.fetch_bytes)} and {format_size(preview.wal_bytes)} of WAL",
+                f"from {backup_word(preview.kind)}",
+                f"{preview.backup_id}, {style.moment(preview.backup_finished)}",
             ),
+            ("fetches", with_log(preview.kind, preview.fetch_bytes, preview.wal_bytes)),
             ("window from", style.moment(preview.recoverable_from)),
             ("window until", style.moment(preview.recoverable_until)),
             ("time it takes", predicted),
@@ -222,10 +224,6 @@ def _preview(preview: RestorePreview, style: Style) -> str:
     lines += ["", *(f"  {number}. {step}" for number, step in enumerate(preview.steps, start=1))]
     lines += _findings(preview.findings, style)
     return "\n".join([*lines, "", "Nothing was done: this is a plan."])
-
-
-def _with_wal(size_bytes: int, wal_bytes: int) -> str:
-    return f"{format_size(size_bytes)} and {format_size(wal_bytes)} of WAL"
 
 
 def _backup(outcome: BackupOutcome, style: Style) -> str:
@@ -290,12 +288,41 @@ def _status_row(row: StatusRow, at: datetime, style: Style) -> str:
             ("RPO now", "UNKNOWN" if row.rpo_now is None else show_measured(row.rpo_now)),
             ("predicted RTO", predicted),
             ("last backup", backup),
-            ("receiver", row.receiver),
+            *([("receiver", row.receiver)] if row.kind in LOGS else []),
+            *([("mirror", _mirror(row.mirror, at))] if row.mirror is not None else []),
             *(("gap", gap) for gap in _gaps(row.gaps)),
         ],
         style,
     )
     return "\n".join([*lines, *_findings(row.findings, style)])
+
+
+def _mirror(mirror: MirrorStanding, at: datetime) -> str:
+    """When it was last brought up to date: a run that failed leaves no word, only an old one before it."""
+    running = "" if mirror.holder is None else f"; a run is going on ({mirror.holder})"
+    if mirror.trouble is not None:
+        return f"UNKNOWN: {mirror.trouble}{running}"
+    if mirror.ended is None:
+        return f"{mirror.url}: no run has ended there yet{running}"
+    count = "an unknown number of" if mirror.changes is None else f"{mirror.changes:,}"
+    what = f"{count} entries in all" if mirror.is_whole else f"{count} changes"
+    return f"last run ended {format_span(at - mirror.ended)} ago, {what}{running}"
+
+
+def _check(report: CheckReport, style: Style) -> str:
+    title = style.bold(f"stack {report.stack} at {style.moment(report.at)}")
+    parts = [_checked_part(part, style) for part in report.parts]
+    return "\n\n".join([title, *parts, _readiness(report.readiness, style)])
+
+
+def _checked_part(part: CheckedPart, style: Style) -> str:
+    title = f"{_readiness(part.readiness, style)} {style.bold(part.name)} ({part.kind})"
+    looks = _pairs(((look.name, look.seen) for look in part.looks), style)
+    return "\n".join([title, *looks, *_findings(part.findings, style)])
+
+
+def _readiness(readiness: Readiness, style: Style) -> str:
+    return style.paint(readiness, _READINESS[readiness])
 
 
 def _verify(outcome: VerifyOutcome, style: Style) -> str:

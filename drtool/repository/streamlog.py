@@ -47,7 +47,7 @@ _MICROSECOND = timedelta(microseconds=1)
 
 @dataclass(frozen=True, slots=True)
 class StreamMoment:
-    """By `moment`, by the clock of whoever received, all before `offset` had arrived."""
+    """By `moment`, on the clock of the server that sent it, all before `offset` had arrived."""
 
     moment: datetime
     offset: int

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from drtool.errors import NotRecoverable
 from drtool.model.finding import Finding, Severity
@@ -25,6 +25,9 @@ from drtool.model.wal import Lsn
 from drtool.repository.backups import Manifest
 from drtool.repository.logpath import WalSpan
 from drtool.restore.look import Candidate, RecoveryFacts
+
+# PostgreSQL counts time in microseconds.
+_RESOLUTION = timedelta(microseconds=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,11 +116,14 @@ def window(facts: RecoveryFacts) -> tuple[datetime | None, datetime | None]:
 
 
 def _latest(candidate: Candidate) -> datetime | None:
-    """A mark older than the backup's own end says nothing about how far this backup reaches."""
+    """Just before the newest mark, where a replay to a moment knows that it has to stop.
+
+    A mark older than the backup's own end says nothing about how far this backup reaches.
+    """
     mark = candidate.newest
     if mark is None or mark.lsn < candidate.manifest.postgres.stop_lsn:
         return None
-    return mark.moment
+    return mark.moment - _RESOLUTION
 
 
 def _proven_end(candidate: Candidate, wal_end: Lsn) -> Lsn:

@@ -117,6 +117,7 @@ def preview_redis(plan: RedisPlan, *, destination: str, masters: int) -> Restore
         recoverable_from=plan.earliest,
         recoverable_until=plan.latest,
         findings=plan.findings,
+        kind="redis",
     )
 
 

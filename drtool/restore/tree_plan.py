@@ -90,6 +90,7 @@ def preview_tree(plan: TreePlan, *, destination: str) -> RestorePreview:
         recoverable_from=plan.earliest,
         recoverable_until=manifest.files.taken_from,
         findings=plan.findings,
+        kind="files",
     )
 
 

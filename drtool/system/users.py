@@ -93,9 +93,13 @@ def _owner(path: Path) -> RunAs | None:
     place = path.absolute()
     while not place.exists():
         place = place.parent
-    status = place.stat()
-    if status.st_uid == 0:
-        return None
+    owner = user_of(place)
+    return None if owner.uid == 0 else owner
+
+
+def user_of(path: Path) -> RunAs:
+    """Whose `path` is; the group is the user's own, or that of the path if the user has no name."""
+    status = path.stat()
     try:
         entry = pwd.getpwuid(status.st_uid)
     except KeyError:

@@ -17,7 +17,6 @@ from drtool.model.progress import Emit
 from drtool.repository import layout
 from drtool.repository.backups import Manifest, backed_up_sources
 from drtool.repository.chunks import ChunkReader
-from drtool.repository.extents import PostgresExtent
 from drtool.repository.repository import Repository, RepositoryRoot, read_slots
 from drtool.repository.sealing import ObjectType
 from drtool.system.clock import Clock, Stopwatch
@@ -69,8 +68,7 @@ def verify_repository(
                 f"Run `drtool backup {source}`.",
             )
         manifests += mine
-        if all(manifest.kind == PostgresExtent.kind for manifest in mine):
-            verify_log(repository, source, mine, choice=choice, tally=tally)
+        verify_log(repository, source, mine, choice=choice, tally=tally)
     look_at_packs(manifests, reader, shelf, tally=tally)
     read: dict[str, tuple[int, int]] = {}
     if not isinstance(depth, Quick):

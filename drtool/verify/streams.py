@@ -19,6 +19,8 @@ from drtool.repository.repository import Repository
 from drtool.repository.sealing import SMALLEST_SEALED_BYTES
 from drtool.repository.streamlog import (
     StreamInventory,
+    StreamLog,
+    StreamRun,
     read_begin,
     read_link,
     read_stream_segment,
@@ -117,13 +119,33 @@ def _tell_holes(inventory: StreamInventory, snapshots: Sequence[Manifest], tally
             else:
                 tally.warn(subject, f"{fact}; snapshots before it reach only so far")
     for log in inventory.logs.values():
-        for before, after in zip(log.runs, log.runs[1:], strict=False):
-            is_told = any(begin.offset == after.begin for begin in log.begins)
-            is_held = find_path(inventory, log.replication_id, begin=before.end).end >= after.begin
-            if not is_told and not is_held:
-                tally.problem(
-                    f"stream of {inventory.source}",
-                    f"bytes {before.end} to {after.begin} of {log.replication_id} are missing, and"
-                    " nobody recorded that",
-                    "Bring them back from a copy of the repository, or take a new snapshot.",
-                )
+        # A snapshot is a place from which the log goes on, as the end of each run is.
+        ends = {run.end for run in log.runs} | set(_offsets(log.replication_id, snapshots))
+        for run in log.runs:
+            before = max((end for end in ends if end < run.begin), default=None)
+            if before is not None:
+                missing = StreamRun(before, run.begin)
+                _tell_missing(inventory, log, missing, tally=tally)
+
+
+def _offsets(replication_id: str, snapshots: Sequence[Manifest]) -> Iterator[int]:
+    for snapshot in snapshots:
+        for shard in snapshot.redis.shards:
+            if shard.replication_id == replication_id:
+                yield shard.offset
+
+
+def _tell_missing(
+    inventory: StreamInventory, log: StreamLog, missing: StreamRun, *, tally: Tally
+) -> None:
+    """A stretch that no segment of its history holds, unless its past holds it or it was recorded."""
+    is_told = any(begin.offset == missing.end for begin in log.begins)
+    path = find_path(inventory, log.replication_id, begin=missing.begin)
+    if is_told or path.end >= missing.end:
+        return
+    tally.problem(
+        f"stream of {inventory.source}",
+        f"bytes {missing.begin} to {missing.end} of {log.replication_id} are missing, and nobody"
+        " recorded that",
+        "Bring them back from a copy of the repository, or take a new snapshot.",
+    )

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Protocol
 
 from drtool.errors import DrtoolError
 from drtool.model.outcome import BackupOutcome, FactSheet, Failure
+from drtool.model.progress import Emit
 from drtool.model.request import BackupRequest
 from drtool.policy.policy import Policy, unsupported
 from drtool.policy.sources import FilesSource, PostgresSource, RedisSource, SourcePolicy
 from drtool.repository.repository import Repository
 from drtool.wiring.parts import opened_repository, restorable_sources
+from drtool.wiring.side_by_side import side_by_side
 from drtool.wiring.surroundings import Surroundings
 
 
@@ -28,26 +32,62 @@ class BackupJob(Protocol):
 def backup(
     request: BackupRequest, policy: Policy, around: Surroundings
 ) -> tuple[BackupOutcome | FactSheet | Failure, ...]:
-    """Back sources up, one after the other; with `is_dry_run` say what would be done.
+    """Back sources up, `request.at_once` at a time; with `is_dry_run` say what would be done.
 
     Where there are several, one that fails does not keep the others from being backed up: its
-    failure stands in the place of its outcome.
+    failure stands in the place of its outcome. Memory is that of one backup for each at a time.
     """
     sources = restorable_sources(request.sources, policy, around)
-    outcomes: list[BackupOutcome | FactSheet | Failure] = []
     _load(sources.values())
     with opened_repository(policy, around) as repository:
-        for name, source in sources.items():
-            try:
-                job = _job(
-                    name, source, request, policy=policy, repository=repository, around=around
+        parts = _Parts(request, policy, repository, around)
+        jobs = {name: partial(parts.back_up, name, source) for name, source in sources.items()}
+        ended = side_by_side(jobs, around.emit, at_once=request.at_once)
+    return tuple(
+        _failure(name, one) if isinstance(one, DrtoolError) else one for name, one in ended.items()
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """What the backup of every source needs."""
+
+    request: BackupRequest
+    policy: Policy
+    repository: Repository
+    around: Surroundings
+
+    def back_up(self, name: str, source: SourcePolicy, emit: Emit) -> BackupOutcome | FactSheet:
+        """Any thread may do it; `emit` is told how far it is."""
+        job = self._job(name, source, replace(self.around, emit=emit))
+        return job.preview() if self.request.is_dry_run else job.run()
+
+    def _job(self, name: str, source: SourcePolicy, around: Surroundings) -> BackupJob:
+        repository, level = self.repository, self.policy.repository.compression_level
+        match source:
+            case PostgresSource():
+                from drtool.wiring.backup_postgres import PostgresBackup
+
+                return PostgresBackup(name, source, repository, around=around, level=level)
+            case RedisSource():
+                from drtool.wiring.redis import RedisBackup
+
+                return RedisBackup(
+                    name=name, source=source, repository=repository, around=around, level=level
                 )
-                outcomes.append(job.preview() if request.is_dry_run else job.run())
-            except DrtoolError as error:
-                if len(sources) == 1:
-                    raise
-                outcomes.append(_failure(name, error))
-    return tuple(outcomes)
+            case FilesSource():
+                from drtool.wiring.files import FilesBackup
+
+                return FilesBackup(
+                    name=name,
+                    source=source,
+                    request=self.request,
+                    repository=repository,
+                    around=around,
+                    level=level,
+                )
+            case _:
+                raise unsupported(name, source)
 
 
 def _failure(name: str, error: DrtoolError) -> Failure:
@@ -72,39 +112,3 @@ def _load(sources: Iterable[SourcePolicy]) -> None:
                 from drtool.wiring.files import load_backup
 
                 load_backup()
-
-
-def _job(
-    name: str,
-    source: SourcePolicy,
-    request: BackupRequest,
-    *,
-    policy: Policy,
-    repository: Repository,
-    around: Surroundings,
-) -> BackupJob:
-    level = policy.repository.compression_level
-    match source:
-        case PostgresSource():
-            from drtool.wiring.backup_postgres import PostgresBackup
-
-            return PostgresBackup(name, source, repository, around=around, level=level)
-        case RedisSource():
-            from drtool.wiring.redis import RedisBackup
-
-            return RedisBackup(
-                name=name, source=source, repository=repository, around=around, level=level
-            )
-        case FilesSource():
-            from drtool.wiring.files import FilesBackup
-
-            return FilesBackup(
-                name=name,
-                source=source,
-                request=request,
-                repository=repository,
-                around=around,
-                level=level,
-            )
-        case _:
-            raise unsupported(name, source)

@@ -16,7 +16,6 @@ from drtool.model.outcome import BackupOutcome, Fact, FactSheet
 from drtool.model.progress import Noted
 from drtool.model.wal import Lsn
 from drtool.policy.sources import PostgresSource
-from drtool.repository.backups import new_backup_id, read_manifests, unfinished_attempts
 from drtool.repository.layout import Lineage
 from drtool.repository.lease import Lease
 from drtool.repository.marks import put_mark
@@ -25,13 +24,13 @@ from drtool.sources.postgres.basebackup import BaseBackup
 from drtool.sources.postgres.connection import connect, connect_replication
 from drtool.sources.postgres.facts import ServerFacts, read_facts, require_ready
 from drtool.sources.postgres.heartbeat import beat
+from drtool.wiring.earlier import facts_of_store, look_back
 from drtool.wiring.parts import dsn_of
 from drtool.wiring.surroundings import Surroundings
 
 WAL_SECONDS = 600.0
 # A receiver that does well brings WAL within its flush interval; so much more is for a busy store.
 RECEIVER_SECONDS = 10.0
-MOST_ATTEMPTS = 5
 
 
 class PostgresBackup:
@@ -67,11 +66,8 @@ class PostgresBackup:
             facts=(
                 Fact(name="server", value=facts.place, label="from"),
                 Fact(name="version", value=facts.major, label="PostgreSQL"),
-                Fact(name="repository", value=self._repository.store.url, label="into"),
                 Fact(name="compared_with", value=before, label="compared with"),
-                Fact(
-                    name="unfinished", value=len(plan.attempts), label="interrupted backups to use"
-                ),
+                *facts_of_store(self._repository, unfinished=len(plan.attempts)),
             ),
         )
 
@@ -119,15 +115,13 @@ class PostgresBackup:
         return facts
 
     def _plan(self, facts: ServerFacts) -> BackupPlan:
-        manifests, errors = read_manifests(self._repository, self._name)
-        for error in errors:
-            self._around.emit(Noted(f"{error.message}. {error.hint}", "warning"))
+        earlier = look_back(self._repository, self._name, self._around)
         return plan_backup(
             self._name,
-            new_backup_id(self._around.clock.now()),
+            earlier.next_id,
             system_id=facts.system_id,
-            manifests=manifests,
-            attempts=list(unfinished_attempts(self._repository, self._name, most=MOST_ATTEMPTS)),
+            manifests=earlier.manifests,
+            attempts=earlier.attempts,
             level=self._level,
         )
 

@@ -13,25 +13,19 @@ from drtool.backup.plan import BackupPlan, plan_snapshot
 from drtool.errors import UsageError
 from drtool.model.objective import LossInterval, Objective, judge
 from drtool.model.outcome import BackupOutcome, Fact, FactSheet, RestoreOutcome, StatusRow
-from drtool.model.progress import Emit, Noted
+from drtool.model.progress import Emit
 from drtool.model.request import BackupRequest, RestoreRequest
 from drtool.policy.sources import FilesSource, SourcePolicy
-from drtool.repository.backups import (
-    Manifest,
-    new_backup_id,
-    read_manifests,
-    read_newest_manifest,
-    unfinished_attempts,
-)
+from drtool.repository.backups import Manifest, read_manifests
+from drtool.repository.extents import FilesExtent
 from drtool.repository.lease import Lease
 from drtool.repository.repository import Repository
+from drtool.wiring.earlier import facts_of_store, look_back_at_newest
 from drtool.wiring.planned import Planned, Runner
 from drtool.wiring.surroundings import Surroundings
 
 if TYPE_CHECKING:
     from drtool.restore.tree_plan import TreePlan
-
-MOST_ATTEMPTS = 5
 
 
 def load_backup() -> None:
@@ -59,11 +53,8 @@ class FilesBackup:
             title=f"Would back up {self.name}; nothing was done",
             facts=(
                 Fact(name="path", value=str(self.source.path), label="from"),
-                Fact(name="repository", value=self.repository.store.url, label="into"),
                 Fact(name="compared_with", value=before, label="compared with"),
-                Fact(
-                    name="unfinished", value=len(plan.attempts), label="interrupted backups to use"
-                ),
+                *facts_of_store(self.repository, unfinished=len(plan.attempts)),
             ),
         )
 
@@ -92,14 +83,13 @@ class FilesBackup:
             )
 
     def _plan(self) -> BackupPlan:
-        newest, errors = read_newest_manifest(self.repository, self.name)
-        for error in errors:
-            self.around.emit(Noted(f"{error.message}. {error.hint}", "warning"))
+        earlier = look_back_at_newest(self.repository, self.name, self.around)
         return plan_snapshot(
             self.name,
-            new_backup_id(self.around.clock.now()),
-            manifests=[newest] if newest else [],
-            attempts=list(unfinished_attempts(self.repository, self.name, most=MOST_ATTEMPTS)),
+            earlier.next_id,
+            kind=FilesExtent.kind,
+            manifests=earlier.manifests,
+            attempts=earlier.attempts,
             level=self.level,
         )
 

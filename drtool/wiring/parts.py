@@ -51,50 +51,44 @@ def dsn_of(reference: SecretReference, around: Surroundings) -> str:
     return around.redactor.resolve(reference, around.environ).reveal()
 
 
-def chosen_sources(
-    names: tuple[str, ...], policy: Policy, around: Surroundings
-) -> dict[str, PostgresSource]:
-    """The sources that were named, or all that this version can handle, in the policy's order."""
+def chosen_sources(names: tuple[str, ...], policy: Policy) -> dict[str, PostgresSource]:
+    """The sources that were named, or all that have WAL, in the policy's order."""
     if names:
         return {name: policy.postgres(name) for name in names}
-    chosen = {}
-    for name, source in policy.sources.items():
-        if isinstance(source, PostgresSource):
-            chosen[str(name)] = source
-        else:
-            text = f"source {name} is left out: kind {source.kind} is not supported by this version yet"
-            around.emit(Noted(text, "warning"))
+    chosen = {
+        str(name): source
+        for name, source in policy.sources.items()
+        if isinstance(source, PostgresSource)
+    }
     if not chosen:
         raise PolicyError(
-            "the policy has no source that this version can handle",
-            hint="Add one of kind postgres; `drtool policy schema` shows how.",
+            "the policy has no source of kind postgres",
+            hint="Add one; `drtool policy schema` shows how.",
         )
     return chosen
 
 
-# Kinds whose backups and restores this version can handle.
+# Kinds that are kept in the repository; the others have a mirror alone.
 SUPPORTED = (PostgresSource, RedisSource, FilesSource)
 
 
 def restorable_sources(
     names: tuple[str, ...], policy: Policy, around: Surroundings
 ) -> dict[str, SourcePolicy]:
-    """The sources that were named, or all, of every kind that can be backed up and restored."""
-    if names:
-        for name in names:
-            if not isinstance(policy.source(name), SUPPORTED):
-                raise unsupported(name, policy.source(name))
-        return {name: policy.source(name) for name in names}
+    """The sources that were named, or all that are kept in the repository; the others are told."""
     chosen: dict[str, SourcePolicy] = {}
-    for name, source in policy.sources.items():
+    for name in names or tuple(policy.sources):
+        source = policy.source(name)
         if isinstance(source, SUPPORTED):
             chosen[str(name)] = source
+        elif names:
+            raise unsupported(name, source)
         else:
-            around.emit(Noted(f"left out: {unsupported(name, source).message}", "warning"))
+            around.emit(Noted(f"left out: {unsupported(name, source).message}"))
     if not chosen:
         raise PolicyError(
-            "the policy has no source that this version can handle",
-            hint="Add one of kind postgres; `drtool policy schema` shows how.",
+            "the policy has no source that is kept in the repository",
+            hint="Add one of kind postgres, redis or files; `drtool policy schema` shows how.",
         )
     return chosen
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from drtool.archiving.redis_arrivals import BETWEEN_MOMENTS
 from drtool.archiving.redis_status import StreamStatus, stream_status
-from drtool.backup.plan import BackupPlan, plan_redis
+from drtool.backup.plan import BackupPlan, plan_snapshot
 from drtool.backup.redis import RedisServers, run_redis_snapshot
 from drtool.drill.judging import judge_loss, judge_stream, judge_time
 from drtool.errors import UsageError
@@ -23,17 +23,13 @@ from drtool.model.outcome import (
     RestoreOutcome,
     StatusRow,
 )
-from drtool.model.progress import Emit, Noted
+from drtool.model.progress import Emit
 from drtool.model.request import RestoreRequest, TtlMode
 from drtool.model.target import ToTime
 from drtool.policy.secrets import Secret
 from drtool.policy.sources import RedisSource, SourcePolicy
-from drtool.repository.backups import (
-    Manifest,
-    new_backup_id,
-    read_manifests,
-    unfinished_attempts,
-)
+from drtool.repository.backups import Manifest
+from drtool.repository.extents import RedisExtent
 from drtool.repository.lease import Lease
 from drtool.repository.repository import Repository
 from drtool.restore.destination import check_directory
@@ -46,10 +42,9 @@ from drtool.restore.redis_plan import RedisPlan, plan_redis_restore, preview_red
 from drtool.sources.redis.address import Login, NodeAddress, TlsSettings
 from drtool.sources.redis.binaries import find_binaries, server_user
 from drtool.sources.redis.topology import choose_node
+from drtool.wiring.earlier import facts_of_store, look_back_at_newest
 from drtool.wiring.planned import Planned, Runner
 from drtool.wiring.surroundings import Surroundings
-
-MOST_ATTEMPTS = 5
 
 
 def login_of(source: RedisSource, around: Surroundings) -> Login:
@@ -90,10 +85,7 @@ class RedisBackup:
             title=f"Would back up {self.name}; nothing was done",
             facts=(
                 *facts,
-                Fact(name="repository", value=self.repository.store.url, label="into"),
-                Fact(
-                    name="unfinished", value=len(plan.attempts), label="interrupted backups to use"
-                ),
+                *facts_of_store(self.repository, unfinished=len(plan.attempts)),
             ),
         )
 
@@ -119,14 +111,13 @@ class RedisBackup:
         )
 
     def _plan(self) -> BackupPlan:
-        manifests, errors = read_manifests(self.repository, self.name)
-        for error in errors:
-            self.around.emit(Noted(f"{error.message}. {error.hint}", "warning"))
-        return plan_redis(
+        earlier = look_back_at_newest(self.repository, self.name, self.around)
+        return plan_snapshot(
             self.name,
-            new_backup_id(self.around.clock.now()),
-            manifests=manifests,
-            attempts=list(unfinished_attempts(self.repository, self.name, most=MOST_ATTEMPTS)),
+            earlier.next_id,
+            kind=RedisExtent.kind,
+            manifests=earlier.manifests,
+            attempts=earlier.attempts,
             level=self.level,
         )
 

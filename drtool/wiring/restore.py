@@ -2,30 +2,34 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
 from drtool import __version__
-from drtool.errors import DrtoolError, Interrupted, NotRecoverable
+from drtool.errors import DestinationRefused, DrtoolError, NotRecoverable
 from drtool.model.measure import format_moment
 from drtool.model.outcome import RestoreOutcome, RestorePreview, RestoreReport
-from drtool.model.progress import Emit, Event, Noted, PhaseAdvanced, PhaseBegan, PhaseEnded
+from drtool.model.progress import Noted
 from drtool.model.request import RestoreRequest
 from drtool.model.target import ToLatest, ToTime
 from drtool.policy.policy import Policy
 from drtool.policy.sources import FilesSource, PostgresSource, RedisSource, SourcePolicy
 from drtool.repository.repository import Repository
+from drtool.system.durable import make_directory
+from drtool.system.users import current_user, give, user_of
 from drtool.wiring.files import plan_files, require_trees
 from drtool.wiring.parts import opened_repository, restorable_sources
-from drtool.wiring.planned import Planned, Runner
+from drtool.wiring.planned import Planned
 from drtool.wiring.redis import plan_redis_source, require_redis
 from drtool.wiring.reports import keep_evidence, write_page
 from drtool.wiring.restore_postgres import plan_postgres
+from drtool.wiring.side_by_side import side_by_side
 from drtool.wiring.surroundings import Surroundings
+
+# Others may pass through it to what is theirs, and see nothing of it.
+_LETS_THROUGH = 0o711
 
 
 def restore(
@@ -47,7 +51,11 @@ def restore(
         if request.is_plan:
             return tuple(one.preview(places[one.source]) for one in planned)
         runners = {one.source: one.prepare(places[one.source]) for one in planned}
-        outcomes, errors = _run(runners, around)
+        if len(runners) > 1:
+            _make_common_place(places)
+        ended = side_by_side(runners, around.emit, at_once=len(runners))
+        outcomes = [one for one in ended.values() if isinstance(one, RestoreOutcome)]
+        errors = [one for one in ended.values() if isinstance(one, DrtoolError)]
         report = RestoreReport(
             stack=policy.stack,
             timezone=policy.timezone.key,
@@ -148,56 +156,27 @@ def _places(
     return {name: root.absolute() / name for name in names}
 
 
-def _run(
-    runners: Mapping[str, Runner], around: Surroundings
-) -> tuple[list[RestoreOutcome], list[DrtoolError]]:
-    """All side by side; outcomes and errors in the order of the sources."""
-    if len(runners) == 1:
-        # In this very thread: it is the one that a signal interrupts.
-        [run] = runners.values()
-        return [run(around.emit)], []
-    outcomes: list[RestoreOutcome] = []
-    errors: list[DrtoolError] = []
-    is_broken_off = threading.Event()
-    with ThreadPoolExecutor(len(runners), thread_name_prefix="restore") as threads:
-        futures = {
-            name: threads.submit(run, _told_apart(around.emit, name, until=is_broken_off))
-            for name, run in runners.items()
-        }
-        try:
-            for name, future in futures.items():
-                try:
-                    outcomes.append(future.result())
-                except DrtoolError as error:
-                    around.emit(Noted(f"source {name}: {error.message}", "warning"))
-                    errors.append(error)
-        except BaseException:
-            is_broken_off.set()
-            raise
-    return outcomes, errors
+def _make_common_place(places: Mapping[str, Path]) -> None:
+    """The directory above all places, whosoever the one above it is, and open for passing through.
 
-
-def _told_apart(emit: Emit, name: str, *, until: threading.Event) -> Callable[[Event], None]:
-    """The events of one source among several: their phases and sentences bear its name.
-
-    Once `until` is set, whoever advances is told to end. Only there: a phase that begins or ends may
-    have a server running that nobody would stop.
+    Made by one of the sources it would be closed to the users of the others.
     """
-
-    def tell(event: Event) -> None:
-        match event:
-            case Noted(text):
-                emit(replace(event, text=f"{name}: {text}"))
-            case PhaseBegan(phase=phase, title=title):
-                emit(replace(event, phase=f"{name}/{phase}", title=f"{name}: {title}"))
-            case PhaseEnded(phase=phase):
-                emit(replace(event, phase=f"{name}/{phase}"))
-            case PhaseAdvanced(phase=phase):
-                if until.is_set():
-                    raise Interrupted(f"the restore of {name} was broken off")
-                emit(replace(event, phase=f"{name}/{phase}"))
-
-    return tell
+    [above] = {place.parent for place in places.values()}
+    missing = [place for place in (above, *above.parents) if not place.exists()]
+    if not missing:
+        return
+    try:
+        us = current_user()
+        owner = user_of(missing[-1].parent) if us.uid == 0 else us
+        make_directory(above)
+        for place in missing:
+            place.chmod(_LETS_THROUGH)  # whatever the umask
+            give(place, owner)
+    except OSError as error:
+        raise DestinationRefused(
+            f"destination {above} cannot be made: {error.strerror}",
+            hint="Restore --into a directory on a file system that can be written.",
+        ) from error
 
 
 def _gravest(errors: list[DrtoolError], outcomes: list[RestoreOutcome]) -> DrtoolError:

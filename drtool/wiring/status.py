@@ -9,17 +9,24 @@ from typing import TYPE_CHECKING
 
 from drtool.config.promises import longest_pause
 from drtool.errors import IntegrityError
+from drtool.model.checked import MirrorStanding
 from drtool.model.finding import Finding, Severity
 from drtool.model.measure import format_span
-from drtool.model.objective import LossInterval, judge
+from drtool.model.objective import LossInterval, Verdict, judge
 from drtool.model.outcome import StatusReport, StatusRow
 from drtool.model.request import StatusRequest
-from drtool.policy.policy import Policy, unsupported
-from drtool.policy.sources import FilesSource, PostgresSource, RedisSource, SourcePolicy
+from drtool.policy.policy import Policy
+from drtool.policy.sources import (
+    BucketSource,
+    FilesSource,
+    PostgresSource,
+    RedisSource,
+    SourcePolicy,
+)
 from drtool.repository.backups import Manifest, read_manifests
 from drtool.repository.repository import Repository
 from drtool.wiring.files import files_row
-from drtool.wiring.parts import opened_repository, restorable_sources
+from drtool.wiring.parts import opened_repository
 from drtool.wiring.surroundings import Surroundings
 
 if TYPE_CHECKING:
@@ -30,13 +37,22 @@ GRACE = timedelta(hours=1)
 
 
 def status(request: StatusRequest, policy: Policy, around: Surroundings) -> StatusReport:
-    """How things stand, told from the repository alone: a source need not be there."""
-    sources = restorable_sources(request.sources, policy, around)
+    """How things stand, told from the repository alone: a source need not be there.
+
+    Of mirrors their buckets are asked; one that is away leaves its line unknown.
+    """
+    names = request.sources or tuple(str(name) for name in policy.sources)
+    sources = {name: policy.source(name) for name in names}
     now = around.clock.now()
     _load(sources.values())
     with opened_repository(policy, around) as repository:
         rows = tuple(
-            _row(name, source, policy, repository=repository, now=now)
+            _with_mirror(
+                _row(name, source, policy, repository=repository, now=now),
+                source,
+                repository=repository,
+                around=around,
+            )
             for name, source in sources.items()
         )
     return StatusReport(stack=policy.stack, timezone=policy.timezone.key, at=now, rows=rows)
@@ -75,8 +91,46 @@ def _row(
             newest = manifests[-1] if manifests else None
             found = _backup_findings(name, source, policy, newest=newest, now=now)
             return replace(row, findings=(*_damaged(errors), *found))
-        case _:
-            raise unsupported(name, source)
+        case BucketSource():
+            objective = policy.objective_of(name)
+            return StatusRow(
+                source=name, kind=source.kind, objective=objective, verdict=Verdict.UNKNOWN
+            )
+
+
+def _with_mirror(
+    row: StatusRow, source: SourcePolicy, *, repository: Repository, around: Surroundings
+) -> StatusRow:
+    """The row with how the source's mirror stands: a warning where nobody could look."""
+    if not isinstance(source, FilesSource | BucketSource) or source.mirror is None:
+        return row
+    # With it come the clients of buckets, for which the others need not wait.
+    from drtool.wiring.mirrors import mirror_row
+
+    mirror = mirror_row(row.source, source.mirror, repository=repository, around=around)
+    if isinstance(source, BucketSource):
+        row = _bucket_row(row, mirror, now=around.clock.now())
+    if mirror.trouble is None:
+        return replace(row, mirror=mirror)
+    finding = Finding(
+        severity=Severity.WARNING,
+        subject=f"mirror of {row.source}",
+        fact=f"nobody can tell when it was last brought up to date: {mirror.trouble}",
+        fix=f"Run `drtool check {row.source}`, and see that the bucket answers.",
+    )
+    return replace(row, mirror=mirror, findings=(*row.findings, finding))
+
+
+def _bucket_row(row: StatusRow, mirror: MirrorStanding, *, now: datetime) -> StatusRow:
+    """A bucket is kept as its mirror alone: what was put since the last run began is at risk."""
+    rpo = None if mirror.began is None or mirror.began > now else now - mirror.began
+    return replace(
+        row,
+        verdict=judge(rpo, row.objective.rpo),
+        earliest=mirror.began,
+        latest=mirror.began,
+        rpo_now=None if rpo is None else LossInterval(timedelta(0), rpo),
+    )
 
 
 def _postgres_row(

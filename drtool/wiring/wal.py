@@ -160,7 +160,7 @@ def gaps(request: WalGaps, policy: Policy, around: Surroundings) -> FactSheet:
 
 
 def _look(names: tuple[str, ...], policy: Policy, around: Surroundings) -> Iterator[WalStatus]:
-    sources = chosen_sources(names, policy, around)
+    sources = chosen_sources(names, policy)
     with opened_repository(policy, around) as repository:
         for name in sources:
             manifests, _ = read_manifests(repository, name)

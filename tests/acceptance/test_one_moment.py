@@ -7,6 +7,7 @@ import random
 import re
 import secrets
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from drtool.drill.ledger import LedgerEntry
 from drtool.errors import ExitCode
 from drtool.model.outcome import BackupOutcome, Promise, RestoreOutcome, RestoreReport
 from drtool.model.request import BackupRequest, RestoreRequest
-from drtool.model.target import ToTime
+from drtool.model.target import ToLatest, ToTime
 from drtool.restore.look import look
 from drtool.restore.redis_look import look_redis
 from drtool.wiring.backup import backup
@@ -134,7 +135,7 @@ def restored(past: Past, moment: datetime, place: Path) -> dict[str, RestoreOutc
 def test_after_a_restore_to_any_moment_nothing_refers_to_what_is_not_there(
     past: Past, copies: Path, count: int
 ) -> None:
-    """A file may be missing if it came after the snapshot that the report names, and no other."""
+    """PITFALLS 90: a file may be missing if it came after the snapshot that the report names, no other."""
     seed = secrets.randbits(32)
     print(f"seed {seed}")
 
@@ -292,6 +293,39 @@ def test_a_place_that_one_source_refuses_keeps_all_from_being_written(
     )
 
     assert sorted(copies.rglob("*")) == [copies / "uploads", copies / "uploads" / "mine"]
+
+
+def test_latest_for_all_is_reached_where_the_database_is_the_first_to_end(
+    site: Site,
+) -> None:
+    """What is named as the newest moment for all must be one that every source accepts."""
+    with new_stack(site) as stack:
+        site.run("backup", "cache", "uploads")
+        site.run("backup", "main-db")
+        ended = CLOCK.now()
+        with stack.receiving("redis", "receive", "cache", lease="redis-cache"):
+
+            def reaches() -> bool:
+                with opened_repository(stack.policy, stack.around) as repository:
+                    return look_redis(repository, "cache", ToLatest()).window[1] > ended
+
+            until(reaches, "the stream goes on behind the database's last mark")
+
+    copies = site.root / "copies"
+
+    ran = site.run("restore", "--to", "latest", "--into", str(copies), code=None)
+
+    assert ran.code == 0, str(ran)
+    assert sorted(place.name for place in copies.iterdir()) == sorted(KINDS)
+
+
+def test_the_place_of_all_lets_every_server_s_user_through(past: Past, copies: Path) -> None:
+    """The sources make their places side by side, each for a user of its own."""
+    restored(past, past.snapshots[-1][0], copies / "deep" / "all")
+
+    assert [stat.S_IMODE(place.stat().st_mode) for place in (copies / "deep", copies / "deep/all")] == [
+        0o711, 0o711,
+    ]  # fmt: skip
 
 
 KINDS = {"main-db": "postgres", "cache": "redis", "uploads": "files"}

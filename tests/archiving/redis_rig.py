@@ -15,7 +15,7 @@ from drtool.repository.streamlog import StreamInventory, take_stream_inventory
 from drtool.repository.streampath import find_path, read_stream
 from drtool.sources.redis.address import Login, NodeAddress
 from drtool.sources.redis.psync import Position, StreamBytes, open_link
-from drtool.system.clock import SystemClock
+from drtool.system.clock import Clock, SystemClock
 from tests.archiving.rig import LIMIT_SECONDS, until
 from tests.servers.redis import RedisServer
 
@@ -43,13 +43,16 @@ def settings_for(
 class Running:
     """A receiver in a thread of its own."""
 
-    def __init__(self, repository: Repository, settings: StreamSettings) -> None:
+    def __init__(
+        self, repository: Repository, settings: StreamSettings, clock: Clock | None = None
+    ) -> None:
         self.stop = threading.Event()
         self.events: list[Event] = []
         self.result: StreamReceived | None = None
         self.error: BaseException | None = None
         self._repository = repository
         self._settings = settings
+        self._clock = clock or SystemClock()
         self.thread = threading.Thread(target=self._run)
         self.thread.start()
 
@@ -59,7 +62,7 @@ class Running:
                 self._repository,
                 self._settings,
                 stop=self.stop,
-                clock=SystemClock(),
+                clock=self._clock,
                 emit=self.events.append,
             )
         except BaseException as error:
@@ -88,9 +91,11 @@ class Running:
 
 
 @contextmanager
-def receiving(repository: Repository, settings: StreamSettings) -> Iterator[Running]:
+def receiving(
+    repository: Repository, settings: StreamSettings, *, clock: Clock | None = None
+) -> Iterator[Running]:
     """A receiver that is stopped at the end of the block, whatever happens in it."""
-    running = Running(repository, settings)
+    running = Running(repository, settings, clock)
     try:
         yield running
     finally:

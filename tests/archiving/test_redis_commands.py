@@ -99,6 +99,42 @@ def test_the_receiver_is_stopped_by_sigterm_and_its_work_is_seen_by_status_and_v
     assert "damaged" not in json.dumps(verified)
 
 
+def test_the_stream_behind_a_snapshot_is_verified_too(
+    make_redis: MakeRedis, tmp_path: Path
+) -> None:
+    server = make_redis(password="not-to-be-seen")
+    (tmp_path / "policy.yaml").write_text(POLICY.format(root=tmp_path, address=server.address))
+    (tmp_path / "repository").mkdir()
+    assert drtool(tmp_path, "repository", "init")["code"] == 0
+    assert drtool(tmp_path, "backup", SOURCE)["code"] == 0
+    line, environ = command(tmp_path, "redis", "receive", SOURCE)
+    with subprocess.Popen(
+        line, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as receiver:
+        until(lambda: attached(server), "it joins")
+        write(server, 2000)
+        log = tmp_path / "repository/log" / SOURCE
+        until(lambda: list(log.glob("*/*-*")), "a segment is put")
+        write(server, 2000)
+        receiver.send_signal(signal.SIGTERM)
+        receiver.communicate(timeout=60)
+    whole = drtool(tmp_path, "verify", "--whole")
+    first, *_, last = sorted(log.glob("*/*-*"))
+    content = bytearray(last.read_bytes())
+    content[-1] ^= 1
+    last.write_bytes(content)
+
+    damaged = drtool(tmp_path, "verify", "--whole")
+    first.unlink()
+    cut_off = drtool(tmp_path, "verify")
+
+    assert (whole["code"], whole["findings"]) == (0, [])
+    assert damaged["code"] == 7
+    assert last.name in json.dumps(damaged["findings"])
+    assert cut_off["code"] == 7
+    assert "are missing, and nobody recorded that" in json.dumps(cut_off["findings"])
+
+
 def put(repository: Repository, begin: int, end: int, *, is_recorded: bool = False) -> None:
     index = StreamIndex(begin, end, (StreamMoment(NOW, end),))
     put_stream(repository, ReplicationHistory(SOURCE, A), index, content=[bytes(end - begin)])

@@ -13,6 +13,7 @@ from drtool.model.outcome import BackupOutcome, RestoreOutcome
 from drtool.model.progress import silent
 from drtool.model.target import RecoveryTarget, ToLatest
 from drtool.repository.backups import new_backup_id, read_manifests, unfinished_attempts
+from drtool.repository.extents import FilesExtent
 from drtool.repository.lease import Lease
 from drtool.repository.repository import Repository, open_repository
 from drtool.restore.phases import Phases
@@ -58,6 +59,7 @@ def snapshot(
         plan = plan_snapshot(
             SOURCE,
             new_backup_id(datetime.now(UTC)),
+            kind=FilesExtent.kind,
             manifests=read_manifests(repository, SOURCE)[0],
             attempts=list(unfinished_attempts(repository, SOURCE, most=5)),
         )

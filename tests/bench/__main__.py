@@ -11,10 +11,11 @@ from tests.bench.changes import bench_changes
 from tests.bench.front import bench_help
 from tests.bench.mirror_bench import bench_mirror
 from tests.bench.restoring import bench_restore
+from tests.bench.stack import bench_stack
 from tests.bench.trees import bench_trees
 from tests.bench.wal import bench_wal
 
-PARTS = ("help", "mirror", "files", "backup", "restore", "changes", "wal")
+PARTS = ("help", "mirror", "files", "backup", "restore", "changes", "wal", "stack")
 
 
 def main() -> None:
@@ -50,6 +51,8 @@ def main() -> None:
             bench_changes(place)
         if "wal" in chosen:
             bench_wal(place, given.wal_mb * 1_000_000)
+        if "stack" in chosen:
+            bench_stack(place, given.rounds)
 
 
 main()

@@ -232,11 +232,13 @@ def test_a_value_that_cannot_be_is_refused(line: str) -> None:
     assert "shop.yaml:13:" in message
 
 
-def test_a_kind_of_a_later_version_is_valid_and_its_verbs_say_so() -> None:
+def test_wal_is_asked_of_postgresql_alone_and_a_redis_is_told_what_archives_it() -> None:
     policy = read_policy(ROOT / "policies" / "stefano.yaml")
 
-    with pytest.raises(PolicyError, match="kind redis is not supported by this version yet"):
+    with pytest.raises(PolicyError, match="kind redis, and WAL is PostgreSQL's") as caught:
         policy.postgres("cache")
+
+    assert "`drtool redis receive cache`" in caught.value.hint
 
 
 def test_a_source_that_the_policy_lacks_is_a_usage_error_that_names_those_there_are() -> None:

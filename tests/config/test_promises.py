@@ -37,6 +37,16 @@ def test_the_same_snapshot_with_the_stream_can() -> None:
     assert row.verdict is Verdict.MET
 
 
+def test_an_archived_stream_loses_what_waits_for_its_flush_whatever_the_schedule() -> None:
+    quick = judged("{kind: redis, nodes: ['r:6379'], stream: true, flush: 20s}")
+    slow = judged("{kind: redis, nodes: ['r:6379'], stream: true, flush: 15m}")
+
+    assert quick.worst_loss == timedelta(seconds=30)
+    assert quick.verdict is Verdict.MET
+    assert any("no schedule says when a backup is taken" in one.fact for one in quick.findings)
+    assert slow.verdict is Verdict.MISSED
+
+
 def test_streamed_wal_loses_at_most_a_flush_and_a_heartbeat() -> None:
     row = judged("{kind: postgres, dsn: env:X, wal: {flush: 20s, heartbeat: 5s}}")
 

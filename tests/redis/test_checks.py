@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -15,8 +16,11 @@ from drtool.policy.sources import RedisTopology
 from drtool.sources.redis.address import Login, NodeAddress
 from drtool.sources.redis.capture import CapturedServer, capture, startable_settings
 from drtool.sources.redis.checks import (
+    BacklogMargin,
     ServerState,
     backlog_margin,
+    check_margin,
+    check_node,
     check_server,
     check_shape,
     read_state,
@@ -127,7 +131,7 @@ def test_the_limit_of_a_replicas_buffer_is_read(redis7: RedisServer) -> None:
     assert replica_buffer_limit(state_of(redis7).settings) == (256 << 20, 64 << 20, 60)
 
 
-def test_a_cluster_without_a_replica_or_with_a_sick_one_is_a_finding() -> None:
+def test_a_shard_without_a_replica_is_a_finding() -> None:
     node = NodeAddress("a", 1)
     sick = RedisNode(address=node, role=Role.REPLICA, trouble="its link to its master is down")
     master = RedisNode(address=node, role=Role.MASTER)
@@ -138,10 +142,53 @@ def test_a_cluster_without_a_replica_or_with_a_sick_one_is_a_finding() -> None:
 
     found = check_shape(Shape(kind=RedisTopology.CLUSTER, shards=shards))
 
-    assert [finding.fact.split(":")[0] for finding in found] == [
-        "its link to its master is down",
-        "it has no replica",
+    assert [finding.fact.split(":")[0] for finding in found] == ["it has no replica"]
+
+
+def test_what_the_others_say_of_a_server_is_a_finding_of_it(make_redis: MakeRedis) -> None:
+    server = make_redis(
+        settings={"appendonly": "yes", "repl-backlog-size": "64mb", "save": "3600 1"}
+    )
+    trouble = "it is 99999999 bytes behind its master"
+    replica = RedisNode(address=address_of(server), role=Role.REPLICA, trouble=trouble)
+
+    found = check_node(replica, state_of(server))
+
+    assert [(one.severity, one.fact) for one in found] == [(Severity.WARNING, trouble)]
+
+
+def test_a_backlog_that_is_soon_used_up_is_a_warning(make_redis: MakeRedis) -> None:
+    state = state_of(make_redis())
+    soon = BacklogMargin(left_bytes=6 << 20, backlog_bytes=8 << 20, seconds=60)
+    late = BacklogMargin(left_bytes=6 << 20, backlog_bytes=8 << 20, seconds=3600)
+    idle = BacklogMargin(left_bytes=6 << 20, backlog_bytes=8 << 20, seconds=None)
+
+    [finding] = check_margin("main", state, soon)
+
+    assert finding.severity is Severity.WARNING
+    assert "lasts 60 s more (6.29 MB of 8.39 MB)" in finding.fact
+    assert "repl-backlog-size 75mb" in finding.fix
+    assert check_margin("main", state, late) == check_margin("main", state, idle) == []
+    assert check_margin("main", state, None)[0].severity is Severity.PROBLEM
+
+
+def test_ends_that_hear_nothing_of_each_other_are_findings(make_redis: MakeRedis) -> None:
+    state = state_of(make_redis(settings={"appendonly": "yes", "repl-backlog-size": "64mb"}))
+    master = {**state.replication, "slave0": "ip=10.0.0.2,port=6379,state=online,offset=1,lag=99"}
+    replica = {
+        "role": "slave",
+        "master_link_status": "up",
+        "master_last_io_seconds_ago": "45",
+    }
+
+    told = [
+        finding.fact
+        for replication in (master, replica)
+        for finding in check_server(replace(state, replication=replication))
     ]
+
+    assert "its replica 10.0.0.2:6379 has acknowledged nothing for 99 s" in told
+    assert "it has heard nothing of its master for 45 s" in told
 
 
 @pytest.mark.parametrize("version", ["7.0", "6.2"])

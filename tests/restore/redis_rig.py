@@ -13,7 +13,7 @@ from typing import Any
 
 import redis
 
-from drtool.backup.plan import plan_redis
+from drtool.backup.plan import plan_snapshot
 from drtool.backup.redis import RedisServers, run_redis_snapshot
 from drtool.model.outcome import BackupOutcome, RestoreOutcome
 from drtool.model.progress import Emit, silent
@@ -26,6 +26,7 @@ from drtool.repository.backups import (
     read_manifests,
     unfinished_attempts,
 )
+from drtool.repository.extents import RedisExtent
 from drtool.repository.lease import Lease
 from drtool.repository.repository import Repository
 from drtool.restore.destination import check_directory
@@ -37,7 +38,7 @@ from drtool.restore.redis_places import RedisSite
 from drtool.restore.redis_plan import plan_redis_restore
 from drtool.sources.redis.address import Login, NodeAddress
 from drtool.sources.redis.binaries import find_binaries, server_user
-from drtool.system.clock import SystemClock
+from drtool.system.clock import Clock, SystemClock
 from tests.archiving.redis_rig import Running, attached, receiving, settings_for
 from tests.servers.postgres import as_server_user, free_port
 from tests.servers.redis import RedisServer, wait_for
@@ -63,9 +64,10 @@ def take_snapshot(
 ) -> BackupOutcome:
     """One snapshot, as the command takes it."""
     manifests, _ = read_manifests(repository, SOURCE)
-    plan = plan_redis(
+    plan = plan_snapshot(
         SOURCE,
         _next_id(repository),
+        kind=RedisExtent.kind,
         manifests=manifests,
         attempts=list(unfinished_attempts(repository, SOURCE, most=5)),
     )
@@ -89,9 +91,11 @@ def streamed(
     *servers: RedisServer,
     kind: RedisTopology = RedisTopology.STANDALONE,
     key: str | None = None,
+    clock: Clock | None = None,
 ) -> Iterator[Running]:
     """The stream of `servers` is archived while the block lasts; it has begun when the block does."""
-    with receiving(repository, settings_for(servers, kind, flush=0.05, key=key)) as running:
+    settings = settings_for(servers, kind, flush=0.05, key=key)
+    with receiving(repository, settings, clock=clock) as running:
         masters = [server for server in servers if _is_master(server)]
         wait_for(
             lambda: attached_anywhere(servers, len(masters)),

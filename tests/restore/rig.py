@@ -45,7 +45,7 @@ from tests.archiving.rig import (
     settings_for,
     until,
 )
-from tests.servers.postgres import PostgresServer
+from tests.servers.postgres import PostgresServer, server_directory
 
 CLOCK = SystemClock()
 IMPATIENT = RetryLimits(attempts=2, within_seconds=1, first_pause_seconds=0.05)
@@ -186,14 +186,16 @@ def restore(
 @contextmanager
 def started(major: int, data: Path) -> Iterator[PostgresServer]:
     """A server on a restored directory, started with its own configuration, as its owner would."""
-    server = PostgresServer(data.parent, major)
+    beside = server_directory("drtool-test-started-")  # its socket and its log
+    server = PostgresServer(beside, major)
     server.data = data
     (data / "pg_hba.conf").write_text("local all all trust\n")
-    server.start()
     try:
+        server.start()
         yield server
     finally:
         server.stop()
+        shutil.rmtree(beside, ignore_errors=True)
 
 
 def rows(server: PostgresServer, table: str = "ledger") -> list[int]:

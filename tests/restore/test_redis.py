@@ -20,6 +20,7 @@ from drtool.policy.sources import RedisTopology
 from drtool.repository import layout
 from drtool.repository.backups import read_manifest
 from drtool.repository.repository import Repository
+from drtool.system.clock import SystemClock
 from tests.archiving.redis_rig import position_of, wait_held
 from tests.backup.taking import new_repository
 from tests.redis.filling import fill, fill_databases
@@ -126,6 +127,46 @@ def test_any_moment_of_the_stream_is_reached(
         assert [int(one) for one in same if one] == [found[-1], len(found)], "half a transaction"
         assert abs(len(found) - position) <= 30, f"seed {seed}: {len(found)} for {position}"
         assert ledger[len(found) - 1][1] <= moment + timedelta(milliseconds=20)
+
+
+class Astray(SystemClock):
+    """The wall clock of a machine that nobody sets."""
+
+    def __init__(self, seconds: float) -> None:
+        self._off = timedelta(seconds=seconds)
+
+    def now(self) -> datetime:
+        return super().now() + self._off
+
+
+@pytest.mark.parametrize("seconds", [90, -90])
+def test_moments_are_those_of_the_server_whatever_the_clock_of_the_receiver_says(
+    make_redis: MakeRedis, repository: Repository, root: Path, seconds: int
+) -> None:
+    """Else a restore of a stack brings Redis to another moment than PostgreSQL, and nobody notices."""
+    server = make_redis()
+    ledger: list[datetime] = []
+    with (
+        server.client() as client,
+        streamed(repository, server, clock=Astray(seconds)) as running,
+    ):
+        take_snapshot(repository, servers_of(server))
+        for number in range(100):
+            client.rpush("ledger", number)
+            ledger.append(now())
+            time.sleep(0.01)
+        client.set("end", 1)
+        wait_held(repository, server)
+    moment = ledger[60]
+
+    outcome = restore(repository, root / "copy", ToTime(moment))
+
+    with started(outcome) as [copy]:
+        found = [int(one) for one in copy.lrange("ledger", 0, -1)]
+    assert found == list(range(len(found)))
+    assert 30 <= len(found) <= 62, len(found)
+    assert ledger[len(found) - 1] <= moment + timedelta(milliseconds=20)
+    assert running.warned("behind this machine's" if seconds > 0 else "ahead of this machine's")
 
 
 def test_the_latest_moment_is_all_that_was_archived(

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from math import ceil
 
 from drtool.model.finding import Finding, Severity
+from drtool.model.measure import format_size
 from drtool.policy.sources import RedisTopology
+from drtool.sources.redis.clusternodes import ClusterNode, missing_slots
 from drtool.sources.redis.connection import RedisConnection, server_moment
 from drtool.sources.redis.psync import Position
-from drtool.sources.redis.shape import Role, Shape
+from drtool.sources.redis.shape import RedisNode, Role, Shape
 
 # The link is lost for good after an outage longer than the backlog lasts.
 TOLERATED_OUTAGE = timedelta(minutes=10)
 _SMALL_BACKLOG_BYTES = 16 << 20
 _SMALL_BUFFER_BYTES = 256 << 20
 _OLD_SAVE = timedelta(days=1)
+# A replica acknowledges each second, and a master speaks every ten.
+_LONGEST_SILENCE_SECONDS = 30
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,31 +72,72 @@ def check_server(state: ServerState) -> list[Finding]:
     ]
 
 
+def check_node(node: RedisNode, state: ServerState) -> list[Finding]:
+    """Everything that is wrong with one server of a shape, as it says itself and as the others do."""
+    found = check_server(state)
+    is_told = state.replication.get("master_link_status", "up") != "up"
+    if node.trouble is not None and not is_told:
+        is_master = node.role is Role.MASTER
+        severity = Severity.PROBLEM if is_master else Severity.WARNING
+        fix = "Look at INFO replication and the log there."
+        found.append(_finding(state, severity, fact=node.trouble, fix=fix))
+    return found
+
+
 def check_shape(shape: Shape) -> list[Finding]:
     """What is wrong with how the servers belong together."""
-    findings = []
-    for shard in shape.shards:
-        for node in (shard.master, *shard.replicas):
-            if node.trouble is not None:
-                is_master = node.role is Role.MASTER
-                findings.append(
-                    Finding(
-                        severity=Severity.PROBLEM if is_master else Severity.WARNING,
-                        subject=f"{node.role} {node.address} of {shard.name}",
-                        fact=node.trouble,
-                        fix="Look at INFO replication and the log there.",
-                    )
-                )
-        if not shard.replicas and shape.kind is not RedisTopology.STANDALONE:
-            findings.append(
-                Finding(
-                    severity=Severity.WARNING,
-                    subject=f"shard {shard.name}",
-                    fact="it has no replica: its master's loss is the loss of what was not archived",
-                    fix="Add one with redis-cli --cluster add-node --cluster-slave, or replicaof.",
-                )
+    return [
+        Finding(
+            severity=Severity.WARNING,
+            subject=f"shard {shard.name}",
+            fact="it has no replica: its master's loss is the loss of what was not archived",
+            fix="Add one with redis-cli --cluster add-node --cluster-slave, or replicaof.",
+        )
+        for shard in shape.shards
+        if not shard.replicas and shape.kind is not RedisTopology.STANDALONE
+    ]
+
+
+def check_cluster(nodes: Sequence[ClusterNode]) -> list[Finding]:
+    """Whether every slot has its master, and none is on the move."""
+    moving = sorted({one.slot for node in nodes for one in node.open_slots})
+    missing = missing_slots(nodes)
+    found = []
+    if missing:
+        shown = ", ".join(map(str, missing[:5]))
+        found.append(
+            Finding(
+                severity=Severity.PROBLEM,
+                subject="cluster",
+                fact=f"nobody holds the slots {shown}: a backup would be a smaller one, and is refused",
+                fix="Run redis-cli --cluster check there, and --cluster fix once you know why.",
             )
-    return findings
+        )
+    if moving:
+        found.append(
+            Finding(
+                severity=Severity.PROBLEM,
+                subject="cluster",
+                fact=f"it moves {len(moving)} slots, the first is {moving[0]}: no backup can be taken now",
+                fix="Wait until the resharding is done, or mend it with redis-cli --cluster fix.",
+            )
+        )
+    return found
+
+
+def check_cluster_state(address: object, told: Mapping[str, str]) -> list[Finding]:
+    """What one node says in CLUSTER INFO: in a minority it serves nobody."""
+    word = told.get("cluster_state", "not told")
+    if word == "ok":
+        return []
+    return [
+        Finding(
+            severity=Severity.PROBLEM,
+            subject=f"Redis at {address}",
+            fact=f"it says cluster_state {word}",
+            fix="Run redis-cli --cluster check there: slots without a master, or no quorum.",
+        )
+    ]
 
 
 def backlog_margin(
@@ -106,6 +152,42 @@ def backlog_margin(
     left = min(size - behind, max(0, received.offset + 1 - first) + size)
     seconds = left / bytes_per_second if bytes_per_second else None
     return BacklogMargin(left_bytes=max(0, left), backlog_bytes=size, seconds=seconds)
+
+
+def check_margin(shard: str, state: ServerState, margin: BacklogMargin | None) -> list[Finding]:
+    """Whether the stream can be gone on with after an outage; `margin` None: it no longer can."""
+    subject = f"backlog of {shard} at Redis {state.address}"
+    enough = TOLERATED_OUTAGE.total_seconds()
+    minutes = TOLERATED_OUTAGE.seconds // 60
+    if margin is None:
+        return [
+            Finding(
+                severity=Severity.PROBLEM,
+                subject=subject,
+                fact="it no longer holds what comes after the archived stream: there will be a hole",
+                fix="Start `drtool redis receive`, then take a snapshot with `drtool backup`; raise"
+                " repl-backlog-size.",
+            )
+        ]
+    if margin.seconds is None or margin.seconds >= TOLERATED_OUTAGE.total_seconds():
+        return []
+    return [
+        Finding(
+            severity=Severity.WARNING,
+            subject=subject,
+            fact=f"at the present rate it lasts {margin.seconds:.0f} s more"
+            f" ({format_size(margin.left_bytes)} of {format_size(margin.backlog_bytes)}): a longer outage"
+            " of drtool makes a hole",
+            fix="CONFIG SET repl-backlog-size"
+            f" {_rounded(margin.left_bytes / margin.seconds * enough)}mb there, which lasts"
+            f" {minutes} minutes.",
+        )
+    ]
+
+
+def _rounded(size: float) -> int:
+    """Whole megabytes, and a quarter more."""
+    return max(1, ceil(size * 1.25 / (1 << 20)))
 
 
 _LOOKED_AT = (
@@ -203,6 +285,7 @@ def _replication(state: ServerState) -> list[Finding]:
                 fix="Look at its log: masterauth, the network, or an output-buffer limit.",
             )
         )
+    found += _lag(state)
     backlog = int(state.settings.get("repl-backlog-size", "0"))
     if backlog < _SMALL_BACKLOG_BYTES:
         found.append(
@@ -216,6 +299,29 @@ def _replication(state: ServerState) -> list[Finding]:
             )
         )
     return found
+
+
+def _lag(state: ServerState) -> list[Finding]:
+    """Replicas that say nothing although they are linked, as each end sees it."""
+    told = state.replication
+    found = []
+    silent = int(told.get("master_last_io_seconds_ago", "0"))
+    if told.get("master_link_status") == "up" and silent > _LONGEST_SILENCE_SECONDS:
+        found.append(f"it has heard nothing of its master for {silent} s")
+    for name, value in told.items():
+        if name.startswith("slave") and name[5:].isdigit():
+            words = dict(word.split("=", 1) for word in value.split(",") if "=" in word)
+            # Port 0: a reader such as drtool itself.
+            if (
+                int(words.get("port", "0"))
+                and int(words.get("lag", "0")) > _LONGEST_SILENCE_SECONDS
+            ):
+                found.append(
+                    f"its replica {words.get('ip')}:{words['port']} has acknowledged nothing for"
+                    f" {words['lag']} s"
+                )
+    fix = "Look at the replica's load and log, and at the network between the two."
+    return [_finding(state, Severity.WARNING, fact=fact, fix=fix) for fact in found]
 
 
 def _memory(state: ServerState) -> list[Finding]:

@@ -69,17 +69,23 @@ def check_slots(nodes: Sequence[ClusterNode]) -> None:
             f"the cluster moves {len(moving)} slots, the first is {moving[0]}",
             hint="Wait until the resharding is done, or mend it with redis-cli --cluster fix.",
         )
-    holders: dict[int, str] = {}
-    for node in nodes:
-        for share in node.slots:
-            for slot in range(share.first, share.last + 1):
-                holders[slot] = node.node_id
-    missing = ranges_of([slot for slot in range(SLOTS) if slot not in holders])
+    missing = missing_slots(nodes)
     if missing:
         raise SourceUnsuitable(
             f"the cluster does not cover all slots: nobody holds {', '.join(map(str, missing[:5]))}",
             hint="Run redis-cli --cluster check there, and --cluster fix once you know why.",
         )
+
+
+def missing_slots(nodes: Sequence[ClusterNode]) -> list[SlotRange]:
+    """The slots that no master holds."""
+    held = {
+        slot
+        for node in nodes
+        for share in node.slots
+        for slot in range(share.first, share.last + 1)
+    }
+    return list(ranges_of([slot for slot in range(SLOTS) if slot not in held]))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,135 @@
+"""Whether what is kept is fresh: backups against their schedule, the log against the promise. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from drtool.model.checked import MirrorStanding
+from drtool.model.finding import Finding, Severity
+from drtool.model.measure import format_promise, format_span
+from drtool.model.objective import Objective, Verdict, judge
+
+# A backup may take its time before it counts as overdue; never longer than the time between two.
+GRACE = timedelta(hours=1)
+# Clocks further apart than this make the moments of backups and marks doubtful.
+TOLERATED_SKEW = timedelta(seconds=1)
+_SHORTEST_STALE = timedelta(minutes=1)
+# A store tells its clock to the second.
+STORE_SKEW = timedelta(seconds=2)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timetable:
+    """What `command` makes, such as "backup": due at least every `pause`, None where nobody says."""
+
+    source: str
+    what: str
+    command: str
+    pause: timedelta | None
+
+
+def check_age(table: Timetable, ended: datetime | None, *, now: datetime) -> Iterator[Finding]:
+    """A problem if there is none, or the newest is older than its schedule allows (PITFALLS 79)."""
+    subject = f"source {table.source}"
+    if ended is None:
+        yield Finding(
+            severity=Severity.PROBLEM,
+            subject=subject,
+            fact=f"there is no {table.what}: nothing can be recovered from one",
+            fix=f"Run `{table.command}`.",
+        )
+        return
+    if table.pause is None:
+        yield Finding(
+            severity=Severity.NOTE,
+            subject=subject,
+            fact=f"no schedule says when a {table.what} is due, so nobody can tell that one is missing",
+            fix='Add `schedule: {backup: "0 2 * * *"}` to the source in the policy.',
+        )
+        return
+    age = now - ended
+    if age > table.pause + min(GRACE, table.pause):
+        yield Finding(
+            severity=Severity.PROBLEM,
+            subject=subject,
+            fact=f"the last {table.what} is {format_span(age)} old, and one is due every"
+            f" {format_span(table.pause)}",
+            fix=f"Run `{table.command}`, and look at why the scheduled one did not.",
+        )
+
+
+def check_loss(
+    source: str, objective: Objective, *, rpo_now: timedelta | None, fix: str
+) -> Iterator[Finding]:
+    """A problem if more would be lost now than was promised, or nobody can tell."""
+    verdict = judge(rpo_now, objective.rpo)
+    if verdict is Verdict.MET:
+        return
+    promised = format_promise(objective.rpo)
+    if rpo_now is None:
+        fact = f"nobody can tell how much would be lost now, and promised is at most {promised}"
+    else:
+        fact = (
+            f"{format_span(rpo_now)} of work would be lost now, and promised is at most {promised}"
+        )
+    yield Finding(severity=Severity.PROBLEM, subject=f"source {source}", fact=fact, fix=fix)
+
+
+def check_receiver(what: str, holder: str | None, *, fix: str) -> Iterator[Finding]:
+    """A problem if nobody receives what the policy says is received."""
+    if holder is None:
+        yield Finding(
+            severity=Severity.PROBLEM,
+            subject=what,
+            fact="nobody receives it: every change from now on would be lost",
+            fix=fix,
+        )
+
+
+def check_clock(
+    subject: str, skew: timedelta, *, tolerated: timedelta = TOLERATED_SKEW
+) -> Iterator[Finding]:
+    """A warning if the clock of `subject` is `skew` ahead of this machine's, and that is much."""
+    if abs(skew) <= tolerated:
+        return
+    direction = "ahead of" if skew > timedelta(0) else "behind"
+    yield Finding(
+        severity=Severity.WARNING,
+        subject=subject,
+        fact=f"its clock is {format_span(abs(skew))} {direction} this machine's: moments in marks and"
+        " reports are off by that",
+        fix="Run an NTP client on both; `timedatectl` tells whether one runs.",
+    )
+
+
+def check_mark(subject: str, age: timedelta | None, *, every: timedelta) -> Iterator[Finding]:
+    """A warning if no mark came for far longer than one is made and put `every`."""
+    if age is not None and age <= max(_SHORTEST_STALE, 3 * every):
+        return
+    fact = "there is none yet" if age is None else f"the newest is {format_span(age)} old"
+    yield Finding(
+        severity=Severity.WARNING,
+        subject=subject,
+        fact=f"{fact}, and one is due every {format_span(every)}",
+        fix="See what the receiver says: our user may not write the heartbeat key, or no master answers.",
+    )
+
+
+def check_mirror(
+    table: Timetable, standing: MirrorStanding, *, keeps_versions: bool | None, now: datetime
+) -> Iterator[Finding]:
+    """How old its last run is, and whether what it replaces can still be read."""
+    yield from check_age(table, standing.ended, now=now)
+    if keeps_versions:
+        return
+    known = "keeps no" if keeps_versions is False else "is not known to keep"
+    yield Finding(
+        severity=Severity.WARNING,
+        subject=f"mirror {standing.url}",
+        fact=f"its bucket {known} versions: nothing is deleted there, and what a run overwrote cannot be"
+        " returned to",
+        fix="Turn versioning on: aws s3api put-bucket-versioning --bucket BUCKET"
+        " --versioning-configuration Status=Enabled",
+    )

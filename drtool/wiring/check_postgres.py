@@ -1,0 +1,153 @@
+"""The checks of one PostgreSQL cluster: the server, its slot or archiver, its log, its backups."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+
+from drtool.archiving.status import WalStatus, wal_status
+from drtool.check.freshness import check_clock, check_receiver
+from drtool.check.run import Seen, attempt, not_looked
+from drtool.errors import DrtoolError
+from drtool.model.checked import Look
+from drtool.model.finding import Finding, Severity
+from drtool.model.measure import format_size
+from drtool.policy.sources import PostgresSource, WalMode
+from drtool.sources.postgres.checks import check_archiving, check_server, check_slot
+from drtool.sources.postgres.connection import connect, place_of
+from drtool.sources.postgres.facts import ServerFacts, read_facts
+from drtool.sources.postgres.readiness import read_archiver, read_readings, read_slot
+from drtool.wiring.checking import Checking
+from drtool.wiring.parts import dsn_of
+
+
+def look_at_postgres(checking: Checking, source: PostgresSource) -> Iterator[Look]:
+    """The server and what the repository holds of it; one does not keep the other from being seen."""
+    dsn, facts = "", None
+    try:
+        dsn = dsn_of(source.dsn, checking.around)
+        facts = read_facts(dsn)
+    except DrtoolError as error:
+        yield not_looked("server", error)
+    if facts is not None:
+        yield from _look_at_server(checking, source, dsn, facts=facts)
+    if source.backup_from is not None:
+        standby = source.backup_from.dsn
+        yield attempt("standby", lambda: _standby(dsn_of(standby, checking.around), facts))
+    try:
+        yield from _look_at_log(checking, facts)
+    except DrtoolError as error:
+        yield not_looked("repository", error)
+
+
+def _look_at_server(
+    checking: Checking, source: PostgresSource, dsn: str, *, facts: ServerFacts
+) -> Iterator[Look]:
+    def settings() -> Seen:
+        with closing(connect(dsn, purpose="check")) as connection:
+            before = checking.now
+            readings = read_readings(connection)
+            skew = readings.moment - (before + (checking.now - before) / 2)
+        role = "a standby" if facts.is_standby else "the primary"
+        findings = [*check_server(facts, readings), *check_clock(facts.place, skew)]
+        used, most = readings.used_senders, facts.max_wal_senders
+        seen = (
+            f"PostgreSQL {facts.major}, {role}, wal_level {facts.wal_level}, {used} of {most} WAL"
+            f" senders in use, clock {skew.total_seconds():+.1f} s"
+        )
+        return seen, findings
+
+    def slot() -> Seen:
+        assert source.wal.slot is not None
+        with closing(connect(dsn, purpose="check")) as connection:
+            found = read_slot(connection, source.wal.slot)
+        findings = check_slot(facts.place, source.wal.slot, found)
+        if found is None:
+            return "not there", findings
+        active = "in use" if found.state.is_active else "not in use"
+        held = format_size(found.retained_bytes or 0)
+        return f"{active}, {found.state.wal_status or 'reserves nothing'}, holds {held}", findings
+
+    def archiving() -> Seen:
+        with closing(connect(dsn, purpose="check")) as connection:
+            found = read_archiver(connection)
+        waiting = "unknown" if found.ready_files is None else f"{found.ready_files:,}"
+        seen = f"archive_mode {found.mode}, {waiting} files wait, {found.failed_count:,} attempts failed"
+        return seen, check_archiving(facts.place, found)
+
+    yield attempt("server", settings)
+    if source.wal.slot is not None:
+        yield attempt("slot", slot)
+    if source.wal.mode is WalMode.PUSH:
+        yield attempt("archiving", archiving)
+
+
+def _standby(dsn: str, primary: ServerFacts | None) -> Seen:
+    """The server that backups are taken from: of the same cluster, and following."""
+    facts = read_facts(dsn)
+    findings = []
+    if primary is not None and facts.system_id != primary.system_id:
+        findings.append(
+            Finding(
+                severity=Severity.PROBLEM,
+                subject=facts.place,
+                fact="it is another cluster than the one that dsn leads to: backups of it are refused",
+                fix="Let backup_from lead to a standby of the source.",
+            )
+        )
+    if not facts.is_standby:
+        findings.append(
+            Finding(
+                severity=Severity.WARNING,
+                subject=facts.place,
+                fact="backup_from leads to a primary: it was promoted, or is the source itself",
+                fix="Let dsn lead to the primary, and backup_from to a standby of it.",
+            )
+        )
+    return f"{place_of(dsn)}, PostgreSQL {facts.major}, timeline {facts.timeline}", findings
+
+
+def _look_at_log(checking: Checking, facts: ServerFacts | None) -> Iterator[Look]:
+    manifests, damaged = checking.manifests("postgres")
+    yield from damaged
+    yield attempt("backups", lambda: checking.backup(manifests, "backup"))
+    extents = [manifest.postgres for manifest in manifests]
+    log = wal_status(checking.opened(), checking.name, extents, now=checking.now)
+    receive = f"Run `drtool wal receive {checking.name}`, under systemd or in a container."
+    receiver = tuple(check_receiver(f"WAL of {checking.name}", log.receiver, fix=receive))
+    yield Look(name="receiver", seen=log.receiver or "none", findings=receiver)
+    yield Look(
+        name="log",
+        seen=_log_seen(log),
+        findings=(*_log_findings(checking.name, log, facts), *log.findings),
+    )
+    until = log.recoverable_until
+    fix = f"See `drtool wal status {checking.name}`: who receives, and how far the log reaches."
+    yield attempt("recoverable until", lambda: checking.loss(until, log.rpo_now, fix=fix))
+
+
+def _log_seen(log: WalStatus) -> str:
+    if log.end is None:
+        return "none"
+    return f"whole up to {log.end.lsn} on timeline {log.timeline}, {len(log.gaps)} gaps"
+
+
+def _log_findings(name: str, log: WalStatus, facts: ServerFacts | None) -> Iterator[Finding]:
+    for gap in log.gaps:
+        yield Finding(
+            severity=Severity.PROBLEM,
+            subject=f"WAL of {name}, timeline {gap.timeline}",
+            fact=f"from {gap.begin} to {gap.end} it is missing ({format_size(gap.end - gap.begin)}): no"
+            " moment behind it is reached from an older backup",
+            fix=f"Run `drtool backup {name}`.",
+        )
+    if facts is None or log.system_id is None:
+        return
+    if log.system_id != facts.system_id:
+        yield Finding(
+            severity=Severity.PROBLEM,
+            subject=f"WAL of {name}",
+            fact=f"the server is cluster {facts.system_id}, and the repository holds {log.system_id}",
+            fix="Let the DSN lead to the right server; after pg_upgrade, run"
+            f" `drtool wal receive {name} --accept-new-system` and `drtool backup {name}`.",
+        )

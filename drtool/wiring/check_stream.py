@@ -1,0 +1,160 @@
+"""The checks of what the repository holds of one Redis: snapshots, the stream, its marks, its margin."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+
+from drtool.archiving.redis_joining import Backlog
+from drtool.archiving.redis_status import ShardStatus, StreamStatus, stream_status
+from drtool.check.freshness import check_mark, check_receiver
+from drtool.check.run import Seen, attempt, not_looked
+from drtool.errors import DrtoolError
+from drtool.model.checked import Look
+from drtool.model.finding import Finding, Severity
+from drtool.model.measure import format_size, format_span
+from drtool.policy.sources import RedisSource
+from drtool.repository.layout import ReplicationHistory
+from drtool.repository.marks import newest_mark
+from drtool.sources.redis.address import NodeAddress
+from drtool.sources.redis.checks import BacklogMargin, ServerState, backlog_margin, check_margin
+from drtool.sources.redis.connection import connect
+from drtool.sources.redis.psync import Position
+from drtool.sources.redis.shape import Shape
+from drtool.sources.redis.topology import choose_node
+from drtool.wiring.checking import Checking, age_of
+from drtool.wiring.redis import login_of
+
+# Between the two looks from which the rate of writing is told.
+SAMPLE_SECONDS = 1.0
+
+# What each server said first, and when on the monotonic clock.
+First = Mapping[NodeAddress, tuple[ServerState, float]]
+
+
+def look_at_stream(
+    checking: Checking, source: RedisSource, shape: Shape | None, *, first: First
+) -> Iterator[Look]:
+    """Snapshots always; the stream where the policy has it. `shape` None: nobody could find it."""
+    try:
+        manifests, damaged = checking.manifests("redis")
+        yield from damaged
+        yield attempt("backups", lambda: checking.backup(manifests, "snapshot"))
+        stands = stream_status(checking.opened(), checking.name)
+    except DrtoolError as error:
+        yield not_looked("repository", error)
+        return
+    if source.stream:
+        yield from _look_at_receiver(checking, stands)
+        if source.heartbeat_key is not None:
+            yield attempt("marks", lambda: _marks(checking, source, stands))
+        if shape is not None:
+            yield attempt(
+                "backlog", lambda: _backlogs(checking, source, shape, stands=stands, first=first)
+            )
+    until = stands.recoverable_until
+    rpo_now = age_of(until, checking.now)
+    fix = f"Run `drtool backup {checking.name}`; see `drtool redis status {checking.name}`."
+    yield attempt("recoverable until", lambda: checking.loss(until, rpo_now, fix=fix))
+
+
+def _look_at_receiver(checking: Checking, stands: StreamStatus) -> Iterator[Look]:
+    name = checking.name
+    fix = f"Run `drtool redis receive {name}`, under systemd or in a container."
+    found = tuple(check_receiver(f"stream of {name}", stands.receiver, fix=fix))
+    yield Look(name="receiver", seen=stands.receiver or "none", findings=found)
+    holes = [finding for shard in stands.shards for finding in _joined(name, shard)]
+    ends = ", ".join(f"{shard.name} up to {shard.end}" for shard in stands.shards)
+    yield Look(name="stream", seen=ends or "nothing is held", findings=tuple(holes))
+
+
+def _joined(name: str, shard: ShardStatus) -> Iterator[Finding]:
+    """Whether the newest snapshot and what is received now belong together."""
+    subject = f"stream of {name}, {shard.name}"
+    if shard.recoverable_until is None:
+        yield Finding(
+            severity=Severity.PROBLEM,
+            subject=subject,
+            fact="there is no snapshot that it could be replayed on",
+            fix=f"Run `drtool backup {name}`.",
+        )
+    elif not shard.is_joined:
+        yield Finding(
+            severity=Severity.PROBLEM,
+            subject=subject,
+            fact="it has a hole, and no snapshot was taken behind it: what is received now is of no use yet",
+            fix=f"Run `drtool backup {name}`.",
+        )
+    elif shard.holes:
+        at = shard.holes[-1].at.isoformat(timespec="seconds")
+        yield Finding(
+            severity=Severity.NOTE,
+            subject=subject,
+            fact=f"it had {len(shard.holes)} holes, the last at {at}: moments inside them are lost",
+        )
+
+
+def _marks(checking: Checking, source: RedisSource, stands: StreamStatus) -> Seen:
+    ages: list[str] = []
+    findings: list[Finding] = []
+    for shard in stands.shards:
+        mark = None
+        if shard.replication_id is not None and shard.end is not None:
+            history = ReplicationHistory(checking.name, shard.replication_id)
+            mark = newest_mark(checking.opened(), history, most_lsn=shard.end)
+        age = age_of(mark.moment if mark else None, checking.now)
+        every = source.heartbeat + source.flush
+        findings += check_mark(f"marks of {checking.name}, {shard.name}", age, every=every)
+        ages.append(f"{shard.name} {'none' if age is None else format_span(age) + ' ago'}")
+    return f"newest: {', '.join(ages) or 'none'}", findings
+
+
+def _backlogs(
+    checking: Checking, source: RedisSource, shape: Shape, *, stands: StreamStatus, first: First
+) -> Seen:
+    held = {shard.name: shard for shard in stands.shards}
+    shown: list[str] = []
+    findings: list[Finding] = []
+    for shard in shape.shards:
+        known = held.get(shard.name)
+        if known is None or known.replication_id is None or known.end is None:
+            continue
+        position = Position(known.replication_id, known.end)
+        address = choose_node(shape, shard).node.address
+        state, margin = _margin(checking, source, address, position=position, first=first)
+        findings += check_margin(shard.name, state, margin)
+        shown.append(f"{shard.name} {_margin_seen(margin)}")
+    return ", ".join(shown) or "nothing is archived yet", findings
+
+
+def _margin(
+    checking: Checking,
+    source: RedisSource,
+    address: NodeAddress,
+    *,
+    position: Position,
+    first: First,
+) -> tuple[ServerState, BacklogMargin | None]:
+    """The second of two samples; what the receiver has had put meanwhile only makes the margin larger."""
+    clock = checking.around.clock
+    before, at = first[address]
+    clock.wait(max(0.0, at + SAMPLE_SECONDS - clock.monotonic()))
+    with connect(address, login_of(source, checking.around)) as connection:
+        told = connection.info("replication")
+    seconds = clock.monotonic() - at
+    state = replace(before, replication=told)
+    backlog = Backlog.parse(f"Redis at {address}", told)
+    if not backlog.grants(position) and not backlog.is_behind(position):
+        return state, None
+    written = int(told["master_repl_offset"]) - int(before.replication["master_repl_offset"])
+    rate = written / seconds if written > 0 else None
+    return state, backlog_margin(state, position, bytes_per_second=rate)
+
+
+def _margin_seen(margin: BacklogMargin | None) -> str:
+    if margin is None:
+        return "none is left"
+    size = f"{format_size(margin.left_bytes)} of {format_size(margin.backlog_bytes)} left"
+    return (
+        size if margin.seconds is None else f"{size}, {margin.seconds:,.0f} s at the present rate"
+    )

@@ -1,0 +1,1 @@
+"""Checks: rules on values, and the command on real servers."""

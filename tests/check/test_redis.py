@@ -1,0 +1,288 @@
+"""`drtool check` on real Redis servers, each in the state that the check is there to find."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from pathlib import Path
+
+import pytest
+import redis
+
+from drtool.errors import ExitCode
+from drtool.model.checked import Readiness
+from drtool.model.finding import Severity
+from drtool.sources.redis.rights import missing_rights
+from tests.check.rig import (
+    Stack,
+    exit_code,
+    facts,
+    has_marks,
+    look,
+    part,
+    problems,
+    receiving,
+    told,
+    until,
+)
+from tests.servers.redis import (
+    ClusterGroup,
+    MakeRedis,
+    RedisServer,
+    SentinelGroup,
+    make_replica,
+    wait_for,
+)
+
+pytestmark = pytest.mark.redis
+WELL = {"appendonly": "yes", "repl-backlog-size": "64mb", "save": "3600 1"}
+_SOURCE = """\
+  cache:
+    kind: redis
+    topology: {topology}
+    nodes: [{nodes}]
+    stream: true
+    flush: 500ms
+    heartbeat: 250ms
+    heartbeat_key: "drtool:mark"
+    schedule: {{backup: "0 * * * *"}}
+"""
+
+
+def stack_of(
+    root: Path, *servers: RedisServer, topology: str = "standalone", more: str = ""
+) -> Stack:
+    nodes = ", ".join(f'"{server.address}"' for server in servers)
+    stack = Stack(root=root, sources=_SOURCE.format(topology=topology, nodes=nodes) + more)
+    stack.init()
+    return stack
+
+
+@pytest.mark.parametrize("version", ["7.0", "6.2"])
+def test_a_redis_that_is_protected_has_no_problem(
+    make_redis: MakeRedis, tmp_path: Path, version: str
+) -> None:
+    master = make_redis(version, settings=WELL)
+    replica = make_replica(make_redis, master, settings=WELL)
+    stack = stack_of(tmp_path, master)
+    with receiving(stack, "cache"):
+        stack.backup()
+        until(lambda: has_marks(stack, "cache"), "a mark")
+        until(lambda: stack.status().rows[0].latest, "a moment that can be returned to")
+
+        report = stack.check()
+
+    assert problems(report) == []
+    assert exit_code(report) == ExitCode.DONE
+    names = [one.name for one in part(report, "cache").looks]
+    servers = [f"server {one.address}" for one in (master, replica)]
+    stored = ["backups", "receiver", "stream", "marks", "backlog", "recoverable until"]
+    assert names == ["shape", *servers, *stored]
+    # What the newest snapshot had to say is told again: this repository has no key.
+    warnings = facts(report, Severity.WARNING)
+    assert [fact.split(":")[0] for fact in warnings] == [
+        "its passwords and users are left out of the backup"
+    ]
+    assert "left" in look(report, "cache", "backlog").seen
+
+
+def test_a_receiver_that_does_not_run_is_a_problem(make_redis: MakeRedis, tmp_path: Path) -> None:
+    stack = stack_of(tmp_path, make_redis(settings=WELL))
+    stack.backup()
+
+    report = stack.check()
+
+    assert look(report, "cache", "receiver").readiness is Readiness.NOT_READY
+    assert exit_code(report) == ExitCode.OBJECTIVE_MISSED
+
+
+def test_a_replica_that_is_gone_is_a_finding_and_the_others_are_still_checked(
+    make_redis: MakeRedis, tmp_path: Path
+) -> None:
+    master = make_redis(settings=WELL)
+    replica = make_replica(make_redis, master, settings=WELL)
+    stack = stack_of(tmp_path, replica, master)
+    replica.kill9()
+
+    report = stack.check()
+
+    assert look(report, "cache", f"server {replica.address}").readiness is Readiness.UNKNOWN
+    assert look(report, "cache", f"server {master.address}").readiness is Readiness.READY
+    assert exit_code(report) == ExitCode.SOURCE_UNAVAILABLE
+
+
+def test_a_replica_that_is_cut_off_from_its_master_is_a_problem(
+    make_redis: MakeRedis, tmp_path: Path
+) -> None:
+    master = make_redis(settings=WELL)
+    replica = make_replica(make_redis, master, settings=WELL)
+    stack = stack_of(tmp_path, master, replica)
+    master.kill9()
+
+    report = stack.check()
+
+    assert look(report, "cache", f"server {master.address}").readiness is Readiness.UNKNOWN
+    assert look(report, "cache", f"server {replica.address}").readiness is Readiness.NOT_READY
+    assert told(problems(report), "its link to its master is down")
+
+
+def test_an_aof_that_can_no_longer_be_written_is_a_problem(
+    make_redis: MakeRedis, tmp_path: Path
+) -> None:
+    """Its file is the device on which no byte ever has room: a full disk."""
+    server = make_redis(is_started=False, settings={"appendfsync": "everysec", **WELL})
+    files = server.root / "appendonlydir"
+    files.mkdir()
+    shutil.chown(files, server.root.owner(), server.root.group())
+    (files / "appendonly.aof.1.incr.aof").symlink_to("/dev/full")
+    server.start()
+    stack = stack_of(tmp_path, server)
+    with server.client() as client:
+        client.set("a", 1)
+        wait_for(
+            lambda: client.info("persistence")["aof_last_write_status"] != "ok", what="the failure"
+        )
+
+        report = stack.check()
+
+    assert told(problems(report), "its last write to the AOF failed")
+
+
+def test_a_rewrite_of_the_aof_that_fails_is_a_problem(
+    make_redis: MakeRedis, tmp_path: Path
+) -> None:
+    server = make_redis(settings=WELL)
+    stack = stack_of(tmp_path, server)
+    with server.client() as client:
+        shutil.rmtree(server.root)
+        with contextlib.suppress(redis.ResponseError):  # it may fail before it has answered
+            client.execute_command("BGREWRITEAOF")
+        wait_for(
+            lambda: client.info("persistence")["aof_last_bgrewrite_status"] != "ok",
+            what="the failure",
+        )
+
+        report = stack.check()
+
+    assert told(problems(report), "its last rewrite of the AOF failed")
+
+
+def test_a_backlog_that_no_longer_holds_what_comes_next_is_a_problem(
+    make_redis: MakeRedis, tmp_path: Path
+) -> None:
+    server = make_redis(settings={**WELL, "repl-backlog-size": "1mb"})
+    stack = stack_of(tmp_path, server)
+    with receiving(stack, "cache"):
+        stack.backup()
+        until(lambda: has_marks(stack, "cache"), "a mark")
+    held = stack.check()
+    with server.client() as client:
+        for number in range(4):
+            client.set(f"key:{number}", b"x" * 500_000)
+
+    lost = stack.check()
+
+    assert "of 1.05 MB left" in look(held, "cache", "backlog").seen
+    assert told(facts(held, Severity.WARNING), "repl-backlog-size is 1048576 bytes")
+    assert told(problems(lost), "it no longer holds what comes after the archived stream")
+
+
+def test_a_hole_behind_the_newest_snapshot_is_a_problem(
+    make_redis: MakeRedis, tmp_path: Path
+) -> None:
+    server = make_redis(settings={**WELL, "repl-backlog-size": "1mb"})
+    stack = stack_of(tmp_path, server)
+    with receiving(stack, "cache"):
+        stack.backup()
+        until(lambda: has_marks(stack, "cache"), "a mark")
+    with server.client() as client:
+        for number in range(4):
+            client.set(f"key:{number}", b"x" * 500_000)
+    with receiving(stack, "cache"):
+        begins = tmp_path / "repository" / "log" / "cache"
+        until(lambda: len(list(begins.rglob("begins/*"))) >= 2, "the log begins anew")
+
+        report = stack.check()
+
+    assert told(problems(report), "it has a hole, and no snapshot was taken behind it")
+
+
+def test_a_user_that_may_not_replicate_is_found(make_redis: MakeRedis, tmp_path: Path) -> None:
+    server = make_redis(settings=WELL)
+    rights = ["+info", "+time", "+config|get", "+acl|list", "+ping"]
+    with server.client() as client:
+        client.execute_command("ACL", "SETUSER", "drtool", "on", ">word", *rights)
+    more = '    username: drtool\n    password: "env:CACHE_PASSWORD"\n'
+    stack = stack_of(tmp_path, server, more=more)
+    stack.environ["CACHE_PASSWORD"] = "word"
+
+    without = stack.check()
+    with server.client() as client:
+        client.execute_command("ACL", "SETUSER", "drtool", "+psync", "+replconf", "+set", "~*")
+    given = stack.check()
+
+    assert told(problems(without), "user drtool may not run psync, replconf, set")
+    assert not told(problems(given), "may not run")
+
+
+@pytest.mark.parametrize(
+    ("rules", "missing"),
+    [
+        ("+@all", ()),
+        ("-@all +psync +replconf +set", ()),
+        ("+@all -@dangerous", ("psync", "replconf")),
+        ("+@all -@write -psync", ("psync", "set")),
+        ("-@all", ("psync", "replconf", "set")),
+    ],
+)
+def test_the_last_rule_about_a_command_counts(rules: str, missing: tuple[str, ...]) -> None:
+    assert missing_rights(rules.split(), writes_marks=True) == missing
+
+
+def test_a_cluster_is_checked_server_by_server(redis_cluster: ClusterGroup, tmp_path: Path) -> None:
+    stack = stack_of(tmp_path, redis_cluster.nodes[0], topology="cluster")
+
+    report = stack.check()
+
+    looks = part(report, "cache").looks
+    assert sum(one.name.startswith("server") for one in looks) == 6
+    assert look(report, "cache", "slots").seen == "16,384 of 16,384 are held by 3 masters"
+
+
+def test_servers_behind_sentinel_are_found_and_checked(
+    redis_sentinel: SentinelGroup, tmp_path: Path
+) -> None:
+    stack = stack_of(tmp_path, *redis_sentinel.sentinels, topology="sentinel")
+
+    report = stack.check()
+
+    looks = part(report, "cache").looks
+    assert {one.name for one in looks if one.name.startswith("server")} == {
+        f"server {node.address}" for node in redis_sentinel.nodes
+    }
+    assert look(report, "cache", "shape").seen == "sentinel, 1 masters, 2 replicas"
+
+
+def test_slots_that_are_missing_or_on_the_move_are_found(tmp_path: Path) -> None:
+    cluster = ClusterGroup(masters=3, replicas=0)
+    try:
+        stack = stack_of(tmp_path, cluster.nodes[0], topology="cluster")
+        with cluster.nodes[0].client() as client, cluster.nodes[1].client() as other:
+            name = other.execute_command("CLUSTER", "MYID").decode()
+            client.execute_command("CLUSTER", "SETSLOT", 5, "MIGRATING", name)
+            moving = stack.check()
+            client.execute_command("CLUSTER", "SETSLOT", 5, "STABLE")
+        for node in cluster.nodes:
+            with node.client() as client:
+                client.execute_command("CLUSTER", "DELSLOTS", 7)
+        wait_for(lambda: not cluster.is_whole(), what="a state that is not ok")
+        missing = stack.check()
+    finally:
+        cluster.close()
+
+    assert told(problems(moving), "it moves 1 slots, the first is 5")
+    assert told(problems(missing), "nobody holds the slots 7")
+    assert told(problems(missing), "it says cluster_state fail")
+    # Every server is looked at although no backup could be taken.
+    looks = part(missing, "cache").looks
+    assert sum(one.name.startswith("server") for one in looks) == 3

@@ -1,0 +1,1 @@
+"""Tests of `drtool/wiring`: parts put together."""
