@@ -26,6 +26,7 @@ def leave(outcomes: Iterable[Outcome]) -> None:
 def code_of(outcome: Outcome) -> ExitCode:
     """Not measured is not met: UNKNOWN fails like MISSED wherever something was judged."""
     # The words of every answer take a while to load: not before the command has something to say.
+    from drtool.model.checked import CheckReport
     from drtool.model.objective import Verdict
     from drtool.model.outcome import (
         BackupOutcome,

@@ -107,7 +107,7 @@ def _load(sources: Iterable[SourcePolicy]) -> None:
             case PostgresSource():
                 import drtool.wiring.backup_postgres
             case RedisSource():
-                import drtool.wiring.redis  # noqa: F401
+                import drtool.wiring.redis  # noqa: F401 - loaded for later
             case FilesSource():
                 from drtool.wiring.files import load_backup
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 def load_backup() -> None:
     """Load what a snapshot needs, which a restore and a look do without."""
-    import drtool.backup.tree  # noqa: F401
+    import drtool.backup.tree  # noqa: F401 - loaded for later
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

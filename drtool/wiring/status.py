@@ -65,7 +65,7 @@ def _load(sources: Iterable[SourcePolicy]) -> None:
             case PostgresSource():
                 import drtool.archiving.status
             case RedisSource():
-                import drtool.wiring.redis  # noqa: F401
+                import drtool.wiring.redis  # noqa: F401 - loaded for later
 
 
 def _row(

@@ -92,7 +92,7 @@ def walk_tree(
     descriptor = open_root(root)
     walk = _Walk(descriptor, exclude, one_file_system=one_file_system, skip_caches=skip_caches)
     walk.xattrs_of = xattrs_of
-    helpers = _Helpers(walk, threads.most - 1, threads.has_waited or Idleness().has_waited)
+    helpers = _FurtherThreads(walk, threads.most - 1, threads.has_waited or Idleness().has_waited)
     try:
         yield walk.begin()
         yield from walk.items(helpers)
@@ -132,7 +132,7 @@ class _Walk:
         xattrs = read_xattrs(self._root)
         return make_entry(b"", TreeKind.DIRECTORY, status, names=self._names, xattrs=xattrs)
 
-    def items(self, helpers: _Helpers) -> Iterator[WalkItem]:
+    def items(self, helpers: _FurtherThreads) -> Iterator[WalkItem]:
         """What this thread and the helpers find, until nothing is left to list."""
         entries = 0
         with Beneath(self._root) as beneath:
@@ -288,7 +288,7 @@ class _Walk:
             found.append(omitted(path, error, doing="look at"))
 
 
-class _Helpers:
+class _FurtherThreads:
     """The further threads of a walk, which are there once the first one has been kept waiting."""
 
     def __init__(self, walk: _Walk, most: int, has_waited: Callable[[], bool]) -> None:
