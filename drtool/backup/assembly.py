@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -9,7 +10,8 @@ import numpy as np
 from drtool.backup.packing import PackingHall
 from drtool.backup.stowing import Stowed
 from drtool.pipeline.pages import Digests, collapse
-from drtool.repository.chunks import CHUNK_BYTES, ChunkPlace
+from drtool.repository.chunks import CHUNK_BYTES
+from drtool.repository.places import ChunkPlace
 from drtool.repository.table import (
     RECORD_COVERS_BYTES,
     Attributes,
@@ -53,6 +55,10 @@ class Assembly:
     def add_encoded(self, path: bytes, begin: int, encoded: bytes) -> None:
         """A record as the previous backup's table has it."""
         self._table.add_encoded(path, begin, encoded)
+
+    def add_all_encoded(self, records: Sequence[tuple[bytes, int, bytes]]) -> None:
+        """Many such records, with path and begin."""
+        self._table.add_all_encoded(records)
 
     def add_name(self, path: bytes, of: bytes) -> None:
         """Another name of the file `of`."""

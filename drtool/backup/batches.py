@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from drtool.pipeline.pages import PAGE_BYTES, REGION_BYTES, Digests, Places
 from drtool.repository.table import RECORD_COVERS_BYTES, Attributes, TableRecord
+from drtool.system.memory import lazy_buffer
 
 BATCH_BYTES = 8 << 20
 
@@ -48,7 +49,7 @@ class Batch:
     """A buffer and the stretches in it. Filled by one thread, then read by one."""
 
     def __init__(self) -> None:
-        self.buffer = bytearray(BATCH_BYTES)
+        self.buffer = lazy_buffer(BATCH_BYTES)
         self.view = memoryview(self.buffer)
         self.stretches: list[Stretch] = []
         self.used = 0

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import count, islice
 
 from drtool.errors import RepositoryUnavailable
 from drtool.repository import layout
@@ -14,6 +15,7 @@ from drtool.repository.chunks import PACK_BUFFER_BYTES, PackBuilder
 from drtool.repository.repository import Repository
 from drtool.repository.sealing import Compressor
 from drtool.repository.table import PackList
+from drtool.system.memory import lazy_buffer
 
 UPLOADS = 2
 LONGEST_PUT_SECONDS = 900.0
@@ -43,6 +45,11 @@ class KnownChunks:
     def add(self, chunk_id: bytes, pack: int, number: int) -> None:
         if len(self._places) < self.MOST or chunk_id in self._places:
             self._places[chunk_id] = pack << 16 | number
+
+    def add_all(self, chunk_ids: Iterable[bytes], pack: int) -> None:
+        """The chunks of a pack, from its first on: in one go, since there are thousands."""
+        room = max(0, self.MOST - len(self._places))
+        self._places.update(zip(islice(chunk_ids, room), count(pack << 16), strict=False))
 
     def distrust(self, pack: int) -> None:
         """Take no chunk from this pack again: something in it is damaged."""
@@ -105,7 +112,7 @@ class PackingHall:
                 if self._unmade:
                     self._unmade -= 1
                     compressor = Compressor(self._level)
-                    buffer = bytearray(PACK_BUFFER_BYTES)
+                    buffer = lazy_buffer(PACK_BUFFER_BYTES)
                     return self._begin(PackBuilder(self._repository.ring, compressor, buffer))
                 if not self._changed.wait(LONGEST_PUT_SECONDS):
                     # Everybody must stop, or another would take the full pack of this one for open.

@@ -91,6 +91,8 @@ class PreviousBackup:
             first = self._table.find_encoded(path, 0)
             if first is None:
                 return None
+            if size_in(first) <= RECORD_COVERS_BYTES and not self._lost:
+                return [first]
             begins = range(RECORD_COVERS_BYTES, size_in(first), RECORD_COVERS_BYTES)
             records = [first, *(self._table.find_encoded(path, begin) for begin in begins)]
             if self._lost and any(self._is_lost(path, n) for n in range(len(records))):
@@ -256,5 +258,4 @@ def _footer(reader: ChunkReader, pack_id: bytes) -> PackFooter | None:
 
 def _learn(pack_id: bytes, footer: PackFooter, *, packs: PackList, known: KnownChunks) -> None:
     pack = packs.index_of(pack_id)
-    for number, chunk_id in enumerate(footer.chunk_ids()):
-        known.add(chunk_id, pack, number)
+    known.add_all(footer.chunk_ids(), pack)

@@ -16,9 +16,10 @@ from drtool.backup.previous import Known, PreviousBackup, learn
 from drtool.model.finding import Finding
 from drtool.model.progress import Emit, Noted
 from drtool.repository.backups import BackupSizes, Manifest, begin_attempt, commit_backup
-from drtool.repository.chunks import ChunkPlace, ChunkReader
+from drtool.repository.chunks import ChunkReader
 from drtool.repository.extents import Extent
 from drtool.repository.lease import Lease
+from drtool.repository.places import ChunkPlace
 from drtool.repository.repository import Repository
 from drtool.repository.table import TableWriter
 from drtool.system.clock import Clock

@@ -35,7 +35,7 @@ from drtool.repository.extents import FilesExtent
 from drtool.repository.lease import Lease
 from drtool.repository.repository import Repository
 from drtool.repository.table import RECORD_COVERS_BYTES
-from drtool.repository.trees import attributes_of, remembered_in
+from drtool.repository.trees import attributes_of, compare_signs
 from drtool.sources.files.beneath import open_root
 from drtool.sources.files.entries import Omitted, TreeEntry, TreeKind
 from drtool.sources.files.exclude import NOTHING_EXCLUDED, ExcludeRules
@@ -49,7 +49,7 @@ from drtool.sources.files.guard import (
     judge_sentinel,
     look_at_place,
 )
-from drtool.sources.files.unchanged import is_unchanged
+from drtool.sources.files.unchanged import is_settled
 from drtool.sources.files.walk import walk_tree
 from drtool.system.clock import Clock, Stopwatch
 
@@ -59,6 +59,10 @@ _FILES_A_TASK = 64
 _BYTES_A_TASK = 4 << 20
 _TASKS_AHEAD = 8
 _TELL_EVERY = 1000
+_KEPT_AT_ONCE = 256
+# A file whose ctime has not changed has the extended attributes that it had; one that is read is
+# asked for them then.
+_WALKED_WHOLE = frozenset({TreeKind.DIRECTORY, TreeKind.SYMLINK})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -223,6 +227,7 @@ class _Run:
         self._running: deque[Future[None]] = deque()
         self._small: list[Wanted] = []
         self._small_bytes = 0
+        self._kept: list[tuple[bytes, int, bytes]] = []
         self._first_names: dict[tuple[int, int], bytes] = {}
         self._names: list[tuple[TreeEntry, bytes]] = []
         self._files = self._empty = self._seen = 0
@@ -230,7 +235,12 @@ class _Run:
 
     def read(self, tree: TreeSource, plan: BackupPlan) -> _Met:
         """Walk, and read what changed; every entry is in the table when this returns."""
-        walk = walk_tree(tree.path, exclude=tree.exclude, one_file_system=tree.one_file_system)
+        walk = walk_tree(
+            tree.path,
+            exclude=tree.exclude,
+            one_file_system=tree.one_file_system,
+            xattrs_of=_WALKED_WHOLE,
+        )
         try:
             for item in walk:
                 if isinstance(item, TreeEntry):
@@ -240,6 +250,7 @@ class _Run:
             self._submit_small()
             self._wait(0)
             self._link_names()
+            self._add_kept()
         finally:
             self._threads.shutdown(cancel_futures=True)
             self._reader.close()
@@ -267,20 +278,24 @@ class _Run:
         records = previous.records_of(entry.path) if previous else None
         was_random: bool | None = None
         if records is not None:
-            remembered = remembered_in(records[0])
-            was_random = remembered.looked_random
-            if is_unchanged(entry, remembered.signs, horizon_ns=self._horizon_ns):
+            is_same, was_random = compare_signs(entry, records[0])
+            if is_same and is_settled(entry, horizon_ns=self._horizon_ns):
                 self._kept_bytes += entry.size_bytes
                 self._kept_random += was_random
                 for number, encoded in enumerate(records):
-                    begin = number * RECORD_COVERS_BYTES
-                    self._stores.table.add_encoded(entry.path, begin, encoded)
+                    self._kept.append((entry.path, number * RECORD_COVERS_BYTES, encoded))
+                if len(self._kept) >= _KEPT_AT_ONCE:
+                    self._add_kept()
                 return
         if entry.size_bytes == 0:
             self._empty += 1
             self._stores.table.add_plain(attributes_of(entry))
             return
         self._want(Wanted(entry, was_random))
+
+    def _add_kept(self) -> None:
+        self._stores.table.add_all_encoded(self._kept)
+        self._kept = []
 
     def _want(self, wanted: Wanted) -> None:
         if wanted.entry.size_bytes > REGION_BYTES:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 
 from drtool.backup.assembly import Assembly
 from drtool.pipeline.pages import Digests
@@ -29,10 +30,10 @@ class TreeTable:
             else:
                 self._assembly.add_digested(record, digests)
 
-    def add_encoded(self, path: bytes, begin: int, encoded: bytes) -> None:
-        """A record as the previous snapshot's table has it."""
+    def add_all_encoded(self, records: Sequence[tuple[bytes, int, bytes]]) -> None:
+        """Records as the previous snapshot's table has them, with path and begin."""
         with self._lock:
-            self._assembly.add_encoded(path, begin, encoded)
+            self._assembly.add_all_encoded(records)
 
     def add_name(self, path: bytes, of: bytes) -> None:
         """Another name of a file."""

@@ -34,10 +34,11 @@ def backup(
     A backup counts only once everything it needs, WAL up to its end included, is durable in the
     repository. Interrupted, it leaves nothing that counts, and the next one reuses what was stored.
     """
+    policy = front.policy
+    front.open_repository()
     from drtool.model.request import BackupRequest
     from drtool.wiring.backup import backup as carry_out
 
-    policy = front.policy
     with front.progress() as view:
         request = BackupRequest(
             sources=sources, is_dry_run=dry_run, accepts_source=accept_source, at_once=at_once

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from drtool.report.documents import Json
     from drtool.report.progress import ProgressView
     from drtool.system.clock import Clock
+    from drtool.wiring.opening import Opening
     from drtool.wiring.surroundings import Surroundings
 
 # Secrets of the libraries below us, which no policy names.
@@ -45,6 +46,7 @@ class Front:
         self.ends_cleanly = False
         self.has_begun = False
         self.stop = threading.Event()
+        self._opening: Opening | None = None
 
     @property
     def environ(self) -> Mapping[str, str]:
@@ -117,7 +119,17 @@ class Front:
             emit=view,
             clock=self.clock,
             stop=self.stop,
+            opening=self._opening,
         )
+
+    def open_repository(self) -> None:
+        """Begin to open the repository of the policy, for a command that is sure to need it.
+
+        To be called before the command's own modules are imported: both go on at once.
+        """
+        from drtool.wiring.opening import Opening
+
+        self._opening = Opening(self.policy, self.environ, redactor=self.redactor, clock=self.clock)
 
     def colours(self, stream: TextIO) -> bool:
         return not self.no_color and not self.environ.get("NO_COLOR") and stream.isatty()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 import sys
 from collections.abc import Sequence
@@ -60,9 +61,16 @@ root = LazyGroup(
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The console script: run a command and leave with its exit code."""
+    # A command makes objects by the hundred thousand that stay until its end, and hardly a circle:
+    # looking for circles after each 700 new ones took a tenth of its time.
+    gc.set_threshold(20_000, 20, 50)
     front = Front()
     _listen(front)
-    sys.exit(run(sys.argv[1:] if arguments is None else arguments, front))
+    code = run(sys.argv[1:] if arguments is None else arguments, front)
+    # The interpreter would look through all that was ever loaded for circles, to free what the
+    # system frees anyway: 20 ms at the end of every command.
+    gc.freeze()
+    sys.exit(code)
 
 
 def run(given: Sequence[str], front: Front) -> int:

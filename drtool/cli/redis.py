@@ -19,10 +19,11 @@ def receive(front: Front, *, source: str, dry_run: bool) -> None:
     The first SIGTERM or Ctrl-C makes what has arrived durable and ends cleanly; the second ends at
     once.
     """
+    policy = front.policy
+    front.open_repository()
     from drtool.model.request import RedisReceive
     from drtool.wiring.redis_stream import receive as carry_out
 
-    policy = front.policy
     front.ends_cleanly = True
     with front.progress() as view:
         sheet = carry_out(RedisReceive(source, dry_run), policy, front.surroundings(view))
@@ -38,10 +39,11 @@ def status(front: Front, *, sources: tuple[str, ...]) -> None:
 
     Ends with 7 if the newest snapshot cannot be carried on from by what is archived now.
     """
+    policy = front.policy
+    front.open_repository()
     from drtool.model.request import RedisStatus
     from drtool.wiring.redis_stream import status as look
 
-    policy = front.policy
     with front.progress() as view:
         sheet = look(RedisStatus(sources), policy, front.surroundings(view))
     front.show(sheet)

@@ -22,9 +22,11 @@ RepositoryRequest = RepositoryInit | RepositoryInspect | KeyList | KeyAdd | KeyR
 
 
 def _answer(front: Front, request: RepositoryRequest) -> None:
+    policy = front.policy
+    if not isinstance(request, RepositoryInit):
+        front.open_repository()
     from drtool.wiring.repository import run_repository
 
-    policy = front.policy
     with front.progress() as view:
         sheet = run_repository(request, policy, front.surroundings(view))
     front.show(sheet)

@@ -116,12 +116,13 @@ def restore(
     Exactly one target is given. What is half restored cannot be started, and nothing that is there
     is written over.
     """
+    policy = front.policy
+    front.open_repository()
     from drtool.model.measure import format_moment
     from drtool.model.request import RestoreRequest, TtlMode
     from drtool.model.target import ToTime
     from drtool.wiring.restore import restore as carry_out
 
-    policy = front.policy
     options = _each_latest(target) if each_latest else target
     moment = read_target(TargetOptions(**options), policy.timezone)
     if isinstance(moment, ToTime):

@@ -17,10 +17,11 @@ def status(front: Front, *, sources: tuple[str, ...]) -> None:
 
     Ends with 3 if a promise is missed, or nobody can tell that it is met.
     """
+    policy = front.policy
+    front.open_repository()
     from drtool.model.request import StatusRequest
     from drtool.wiring.status import status as look
 
-    policy = front.policy
     with front.progress() as view:
         report = look(StatusRequest(sources), policy, front.surroundings(view))
     front.show(report)

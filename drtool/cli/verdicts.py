@@ -3,25 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 import click
 
 from drtool.errors import ExitCode
-from drtool.model.checked import CheckReport
-from drtool.model.finding import Finding, Severity
-from drtool.model.objective import Verdict
-from drtool.model.outcome import (
-    BackupOutcome,
-    FactSheet,
-    Failure,
-    Outcome,
-    PolicyReport,
-    RestorePreview,
-    RestoreReport,
-    StatusReport,
-    SyncOutcome,
-    VerifyOutcome,
-)
+
+if TYPE_CHECKING:
+    from drtool.model.checked import CheckReport
+    from drtool.model.finding import Finding
+    from drtool.model.objective import Verdict
+    from drtool.model.outcome import Outcome
 
 
 def leave(outcomes: Iterable[Outcome]) -> None:
@@ -33,6 +25,21 @@ def leave(outcomes: Iterable[Outcome]) -> None:
 
 def code_of(outcome: Outcome) -> ExitCode:
     """Not measured is not met: UNKNOWN fails like MISSED wherever something was judged."""
+    # The words of every answer take a while to load: not before the command has something to say.
+    from drtool.model.checked import CheckReport
+    from drtool.model.objective import Verdict
+    from drtool.model.outcome import (
+        BackupOutcome,
+        FactSheet,
+        Failure,
+        PolicyReport,
+        RestorePreview,
+        RestoreReport,
+        StatusReport,
+        SyncOutcome,
+        VerifyOutcome,
+    )
+
     match outcome:
         case PolicyReport() | StatusReport():
             return _of_verdict(outcome.verdict)
@@ -69,8 +76,12 @@ def _of_looks(report: CheckReport) -> ExitCode:
 
 
 def _of_verdict(verdict: Verdict) -> ExitCode:
+    from drtool.model.objective import Verdict
+
     return ExitCode.DONE if verdict is Verdict.MET else ExitCode.OBJECTIVE_MISSED
 
 
 def _has_problem(findings: Iterable[Finding]) -> bool:
+    from drtool.model.finding import Severity
+
     return any(finding.severity is Severity.PROBLEM for finding in findings)

@@ -28,14 +28,15 @@ def verify(
     With --percent or --whole contents are read back and authenticated too. Ends with 7 if anything
     is damaged, with 4 if only a backup or a stretch of WAL is missing.
     """
+    if whole and percent is not None:
+        raise click.UsageError("--whole and --percent exclude each other")
+    policy = front.policy
+    front.open_repository()
     from drtool.model.request import VerifyLevel, VerifyRequest
     from drtool.wiring.verify import verify as read_back
 
-    if whole and percent is not None:
-        raise click.UsageError("--whole and --percent exclude each other")
     level = VerifyLevel.WHOLE if whole else VerifyLevel.SAMPLED if percent else VerifyLevel.QUICK
     share = 100.0 if whole else percent or 0.0
-    policy = front.policy
     with front.progress() as view:
         request = VerifyRequest(sources=sources, level=level, percent=share, is_dry_run=plan)
         outcome = read_back(request, policy, front.surroundings(view))

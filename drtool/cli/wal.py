@@ -26,10 +26,11 @@ def receive(front: Front, *, source: str, dry_run: bool, accept_new_system: bool
     The first SIGTERM or Ctrl-C makes what has arrived durable and ends cleanly; the second ends at
     once.
     """
+    policy = front.policy
+    front.open_repository()
     from drtool.model.request import WalReceive
     from drtool.wiring.wal import receive as carry_out
 
-    policy = front.policy
     front.ends_cleanly = True
     with front.progress() as view:
         request = WalReceive(source, dry_run, accept_new_system)
@@ -50,10 +51,11 @@ def push(front: Front, *, source: str, path: Path) -> None:
 
     Any failure ends with a code from 1 to 125, so that PostgreSQL counts it and tries again.
     """
+    policy = front.policy
+    front.open_repository()
     from drtool.model.request import WalPush
     from drtool.wiring.wal import push as carry_out
 
-    policy = front.policy
     with front.progress() as view:
         carry_out(WalPush(source, path), policy, front.surroundings(view))
 
@@ -72,10 +74,11 @@ def fetch(front: Front, *, source: str, name: str, path: Path) -> None:
     Ends with 1 if the repository surely has no such file, and with 255 if it could not be asked, so
     that PostgreSQL never mistakes an outage for the end of WAL.
     """
+    policy = front.policy
+    front.open_repository()
     from drtool.model.request import WalFetch
     from drtool.wiring.wal import fetch as carry_out
 
-    policy = front.policy
     with front.progress() as view:
         carry_out(WalFetch(source, name, path), policy, front.surroundings(view))
 
@@ -85,10 +88,11 @@ def fetch(front: Front, *, source: str, name: str, path: Path) -> None:
 @click.pass_obj
 def status(front: Front, *, sources: tuple[str, ...]) -> None:
     """What the log of each SOURCE holds, and how its receiver does."""
+    policy = front.policy
+    front.open_repository()
     from drtool.model.request import WalStatus
     from drtool.wiring.wal import status as look
 
-    policy = front.policy
     with front.progress() as view:
         sheet = look(WalStatus(sources), policy, front.surroundings(view))
     front.show(sheet)
@@ -103,10 +107,11 @@ def gaps(front: Front, *, sources: tuple[str, ...]) -> None:
 
     Ends with 7 if there is a gap.
     """
+    policy = front.policy
+    front.open_repository()
     from drtool.model.request import WalGaps
     from drtool.wiring.wal import gaps as look
 
-    policy = front.policy
     with front.progress() as view:
         sheet = look(WalGaps(sources), policy, front.surroundings(view))
     front.show(sheet)

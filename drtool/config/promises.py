@@ -5,8 +5,6 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from zoneinfo import ZoneInfo
 
-from croniter import CroniterBadDateError, croniter
-
 from drtool.model.finding import Finding, Severity
 from drtool.model.measure import format_promise
 from drtool.model.objective import Objective, Verdict
@@ -65,6 +63,8 @@ def judge_source(name: str, source: SourcePolicy, *, policy: Policy) -> PromiseR
 
 def longest_pause(line: CronLine, zone: ZoneInfo) -> timedelta | None:
     """The longest time between two runs, an hour gained when clocks go back included; None if never."""
+    from croniter import CroniterBadDateError, croniter  # not for a policy without a schedule
+
     runs = croniter(line, _BEGIN)
     longest, before = timedelta(0), None
     for _ in range(MAX_RUNS):

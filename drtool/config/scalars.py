@@ -11,8 +11,6 @@ from datetime import timedelta
 from pathlib import Path
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
 
-from croniter import croniter
-
 from drtool.config.nearest import nearest
 from drtool.model.measure import parse_span
 from drtool.policy.scalars import (
@@ -72,6 +70,8 @@ def _read_path(text: str) -> Path:
 
 
 def _read_cron(text: str) -> CronLine:
+    from croniter import croniter  # not for a policy without a schedule
+
     # croniter also takes six and seven fields and names such as @daily; cron's own five are enough
     # and mean the same to every scheduler the line may be exported to.
     if len(text.split()) != 5 or not croniter.is_valid(text):

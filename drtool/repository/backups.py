@@ -7,15 +7,19 @@ import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 from drtool.errors import DrtoolError, IntegrityError, NotRecoverable, ObjectMissing
 from drtool.model.finding import Finding, Severity
 from drtool.repository import layout
-from drtool.repository.chunks import ChunkPlace, ChunkReader
 from drtool.repository.extents import EXTENTS, Extent, FilesExtent, PostgresExtent, RedisExtent
+from drtool.repository.places import ChunkPlace
 from drtool.repository.repository import Repository
 from drtool.repository.sealing import ObjectType, damaged
-from drtool.repository.table import PackList, Table
+
+if TYPE_CHECKING:
+    from drtool.repository.chunks import ChunkReader
+    from drtool.repository.table import Table
 
 MANIFEST_VERSION = 1
 
@@ -178,8 +182,27 @@ def read_manifests(
     return manifests, errors
 
 
+def read_newest_manifest(
+    repository: Repository, source: str
+) -> tuple[Manifest | None, list[IntegrityError]]:
+    """The newest manifest of a source that can be read, and an error for each later one.
+
+    For whoever only goes on from there: a catalog of years has thousands, and each is a read.
+    """
+    errors: list[IntegrityError] = []
+    for backup_id in reversed(backup_ids(repository, source)):
+        try:
+            return read_manifest(repository, source, backup_id), errors
+        except IntegrityError as error:
+            errors.append(error)
+    return None, errors
+
+
 def open_table(manifest: Manifest, reader: ChunkReader) -> Table:
     """The file table of a backup."""
+    # With numpy, which whoever only lists backups does without.
+    from drtool.repository.table import PackList, Table
+
     packs = PackList()
     for pack_id in manifest.packs:
         packs.index_of(pack_id)

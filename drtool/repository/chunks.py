@@ -11,6 +11,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from mmap import mmap
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +20,7 @@ from blake3 import blake3
 from drtool.errors import ObjectMissing
 from drtool.repository import layout
 from drtool.repository.keys import KeyRing
+from drtool.repository.places import ChunkPlace
 from drtool.repository.sealing import (
     KEY_BLOCK_BYTES,
     PREFIX_BYTES,
@@ -51,18 +53,10 @@ _COALESCE_BYTES = 256 << 10
 _FOOTER_ROW = np.dtype([("sealed", ">u4"), ("plain", ">u4"), ("codec", "u1"), ("id", "V32")])
 
 
-@dataclass(frozen=True, slots=True)
-class ChunkPlace:
-    """Where a chunk lies: the pack, and its number there."""
-
-    pack_id: bytes
-    number: int
-
-
 class PackBuilder:
     """One pack in the making, in a buffer that is used again. One thread at a time."""
 
-    def __init__(self, ring: KeyRing, compressor: Compressor, buffer: bytearray) -> None:
+    def __init__(self, ring: KeyRing, compressor: Compressor, buffer: bytearray | mmap) -> None:
         self._ring = ring
         self._id_key = ring.chunk_id_key()
         self._compressor = compressor
@@ -137,10 +131,10 @@ class PackFooter:
         """How long the pack must be."""
         return int(self.offsets[-1]) + self.tail_bytes
 
-    def chunk_ids(self) -> Iterator[bytes]:
+    def chunk_ids(self) -> list[bytes]:
         """The ids of all chunks, in order."""
         packed = self.rows["id"].tobytes()
-        return (packed[place : place + ID_BYTES] for place in range(0, len(packed), ID_BYTES))
+        return [packed[place : place + ID_BYTES] for place in range(0, len(packed), ID_BYTES)]
 
 
 def parse_footer(ring: KeyRing, pack_id: bytes, tail: Buffer) -> PackFooter | int:

@@ -14,7 +14,6 @@ from __future__ import annotations
 import base64
 import json
 import os
-import secrets
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -136,7 +135,7 @@ def unwrap_key(wrapping_key: bytes, wrapped: bytes, context: bytes) -> bytes:
 
 def make_slot(master: bytes, secret: KeySecret, *, repository_id: bytes, created: str) -> Slot:
     """Wrap the master key for `secret`. The caller opens the slot once before relying on it."""
-    slot_id = secrets.token_hex(8)
+    slot_id = os.urandom(8).hex()
     salt = os.urandom(32)
     scrypt = (SCRYPT_N, SCRYPT_R, SCRYPT_P)
     if secret.kind is SlotKind.NONE:

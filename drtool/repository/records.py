@@ -24,6 +24,9 @@ _DIGEST_PACK_AT = 45
 _SIZE_AT = 25
 _LENGTHS = struct.Struct(">HH")
 _EXTRA = struct.Struct(">I")
+# Of the head, what numbering packs and finding the next record need: a third of the time of all.
+_NUMBERING = struct.Struct(">BHH36xII")
+_SPAN = struct.Struct(">BHH28xQI")
 _HAS_EXTRA = 0x20  # clear in the letter of the kind, which makes it upper case
 _NO_DIGESTS = 0xFFFFFFFF
 
@@ -114,7 +117,7 @@ def with_path(encoded: bytes, path: bytes) -> bytes:
 
 def renumbered(encoded: bytes, number_of: Callable[[int], int]) -> bytes:
     """The same record with other pack indices; asked for in the order in which it names them."""
-    kind, path_bytes, link_bytes, *_, count, digest_pack, _, _ = RECORD_HEAD.unpack_from(encoded)
+    kind, path_bytes, link_bytes, count, digest_pack = _NUMBERING.unpack_from(encoded)
     if not count and digest_pack == _NO_DIGESTS:
         return encoded
     packs_at = RECORD_HEAD.size + path_bytes + link_bytes + 4 * count
@@ -125,6 +128,8 @@ def renumbered(encoded: bytes, number_of: Callable[[int], int]) -> bytes:
         # Nearly all files of a tree: worth a way of its own, twice for each in every snapshot.
         pack = int.from_bytes(encoded[packs_at : packs_at + 4], "big")
         number = pack if pack == HOLE else number_of(pack)
+        if number == pack:
+            return encoded
         return encoded[:packs_at] + number.to_bytes(4, "big") + encoded[packs_at + 4 :]
     changed = bytearray(encoded)
     column = np.frombuffer(encoded, ">u4", count, packs_at) if count > 1 else None
@@ -187,9 +192,7 @@ def decode_attributes(encoded: bytes | memoryview, place: int = 0) -> tuple[Attr
 def span_of(plain: bytes | memoryview, place: int, *, name: str) -> tuple[bytes, int, int]:
     """Path and begin of the record at `place`, and its length."""
     try:
-        kind, path_bytes, link_bytes, *_, begin, count, _, _, _ = RECORD_HEAD.unpack_from(
-            plain, place
-        )
+        kind, path_bytes, link_bytes, begin, count = _SPAN.unpack_from(plain, place)
         at = place + RECORD_HEAD.size
         path = bytes(plain[at : at + path_bytes])
         at += path_bytes + link_bytes

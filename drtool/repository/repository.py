@@ -6,7 +6,6 @@ import json
 import os
 from dataclasses import dataclass
 from datetime import datetime
-from importlib.resources import files
 
 from drtool import __version__
 from drtool.errors import (
@@ -279,6 +278,8 @@ def _probe_keys(store: Store, root: RepositoryRoot, secret: KeySecret) -> None:
 
 
 def _write_rescue(store: Store) -> None:
+    from importlib.resources import files
+
     room = files("drtool.repository")
     for key, name in ((layout.RESCUE_PROGRAM, "rescue.py"), (layout.RESCUE_TEXT, "rescue.txt")):
         content = room.joinpath(name).read_bytes()

@@ -12,13 +12,15 @@ import struct
 import tempfile
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
+from typing import IO
 
 import numpy as np
 import numpy.typing as npt
 from xxhash import xxh3_64_intdigest
 
 from drtool.pipeline.pages import HOLE, PAGE_BYTES
-from drtool.repository.chunks import ChunkPlace, ChunkReader
+from drtool.repository.chunks import ChunkReader
+from drtool.repository.places import ChunkPlace
 from drtool.repository.records import (
     COMMON,
     NO_EXTENTS,
@@ -102,9 +104,14 @@ class TableWriter:
 
     def add_encoded(self, path: bytes, begin: int, encoded: bytes) -> None:
         """Take a record as `Table.find_encoded` gave it."""
-        self._spool.write(encoded)
-        self._index.append((path, begin, self._end, len(encoded)))
-        self._end += len(encoded)
+        self.add_all_encoded([(path, begin, encoded)])
+
+    def add_all_encoded(self, records: Sequence[tuple[bytes, int, bytes]]) -> None:
+        """Take many such records, with path and begin, at once: that is cheaper for each."""
+        for path, begin, encoded in records:
+            self._index.append((path, begin, self._end, len(encoded)))
+            self._end += len(encoded)
+        self._spool.write(b"".join([encoded for _, _, encoded in records]))
 
     def withdraw(self, path: bytes) -> None:
         """Forget the records that were added of a file so far: it changed while it was read."""
@@ -163,15 +170,14 @@ class _PendingChunk:
 
     def __init__(self, packs: PackList) -> None:
         self._packs = packs
-        self._local: dict[int, int] = {}
+        self._local = _Numbering()
         self._records: list[bytes] = []
         self.size = 0
 
     def add(self, encoded: bytes) -> None:
         # Numbered in the order in which records name them: the order of the pack list is this
         # backup's own, and a table chunk that did not change must come out the same in every backup.
-        local = self._local
-        encoded = renumbered(encoded, lambda pack: local.setdefault(pack, len(local)))
+        encoded = renumbered(encoded, self._local.__getitem__)
         self._records.append(encoded)
         self.size += len(encoded)
 
@@ -180,8 +186,16 @@ class _PendingChunk:
         counts = struct.pack(">I", len(self._local)), struct.pack(">I", len(self._records))
         plain = b"".join([counts[0], ids, counts[1], *self._records])
         referred.update(self._local)
-        self._local, self._records, self.size = {}, [], 0
+        self._local, self._records, self.size = _Numbering(), [], 0
         return plain
+
+
+class _Numbering(dict[int, int]):
+    """Numbers packs from nought on, in the order in which they are asked for."""
+
+    def __missing__(self, pack: int) -> int:
+        self[pack] = number = len(self)
+        return number
 
 
 def _records(
@@ -251,9 +265,12 @@ class Table:
         self._chunks = chunks
         self._name = name
         self.packs = packs
-        self._index: dict[tuple[bytes, int], tuple[int, int, int]] = {}
-        self._translations: list[npt.NDArray[np.uint32]] = []
-        self._spool: tempfile.SpooledTemporaryFile[bytes] | None = None
+        # First records by path, since nearly all files have no other; the others by path and begin.
+        self._first: dict[bytes, tuple[int, int, int]] = {}
+        self._further: dict[tuple[bytes, int], tuple[int, int, int]] = {}
+        self._translations: list[list[int]] = []
+        self._held: list[bytes] = []
+        self._spool: IO[bytes] | None = None
 
     def __iter__(self) -> Iterator[TableRecord]:
         """All records in order of (path, begin), one chunk in memory at a time."""
@@ -268,15 +285,26 @@ class Table:
         Memory: 350 bytes a record, and 32 MiB of the table; the rest lies in a temporary file.
         """
         self.close()
-        self._spool = tempfile.SpooledTemporaryFile(max_size=_SPOOL_BYTES)  # noqa: SIM115 - see close
+        held_bytes = 0
         for number, chunk in enumerate(self._chunks):
             plain = self._reader.read_one(chunk)
-            at = self._spool.tell()
+            at = 0
+            if held_bytes + len(plain) <= _SPOOL_BYTES:
+                held_bytes += len(plain)
+                self._held.append(bytes(plain))
+            else:
+                held_bytes = _SPOOL_BYTES
+                if self._spool is None:
+                    self._spool = tempfile.TemporaryFile()  # noqa: SIM115 - see close
+                at = self._spool.tell()
+                self._spool.write(plain)
             for path, begin, place, length in _spans(plain, name=self._name):
-                self._index[path, begin] = number, at + place, length
+                if begin:
+                    self._further[path, begin] = number, at + place, length
+                else:
+                    self._first[path] = number, at + place, length
             (pack_count,) = struct.unpack_from(">I", plain, 0)
-            self._translations.append(_pack_translation(plain, pack_count, self.packs))
-            self._spool.write(plain)
+            self._translations.append(_pack_translation(plain, pack_count, self.packs).tolist())
 
     def find(self, path: bytes, begin: int) -> TableRecord | None:
         """The record of a file's stretch; None if there is none. `index` was called before."""
@@ -285,27 +313,32 @@ class Table:
 
     def find_encoded(self, path: bytes, begin: int) -> bytes | None:
         """The same, as `TableWriter.add_encoded` takes it: ten times as fast."""
-        found = self._index.get((path, begin))
-        if found is None or self._spool is None:
+        found = self._further.get((path, begin)) if begin else self._first.get(path)
+        if found is None:
             return None
         number, place, length = found
-        self._spool.seek(place)
-        translation = self._translations[number]
-        return renumbered(self._spool.read(length), lambda pack: int(translation[pack]))
+        if number < len(self._held):
+            encoded = self._held[number][place : place + length]
+        else:
+            assert self._spool is not None
+            self._spool.seek(place)
+            encoded = self._spool.read(length)
+        return renumbered(encoded, self._translations[number].__getitem__)
 
     def has(self, path: bytes) -> bool:
         """Whether it has anything of this path. `index` was called before."""
-        return (path, 0) in self._index
+        return path in self._first
 
     def __len__(self) -> int:
         """How many records it has. `index` was called before."""
-        return len(self._index)
+        return len(self._first) + len(self._further)
 
     def close(self) -> None:
         """Let the index go."""
         if self._spool is not None:
             self._spool.close()
-        self._spool, self._index, self._translations = None, {}, []
+        self._spool, self._first, self._further = None, {}, {}
+        self._translations, self._held = [], []
 
 
 class DigestReader:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
 
 from drtool.repository.records import Attributes, EntryKind, extra_at
 from drtool.repository.sealing import damaged
 from drtool.sources.files.entries import TreeEntry, TreeKind
-from drtool.sources.files.unchanged import Signs
 
 _VERSION = 1
 _IS_SPARSE, _LOOKED_RANDOM = 1, 2
@@ -18,6 +16,7 @@ _HEAD = struct.Struct(">BBqQQI")
 _TIME_AND_SIZE = struct.Struct(">qQ")
 _XATTR = struct.Struct(">HI")
 _LONGEST_NAME = 255
+_PLAIN_FILE = ord("F")
 
 _KINDS = {
     TreeKind.FILE: EntryKind.FILE,
@@ -53,25 +52,23 @@ def attributes_of(entry: TreeEntry, *, looked_random: bool = False) -> Attribute
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Remembered:
-    """What a table remembers of a file's content when it was read. `signs` is None for other kinds."""
+def compare_signs(entry: TreeEntry, encoded: bytes) -> tuple[bool, bool]:
+    """Whether a file still bears the signs in its encoded first record, and whether it looked random.
 
-    signs: Signs | None
-    looked_random: bool
-
-
-def remembered_in(encoded: bytes) -> Remembered:
-    """The same, of an encoded first record: without decoding the rest, which takes ten times as long."""
+    The signs are those of `unchanged.Signs`; nothing else is decoded, which takes ten times as long.
+    """
     at = extra_at(encoded)
-    if not at or encoded[at] != _VERSION or encoded[0] != ord("F"):
-        return Remembered(None, looked_random=False)
+    if not at or encoded[at] != _VERSION or encoded[0] != _PLAIN_FILE:
+        return False, False
     _, flags, changed_ns, inode, _, _ = _HEAD.unpack_from(encoded, at)
     modified_ns, size_bytes = _TIME_AND_SIZE.unpack_from(encoded, 17)
-    signs = Signs(
-        size_bytes=size_bytes, modified_ns=modified_ns, changed_ns=changed_ns, inode=inode
+    is_same = (
+        changed_ns == entry.changed_ns
+        and modified_ns == entry.modified_ns
+        and size_bytes == entry.size_bytes
+        and inode == entry.inode
     )
-    return Remembered(signs, looked_random=bool(flags & _LOOKED_RANDOM))
+    return is_same, bool(flags & _LOOKED_RANDOM)
 
 
 def entry_of(attributes: Attributes) -> TreeEntry:

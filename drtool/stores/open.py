@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from drtool.errors import AccessDenied, RepositoryUnavailable
+from drtool.stores.capabilities import Capabilities
 from drtool.stores.place import LocalPlace, parse_place
 from drtool.stores.protocol import Store
 from drtool.system.clock import Clock
@@ -22,6 +23,18 @@ def open_store(url: str, *, clock: Clock) -> Store:
     from drtool.stores.remote import RemoteStore
 
     return RemoteStore(place, clock=clock)
+
+
+def believing(store: Store, capabilities: Capabilities) -> Store:
+    """The same store, relying on what was measured of it; what a directory does is known."""
+    from drtool.stores.local import LocalStore
+
+    if isinstance(store, LocalStore):
+        return store
+    # Its libraries take a while to load: only for whoever has a bucket.
+    from drtool.stores.remote import RemoteStore
+
+    return store.with_capabilities(capabilities) if isinstance(store, RemoteStore) else store
 
 
 def prepare_place(url: str) -> None:

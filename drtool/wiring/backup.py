@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol
@@ -37,6 +38,7 @@ def backup(
     failure stands in the place of its outcome. Memory is that of one backup for each at a time.
     """
     sources = restorable_sources(request.sources, policy, around)
+    _load(sources.values())
     with opened_repository(policy, around) as repository:
         parts = _Parts(request, policy, repository, around)
         jobs = {name: partial(parts.back_up, name, source) for name, source in sources.items()}
@@ -61,7 +63,6 @@ class _Parts:
         return job.preview() if self.request.is_dry_run else job.run()
 
     def _job(self, name: str, source: SourcePolicy, around: Surroundings) -> BackupJob:
-        # Each kind is loaded when it is met: the clients of the others take half a second to load.
         repository, level = self.repository, self.policy.repository.compression_level
         match source:
             case PostgresSource():
@@ -97,3 +98,17 @@ def _failure(name: str, error: DrtoolError) -> Failure:
         exit_code=int(error.exit_code),
         retryable=error.retryable,
     )
+
+
+def _load(sources: Iterable[SourcePolicy]) -> None:
+    """Load what each kind needs: each only where it is met, and while the repository is being opened."""
+    for source in sources:
+        match source:
+            case PostgresSource():
+                import drtool.wiring.backup_postgres
+            case RedisSource():
+                import drtool.wiring.redis  # noqa: F401 - loaded for later
+            case FilesSource():
+                from drtool.wiring.files import load_backup
+
+                load_backup()

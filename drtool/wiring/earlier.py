@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from drtool.errors import IntegrityError
 from drtool.model.outcome import Fact
 from drtool.model.progress import Noted
 from drtool.repository.backups import (
@@ -11,6 +13,7 @@ from drtool.repository.backups import (
     Manifest,
     new_backup_id,
     read_manifests,
+    read_newest_manifest,
     unfinished_attempts,
 )
 from drtool.repository.repository import Repository
@@ -31,6 +34,24 @@ class Earlier:
 def look_back(repository: Repository, name: str, around: Surroundings) -> Earlier:
     """Manifests that do not open are told of, and left out: a new backup does without them."""
     manifests, errors = read_manifests(repository, name)
+    return _earlier(repository, name, around, manifests=manifests, errors=errors)
+
+
+def look_back_at_newest(repository: Repository, name: str, around: Surroundings) -> Earlier:
+    """The same, with the newest manifest alone: a catalog of years has thousands, and each is a read."""
+    newest, errors = read_newest_manifest(repository, name)
+    manifests = [newest] if newest else []
+    return _earlier(repository, name, around, manifests=manifests, errors=errors)
+
+
+def _earlier(
+    repository: Repository,
+    name: str,
+    around: Surroundings,
+    *,
+    manifests: Sequence[Manifest],
+    errors: Sequence[IntegrityError],
+) -> Earlier:
     for error in errors:
         around.emit(Noted(f"{error.message}. {error.hint}", "warning"))
     return Earlier(

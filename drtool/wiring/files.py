@@ -7,10 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from drtool.backup.plan import BackupPlan, plan_snapshot
-from drtool.backup.tree import TreeSource, run_snapshot
-from drtool.drill.judging import judge_snapshot, judge_time
 from drtool.errors import UsageError
 from drtool.model.objective import LossInterval, Objective, judge
 from drtool.model.outcome import BackupOutcome, Fact, FactSheet, RestoreOutcome, StatusRow
@@ -21,14 +20,17 @@ from drtool.repository.backups import Manifest, read_manifests
 from drtool.repository.extents import FilesExtent
 from drtool.repository.lease import Lease
 from drtool.repository.repository import Repository
-from drtool.restore.phases import Phases
-from drtool.restore.tree import occupied_bytes, run_tree_restore
-from drtool.restore.tree_place import check_tree_place
-from drtool.restore.tree_plan import TreePlan, plan_tree, preview_tree
-from drtool.sources.files.exclude import compile_rules
-from drtool.wiring.earlier import facts_of_store, look_back
+from drtool.wiring.earlier import facts_of_store, look_back_at_newest
 from drtool.wiring.planned import Planned, Runner
 from drtool.wiring.surroundings import Surroundings
+
+if TYPE_CHECKING:
+    from drtool.restore.tree_plan import TreePlan
+
+
+def load_backup() -> None:
+    """Load what a snapshot needs, which a restore and a look do without."""
+    import drtool.backup.tree  # noqa: F401 - loaded for later
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +60,9 @@ class FilesBackup:
 
     def run(self) -> BackupOutcome:
         """Take it; LeaseHeld if another backup of this source runs."""
+        from drtool.backup.tree import TreeSource, run_snapshot
+        from drtool.sources.files.exclude import compile_rules
+
         source, around = self.source, self.around
         tree = TreeSource(
             path=source.path,
@@ -78,7 +83,7 @@ class FilesBackup:
             )
 
     def _plan(self) -> BackupPlan:
-        earlier = look_back(self.repository, self.name, self.around)
+        earlier = look_back_at_newest(self.repository, self.name, self.around)
         return plan_snapshot(
             self.name,
             earlier.next_id,
@@ -111,6 +116,9 @@ def plan_files(
     around: Surroundings,
 ) -> Planned:
     """NotRecoverable, naming the earliest moment, if there is no snapshot for the target."""
+    from drtool.restore.tree_plan import plan_tree, preview_tree
+    from drtool.sources.files.exclude import compile_rules
+
     manifests, errors = read_manifests(repository, name)
     plan = plan_tree(
         name,
@@ -142,12 +150,19 @@ class _Restore:
 
     def prepare(self, place: Path) -> Runner:
         """Look at the place."""
+        from drtool.restore.tree import occupied_bytes
+        from drtool.restore.tree_place import check_tree_place
+
         checked = check_tree_place(
             self.plan, place, occupied=lambda: occupied_bytes(self.plan, self.repository)
         )
         return lambda emit: self._run(checked, emit)
 
     def _run(self, place: Path, emit: Emit) -> RestoreOutcome:
+        from drtool.drill.judging import judge_snapshot, judge_time
+        from drtool.restore.phases import Phases
+        from drtool.restore.tree import run_tree_restore
+
         phases = Phases(self.around.clock, emit)
         outcome = run_tree_restore(self.plan, place, repository=self.repository, phases=phases)
         loss = judge_snapshot(

@@ -10,10 +10,12 @@ from drtool.model.progress import Noted
 from drtool.policy.policy import Policy, unsupported
 from drtool.policy.secrets import NoEncryption, SecretReference
 from drtool.policy.sources import FilesSource, PostgresSource, RedisSource, SourcePolicy
-from drtool.repository.keys import NO_SECRET, KeySecret, SlotKind
-from drtool.repository.repository import Repository, open_repository
+from drtool.repository.keys import KeySecret
+from drtool.repository.repository import Repository
 from drtool.stores.open import open_store
 from drtool.stores.protocol import Store
+from drtool.wiring import opening
+from drtool.wiring.opening import open_now
 from drtool.wiring.surroundings import Surroundings
 
 
@@ -29,24 +31,19 @@ def opened_store(policy: Policy, around: Surroundings) -> Iterator[Store]:
 
 @contextmanager
 def opened_repository(policy: Policy, around: Surroundings) -> Iterator[Repository]:
-    """The repository of the policy, opened with its key, believing what was measured of its store."""
-    from drtool.stores.remote import RemoteStore
-
-    with opened_store(policy, around) as store:
-        repository = open_repository(store, key_secret(policy.repository.key, around))
-        if isinstance(store, RemoteStore):
-            believing = store.with_capabilities(repository.root.capabilities)
-            repository = Repository(believing, repository.ring, repository.root)
-        yield repository
+    """The repository of the policy, opened with its key: the one that is being opened, or anew."""
+    opened = around.opening.take() if around.opening else None
+    if opened is None:
+        opened = open_now(policy, around.environ, redactor=around.redactor, clock=around.clock)
+    try:
+        yield opened.repository
+    finally:
+        opened.store.close()
 
 
 def key_secret(reference: SecretReference | NoEncryption, around: Surroundings) -> KeySecret:
     """What opens the repository: a variable holds a passphrase, a file is a key file."""
-    if isinstance(reference, NoEncryption):
-        return NO_SECRET
-    content = around.redactor.resolve(reference, around.environ).reveal().encode()
-    kind = SlotKind.PASSPHRASE if reference.place == "env" else SlotKind.KEY_FILE
-    return KeySecret(kind, content)
+    return opening.key_secret(reference, around.environ, redactor=around.redactor)
 
 
 def dsn_of(reference: SecretReference, around: Surroundings) -> str:

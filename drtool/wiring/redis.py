@@ -42,7 +42,7 @@ from drtool.restore.redis_plan import RedisPlan, plan_redis_restore, preview_red
 from drtool.sources.redis.address import Login, NodeAddress, TlsSettings
 from drtool.sources.redis.binaries import find_binaries, server_user
 from drtool.sources.redis.topology import choose_node
-from drtool.wiring.earlier import facts_of_store, look_back
+from drtool.wiring.earlier import facts_of_store, look_back_at_newest
 from drtool.wiring.planned import Planned, Runner
 from drtool.wiring.surroundings import Surroundings
 
@@ -111,7 +111,7 @@ class RedisBackup:
         )
 
     def _plan(self) -> BackupPlan:
-        earlier = look_back(self.repository, self.name, self.around)
+        earlier = look_back_at_newest(self.repository, self.name, self.around)
         return plan_snapshot(
             self.name,
             earlier.next_id,

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
 
-from drtool.archiving.status import WalStatus, wal_status
 from drtool.config.promises import longest_pause
 from drtool.errors import IntegrityError
 from drtool.model.checked import MirrorStanding
@@ -27,8 +27,10 @@ from drtool.repository.backups import Manifest, read_manifests
 from drtool.repository.repository import Repository
 from drtool.wiring.files import files_row
 from drtool.wiring.parts import opened_repository
-from drtool.wiring.redis import redis_row
 from drtool.wiring.surroundings import Surroundings
+
+if TYPE_CHECKING:
+    from drtool.archiving.status import WalStatus
 
 # A backup may take its time before it counts as overdue.
 GRACE = timedelta(hours=1)
@@ -42,6 +44,7 @@ def status(request: StatusRequest, policy: Policy, around: Surroundings) -> Stat
     names = request.sources or tuple(str(name) for name in policy.sources)
     sources = {name: policy.source(name) for name in names}
     now = around.clock.now()
+    _load(sources.values())
     with opened_repository(policy, around) as repository:
         rows = tuple(
             _with_mirror(
@@ -55,6 +58,16 @@ def status(request: StatusRequest, policy: Policy, around: Surroundings) -> Stat
     return StatusReport(stack=policy.stack, timezone=policy.timezone.key, at=now, rows=rows)
 
 
+def _load(sources: Iterable[SourcePolicy]) -> None:
+    """Load what each kind needs: each only where it is met, and while the repository is being opened."""
+    for source in sources:
+        match source:
+            case PostgresSource():
+                import drtool.archiving.status
+            case RedisSource():
+                import drtool.wiring.redis  # noqa: F401 - loaded for later
+
+
 def _row(
     name: str, source: SourcePolicy, policy: Policy, *, repository: Repository, now: datetime
 ) -> StatusRow:
@@ -62,6 +75,8 @@ def _row(
         case PostgresSource():
             return _postgres_row(name, source, policy, repository=repository, now=now)
         case RedisSource():
+            from drtool.wiring.redis import redis_row
+
             manifests, errors = read_manifests(repository, name)
             objective = policy.objective_of(name)
             row = redis_row(
@@ -121,6 +136,8 @@ def _bucket_row(row: StatusRow, mirror: MirrorStanding, *, now: datetime) -> Sta
 def _postgres_row(
     name: str, source: PostgresSource, policy: Policy, *, repository: Repository, now: datetime
 ) -> StatusRow:
+    from drtool.archiving.status import wal_status
+
     manifests, errors = read_manifests(repository, name)
     log = wal_status(repository, name, [m.postgres for m in manifests], now=now)
     rpo = log.rpo_now

@@ -11,7 +11,8 @@ from drtool.model.finding import Severity
 from drtool.model.outcome import BackupKind, BackupOutcome
 from drtool.repository import chunks, layout
 from drtool.repository.backups import Manifest, backup_ids, open_table
-from drtool.repository.chunks import ChunkPlace, ChunkReader
+from drtool.repository.chunks import ChunkReader
+from drtool.repository.places import ChunkPlace
 from drtool.repository.repository import Repository
 from tests.backup.reading import assert_holds
 from tests.backup.stores import Died, FailsAt

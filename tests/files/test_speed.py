@@ -13,7 +13,7 @@ import pytest
 
 from drtool.sources.files.entries import TreeEntry, TreeKind
 from drtool.sources.files.guard import entropy_bits
-from drtool.sources.files.walk import WalkItem, walk_tree
+from drtool.sources.files.walk import Threads, WalkItem, walk_tree
 from tests.files.trees import opened, place, read_all
 
 FILES = 20_000
@@ -39,7 +39,7 @@ def test_twenty_thousand_small_files(tmp_path: Path) -> None:
     items: list[WalkItem] = []
     for threads in (1, 2, 4):
         with timed(f"walk, {threads} threads"):
-            items = list(walk_tree(source, threads=threads))
+            items = list(walk_tree(source, threads=Threads(threads, lambda: True)))
     entries = {item.path: item for item in items if isinstance(item, TreeEntry)}
     files = [entry for entry in entries.values() if entry.kind is TreeKind.FILE]
     assert len(files) == FILES

@@ -10,6 +10,7 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any  # one fake
 
 import pytest
 
@@ -18,7 +19,14 @@ from drtool.model.finding import Severity
 from drtool.sources.files.entries import Omission, Omitted, TreeEntry, TreeKind
 from drtool.sources.files.exclude import compile_rules
 from drtool.sources.files.pending import PendingDirectories
-from drtool.sources.files.walk import WalkEnded, WalkItem, walk_tree
+from drtool.sources.files.walk import Threads, WalkEnded, WalkItem, walk_tree
+
+ONE = Threads(1)
+
+
+def eager(threads: int) -> Threads:
+    """So many, each started as soon as it may be, as on a slow disk."""
+    return Threads(threads, has_waited=lambda: True)
 
 
 def _paths(items: list[WalkItem]) -> set[bytes]:
@@ -29,8 +37,8 @@ def _omitted(items: list[WalkItem]) -> dict[bytes, Omission]:
     return {item.path: item.why for item in items if isinstance(item, Omitted)}
 
 
-@pytest.mark.parametrize("threads", [1, 4])
-def test_each_entry_is_given_once_and_after_its_directory(tmp_path: Path, threads: int) -> None:
+@pytest.mark.parametrize("threads", [ONE, eager(4), Threads()])
+def test_each_entry_is_given_once_and_after_its_directory(tmp_path: Path, threads: Threads) -> None:
     for directory in range(30):
         (tmp_path / f"d{directory}/sub").mkdir(parents=True)
         for file in range(20):
@@ -45,6 +53,76 @@ def test_each_entry_is_given_once_and_after_its_directory(tmp_path: Path, thread
         seen.add(path)
     assert len(paths) == len(seen) == 1 + 30 * 22
     assert items[-1] == WalkEnded(entries=len(paths), excluded=0)
+
+
+def test_a_large_directory_of_directories_is_given_before_what_is_in_them(tmp_path: Path) -> None:
+    """Entries are handed on by the hundred, and directories to list too: in step."""
+    for number in range(700):
+        (tmp_path / f"{number}").mkdir()
+        (tmp_path / f"{number}/in").touch()
+        (tmp_path / f"{number}.a").touch()
+
+    for threads in (ONE, eager(4)):
+        seen: set[bytes] = set()
+        for item in walk_tree(tmp_path, threads=threads):
+            if isinstance(item, TreeEntry):
+                assert not item.path or item.path.rpartition(b"/")[0] in seen
+                seen.add(item.path)
+        assert len(seen) == 1 + 3 * 700
+
+
+def test_a_walk_takes_more_threads_only_where_it_is_kept_waiting(tmp_path: Path) -> None:
+    for number in range(40):
+        (tmp_path / f"{number}").mkdir()
+    started = threading.active_count()
+
+    def most_threads(threads: Threads) -> int:
+        walk = walk_tree(tmp_path, threads=threads)
+        most = max(threading.active_count() for _ in walk)
+        return most - started
+
+    assert most_threads(Threads(4, has_waited=lambda: False)) == 0
+    assert most_threads(eager(4)) >= 1
+
+
+def test_extended_attributes_are_left_to_whoever_reads_the_file_if_that_is_wanted(
+    tmp_path: Path,
+) -> None:
+    for name in ("full", "empty"):
+        (tmp_path / name).write_text("x" if name == "full" else "")
+        os.setxattr(tmp_path / name, "user.colour", b"red")
+    (tmp_path / "inner").mkdir()
+    os.setxattr(tmp_path / "inner", "user.colour", b"blue")
+
+    walk = list(walk_tree(tmp_path, xattrs_of=frozenset({TreeKind.DIRECTORY})))
+
+    entries = {item.path: item.xattrs for item in walk if isinstance(item, TreeEntry)}
+    assert entries[b"full"] == ()
+    assert entries[b"empty"] == ((b"user.colour", b"red"),)
+    assert entries[b"inner"] == ((b"user.colour", b"blue"),)
+
+
+def test_an_error_in_a_further_thread_is_raised_where_the_walk_is_consumed(tmp_path: Path) -> None:
+    for number in range(50):
+        (tmp_path / f"{number}").mkdir()
+        (tmp_path / f"{number}/x").touch()
+    here = threading.current_thread()
+
+    class Faulty:
+        lines = ("x",)
+
+        def excludes(self, _path: bytes, *, is_directory: bool) -> bool:
+            if threading.current_thread() is not here:
+                raise ZeroDivisionError
+            return False
+
+    def consume() -> None:
+        rules: Any = Faulty()
+        for _ in walk_tree(tmp_path, exclude=rules, threads=eager(2)):
+            threading.Event().wait(0.001)
+
+    with pytest.raises(ZeroDivisionError):
+        consume()
 
 
 def test_fifos_sockets_and_devices_are_left_out_with_a_finding(tmp_path: Path) -> None:
@@ -134,7 +212,7 @@ def test_what_vanishes_while_the_tree_is_walked_is_a_note_and_no_gap(tmp_path: P
             (tmp_path / f"{number:03}").rmdir()
         gone.set()
 
-    walk = walk_tree(tmp_path, threads=2)
+    walk = walk_tree(tmp_path, threads=eager(3))
     next(walk)
     thread = threading.Thread(target=remove)
     thread.start()
@@ -156,7 +234,7 @@ def test_a_walk_that_is_given_up_lets_threads_and_descriptors_go(tmp_path: Path)
     descriptors = len(os.listdir("/proc/self/fd"))
     threads = threading.active_count()
 
-    walk = walk_tree(tmp_path)
+    walk = walk_tree(tmp_path, threads=eager(4))
     for _ in range(10):
         next(walk)
     walk.close()  # type: ignore[attr-defined] # a generator, and closing it is what is tested
@@ -229,7 +307,7 @@ def test_a_directory_that_becomes_a_link_is_not_followed(tmp_path: Path) -> None
     (tmp_path / "outside").mkdir()
     (tmp_path / "outside/secret").write_text("x")
 
-    walk = walk_tree(tmp_path / "tree", threads=1)
+    walk = walk_tree(tmp_path / "tree", threads=ONE)
     next(walk)
     (tmp_path / "tree/inner").rmdir()
     (tmp_path / "tree/inner").symlink_to(tmp_path / "outside")

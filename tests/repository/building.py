@@ -17,11 +17,12 @@ from drtool.model.wal import Lsn, WalSegment
 from drtool.pipeline.pages import EXTENT
 from drtool.repository import layout
 from drtool.repository.backups import BackupSizes, Manifest, commit_backup
-from drtool.repository.chunks import CHUNK_BYTES, PACK_BUFFER_BYTES, ChunkPlace, PackBuilder
+from drtool.repository.chunks import CHUNK_BYTES, PACK_BUFFER_BYTES, PackBuilder
 from drtool.repository.extents import PostgresExtent
 from drtool.repository.keys import KeySecret, SlotKind
 from drtool.repository.layout import Lineage, SegmentPart
 from drtool.repository.log import SegmentWriter, put_part
+from drtool.repository.places import ChunkPlace
 from drtool.repository.repository import Repository, create_repository
 from drtool.repository.sealing import Compressor
 from drtool.repository.table import (

@@ -25,6 +25,7 @@ from drtool.repository.backups import (
     open_table,
     read_manifest,
     read_manifests,
+    read_newest_manifest,
     unfinished_attempts,
 )
 from drtool.repository.chunks import ChunkReader
@@ -105,6 +106,25 @@ def test_a_damaged_manifest_is_named_and_hides_no_other(
 
     assert manifests == [later]
     assert [key in error.message for error in errors] == [True]
+
+
+def test_the_newest_manifest_is_found_without_reading_those_before_it(
+    repository: Repository, manifest: Manifest
+) -> None:
+    newest = dataclasses.replace(manifest, backup_id="20240502T000000Z-0000ff")
+    damaged = dataclasses.replace(manifest, backup_id="20240503T000000Z-0000ff")
+    for one in (newest, damaged):
+        commit_backup(repository, one)
+    # Damaged as well, and nobody looks at it.
+    for one in (manifest, damaged):
+        key = layout.manifest_key("main", one.backup_id)
+        tamper(repository.store, key, repository.store.read(key)[:-1])
+
+    found, errors = read_newest_manifest(repository, "main")
+
+    assert found == newest
+    assert [damaged.backup_id in error.message for error in errors] == [True]
+    assert read_newest_manifest(repository, "nobody") == (None, [])
 
 
 def test_a_manifest_copied_under_another_name_does_not_open(

@@ -17,10 +17,10 @@ from drtool.repository.chunks import (
     MOST_CHUNKS,
     PACK_BUFFER_BYTES,
     PACK_BYTES,
-    ChunkPlace,
     ChunkReader,
     PackBuilder,
 )
+from drtool.repository.places import ChunkPlace
 from drtool.repository.repository import Repository
 from drtool.repository.sealing import Compressor
 from drtool.stores.memory import MemoryStore

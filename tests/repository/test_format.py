@@ -15,6 +15,7 @@ from drtool.repository.chunks import ChunkReader
 from drtool.repository.layout import Lineage
 from drtool.repository.log import read_history
 from drtool.repository.marks import newest_mark
+from drtool.repository.places import ChunkPlace
 from drtool.repository.repository import open_repository
 from drtool.repository.sealing import ObjectType
 from tests.repository.building import SECRET, SYSTEM
@@ -39,7 +40,7 @@ def test_drtool_reads_the_example(document: str) -> None:
 
     [record] = open_table(manifest, reader)
     extent = record.extents[0]
-    plain = reader.read_one(chunks.ChunkPlace(manifest.packs[extent["pack"]], int(extent["chunk"])))
+    plain = reader.read_one(ChunkPlace(manifest.packs[extent["pack"]], int(extent["chunk"])))
 
     assert errors == []
     assert (record.attributes.path, bytes(plain)) == (b"PG_VERSION", b"15\n")

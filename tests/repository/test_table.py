@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from drtool.errors import IntegrityError
 from drtool.pipeline.pages import EXTENT, HOLE
-from drtool.repository.chunks import ChunkPlace, ChunkReader
+from drtool.repository.chunks import ChunkReader
+from drtool.repository.places import ChunkPlace
 from drtool.repository.table import (
     RECORD_COVERS_BYTES,
     Attributes,

@@ -6,11 +6,13 @@ import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-
-from pathspec.patterns.gitignore.spec import GitIgnoreSpecPattern
+from typing import TYPE_CHECKING
 
 from drtool.errors import PolicyError
 from drtool.model.finding import Finding, Severity
+
+if TYPE_CHECKING:
+    from pathspec.patterns.gitignore.spec import GitIgnoreSpecPattern
 
 CACHE_TAG_NAME = b"CACHEDIR.TAG"
 CACHE_TAG = b"Signature: 8a477f597d28d172789f06886806bc55"
@@ -83,6 +85,9 @@ def compile_rules(lines: Iterable[str]) -> ExcludeRules:
 
 def _compile(line: str) -> GitIgnoreSpecPattern | None:
     """None for a comment."""
+    # Not for a tree of which nothing is excluded.
+    from pathspec.patterns.gitignore.spec import GitIgnoreSpecPattern
+
     try:
         if "\n" in line:
             raise ValueError("it has more than one line")

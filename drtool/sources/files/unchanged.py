@@ -47,6 +47,12 @@ def is_unchanged(
     """
     if known is None or entry.kind is not TreeKind.FILE:
         return False
-    if signs_of(entry) != known:
-        return False
-    return max(entry.modified_ns, entry.changed_ns) < horizon_ns - margin_ns
+    return signs_of(entry) == known and is_settled(
+        entry, horizon_ns=horizon_ns, margin_ns=margin_ns
+    )
+
+
+def is_settled(entry: TreeEntry, *, horizon_ns: int, margin_ns: int = MARGIN_NS) -> bool:
+    """Whether the last change of a file is so far before the horizon that its signs can be believed."""
+    last = max(entry.modified_ns, entry.changed_ns)
+    return last < horizon_ns - margin_ns

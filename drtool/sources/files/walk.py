@@ -1,11 +1,11 @@
-"""Walks a tree with several threads, by directory descriptors, following no symbolic link."""
+"""Walks a tree, with more threads where it is slow, by directory descriptors, following no link."""
 
 from __future__ import annotations
 
 import os
-import queue
 import threading
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from drtool.sources.files.attributes import (
 )
 from drtool.sources.files.beneath import Beneath, open_root
 from drtool.sources.files.entries import (
+    Attribute,
     Omission,
     Omitted,
     TreeEntry,
@@ -29,11 +30,15 @@ from drtool.sources.files.entries import (
 )
 from drtool.sources.files.exclude import NOTHING_EXCLUDED, ExcludeRules, is_cache_directory
 from drtool.sources.files.pending import PendingDirectories
+from drtool.system.idleness import Idleness
 
 THREADS = 4
 _BATCH = 256
 _BATCHES_WAITING = 32
 _LOOK_AGAIN_SECONDS = 0.5
+EVERY_KIND = frozenset(TreeKind)
+
+Batch = list[TreeEntry | Omitted]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,41 +55,50 @@ class WalkEnded:
 WalkItem = TreeEntry | Omitted | WalkEnded
 
 
+@dataclass(frozen=True, slots=True)
+class Threads:
+    """How many threads a walk may use, and what tells it that it needs more: by default, waiting."""
+
+    most: int = THREADS
+    has_waited: Callable[[], bool] | None = None
+
+
 def walk_tree(
     root: Path,
     *,
     exclude: ExcludeRules = NOTHING_EXCLUDED,
-    threads: int = THREADS,
     one_file_system: bool = True,
     skip_caches: bool = False,
+    xattrs_of: frozenset[TreeKind] = EVERY_KIND,
+    threads: Threads = Threads(),
 ) -> Iterator[WalkItem]:
     """Everything below `root`, and `root` itself as path `b""`, ending with a `WalkEnded`.
 
     Order: any, except that a directory comes before what is in it. What cannot be listed is an
     `Omitted`, never silence; whether a file can be read is seen when it is read. A directory on
     another file system is given, but not entered, unless `one_file_system` is off. `skip_caches`
-    gives a directory with a CACHEDIR.TAG, but nothing in it. Raises SourceUnavailable if the root
+    gives a directory with a CACHEDIR.TAG, but nothing in it. Entries of a kind that is not in
+    `xattrs_of` come without extended attributes, unless they are empty files: for whoever reads a
+    file anyway if it changed, and its attributes with it. Raises SourceUnavailable if the root
     cannot be opened or listed.
+
+    The thread that asks does the walking. Where a disk or a network keeps the process waiting, more
+    threads join in. Where all is in memory they would only wait for each other: over 20,000 files
+    one thread took 0.28 s and four took 0.60 s.
 
     Memory: 32 batches of 256 entries and 16,384 directories, whatever the size of the tree. A walk
     that is closed before its end lets its threads and descriptors go.
     """
     descriptor = open_root(root)
     walk = _Walk(descriptor, exclude, one_file_system=one_file_system, skip_caches=skip_caches)
-    workers = [
-        threading.Thread(target=walk.work, name=f"walk-{number}", daemon=True)
-        for number in range(max(1, threads))
-    ]
+    walk.xattrs_of = xattrs_of
+    helpers = _FurtherThreads(walk, threads.most - 1, threads.has_waited or Idleness().has_waited)
     try:
         yield walk.begin()
-        for worker in workers:
-            worker.start()
-        yield from walk.items(workers)
+        yield from walk.items(helpers)
     finally:
         walk.stop()
-        for worker in workers:
-            if worker.ident is not None:
-                worker.join()
+        helpers.join()
         walk.pending.close()
         os.close(descriptor)
 
@@ -99,14 +113,14 @@ class _Walk:
         self._exclude = exclude
         self._one_file_system = one_file_system
         self._skip_caches = skip_caches
+        self.xattrs_of = EVERY_KIND
         self._device = os.fstat(root).st_dev
         self._names = OwnerNames()
         self._changed = threading.Condition()
         self._busy = 0
         self._stopping = False
-        self._ready: queue.Queue[list[TreeEntry | Omitted] | BaseException] = queue.Queue(
-            _BATCHES_WAITING
-        )
+        self._ready: deque[Batch] = deque()
+        self._failure: BaseException | None = None
         self._excluded = 0
         self.pending = PendingDirectories()
 
@@ -118,51 +132,57 @@ class _Walk:
         xattrs = read_xattrs(self._root)
         return make_entry(b"", TreeKind.DIRECTORY, status, names=self._names, xattrs=xattrs)
 
-    def items(self, workers: list[threading.Thread]) -> Iterator[WalkItem]:
-        """What the workers find, until all have ended."""
+    def items(self, helpers: _FurtherThreads) -> Iterator[WalkItem]:
+        """What this thread and the helpers find, until nothing is left to list."""
         entries = 0
-        while True:
-            ended = not any(worker.is_alive() for worker in workers)
-            try:
-                batch = self._ready.get(timeout=0 if ended else _LOOK_AGAIN_SECONDS)
-            except queue.Empty:
-                if ended:
-                    break
-                continue
-            if isinstance(batch, BaseException):
-                raise batch
-            if not batch:
-                continue
-            entries += sum(isinstance(item, TreeEntry) for item in batch)
-            yield from batch
+        with Beneath(self._root) as beneath:
+            while (todo := self._next()) is not None:
+                for batch in [todo] if isinstance(todo, list) else self._listed(todo, beneath):
+                    helpers.join_in_if_slow()
+                    entries += sum(isinstance(item, TreeEntry) for item in batch)
+                    yield from batch
         if not entries and self._excluded:
             fact = f"all {self._excluded} entries of the tree are excluded by its patterns"
             yield Omitted(b"", Omission.ALL_EXCLUDED, fact)
         yield WalkEnded(entries=entries + 1, excluded=self._excluded)
 
     def stop(self) -> None:
-        """Make all workers end soon."""
+        """Make all helpers end soon."""
         with self._changed:
             self._stopping = True
             self._changed.notify_all()
 
-    def work(self) -> None:
-        """List directories until there are no more."""
+    def help(self) -> None:
+        """List directories beside the thread that asks, until there are no more."""
         try:
             with Beneath(self._root) as beneath:
                 while (path := self._take()) is not None:
-                    try:
-                        self._list(path, beneath)
-                    finally:
-                        self._give_back()
+                    for batch in self._listed(path, beneath):
+                        self._put(batch)
         except BaseException as error:  # noqa: BLE001 - raised again where the walk is consumed
-            self._put(error)
+            with self._changed:
+                self._failure = error
             self.stop()
-        finally:
-            # Wakes the consumer, which may be waiting for the last worker to end.
-            self._put([])
+
+    def _next(self) -> Batch | bytes | None:
+        """For the thread that asks: what a helper found, a directory to list, or None at the end."""
+        with self._changed:
+            while True:
+                if self._failure is not None:
+                    raise self._failure
+                if self._ready:
+                    self._changed.notify_all()
+                    return self._ready.popleft()
+                path = self.pending.pop()
+                if path is not None:
+                    self._busy += 1
+                    return path
+                if not self._busy:
+                    return None
+                self._changed.wait(_LOOK_AGAIN_SECONDS)
 
     def _take(self) -> bytes | None:
+        """For a helper: a directory to list, or None at the end."""
         with self._changed:
             while not self._stopping:
                 path = self.pending.pop()
@@ -174,22 +194,24 @@ class _Walk:
                 self._changed.wait(_LOOK_AGAIN_SECONDS)
         return None
 
-    def _give_back(self) -> None:
+    def _put(self, batch: Batch) -> None:
         with self._changed:
-            self._busy -= 1
-            if not self._busy:
+            while len(self._ready) >= _BATCHES_WAITING and not self._stopping:
+                self._changed.wait(_LOOK_AGAIN_SECONDS)
+            self._ready.append(batch)
+            self._changed.notify_all()
+
+    def _listed(self, path: bytes, beneath: Beneath) -> Iterator[Batch]:
+        """What is in a directory. What lies below it is pending when its entries have been taken."""
+        try:
+            yield from self._list(path, beneath)
+        finally:
+            with self._changed:
+                self._busy -= 1
                 self._changed.notify_all()
 
-    def _put(self, batch: list[TreeEntry | Omitted] | BaseException) -> None:
-        while not self._stopping:
-            try:
-                self._ready.put(batch, timeout=_LOOK_AGAIN_SECONDS)
-            except queue.Full:
-                continue
-            return
-
-    def _list(self, path: bytes, beneath: Beneath) -> None:
-        found: list[TreeEntry | Omitted] = []
+    def _list(self, path: bytes, beneath: Beneath) -> Iterator[Batch]:
+        found: Batch = []
         excluded = 0
         below: list[bytes] = []
         try:
@@ -201,27 +223,24 @@ class _Walk:
                 for item in listing:
                     name = os.fsencode(item.name)
                     place = join(path, name)
-                    is_directory = item.is_dir(follow_symlinks=False)
                     if self._exclude.lines and self._exclude.excludes(
-                        place, is_directory=is_directory
+                        place, is_directory=item.is_dir(follow_symlinks=False)
                     ):
                         excluded += 1
                         continue
                     self._look(place, name, directory, found=found, below=below)
                     if len(found) >= _BATCH:
-                        self._put(found)
-                        found = []
-                    if len(below) >= _BATCH:
+                        # The entries first: what is below a directory must come after it.
+                        yield found
                         self._push(below)
-                        below = []
+                        found, below = [], []
                     if self._stopping:
                         return
         except OSError as error:
             found.append(omitted(path, error, doing="list"))
         self._count_excluded(excluded)
-        # The entries first: what is below a directory must come after it.
         if found:
-            self._put(found)
+            yield found
         self._push(below)
 
     def _push(self, below: list[bytes]) -> None:
@@ -257,7 +276,9 @@ class _Walk:
                 if kind is not TreeKind.DIRECTORY:
                     return
             link = os.readlink(name, dir_fd=directory) if kind is TreeKind.SYMLINK else b""
-            xattrs = read_xattrs(path_in(directory, name))
+            xattrs: tuple[Attribute, ...] = ()
+            if kind in self.xattrs_of or not status.st_size:
+                xattrs = read_xattrs(path_in(directory, name))
             found.append(
                 make_entry(path, kind, status, names=self._names, xattrs=xattrs, link=link)
             )
@@ -265,3 +286,26 @@ class _Walk:
                 below.append(path)
         except OSError as error:
             found.append(omitted(path, error, doing="look at"))
+
+
+class _FurtherThreads:
+    """The further threads of a walk, which are there once the first one has been kept waiting."""
+
+    def __init__(self, walk: _Walk, most: int, has_waited: Callable[[], bool]) -> None:
+        self._walk = walk
+        self._most = most
+        self._has_waited = has_waited
+        self._threads: list[threading.Thread] = []
+
+    def join_in_if_slow(self) -> None:
+        """Start one more if the process has waited since this was last asked."""
+        if len(self._threads) < self._most and self._has_waited():
+            name = f"walk-{len(self._threads)}"
+            thread = threading.Thread(target=self._walk.help, name=name, daemon=True)
+            self._threads.append(thread)
+            thread.start()
+
+    def join(self) -> None:
+        """Wait until all have ended, which they do once the walk is stopped."""
+        for thread in self._threads:
+            thread.join()
