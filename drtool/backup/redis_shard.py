@@ -106,6 +106,7 @@ def take_shard(task: ShardTask, reading: Reading) -> TakenShard:
             slots=tuple((share.first, share.last) for share in task.shard.slots),
             node_id=task.shard.master.node_id or "",
             epoch=task.shard.epoch or 0,
+            replicas=len(task.shard.replicas),
         ),
         version=captured.version,
         databases=_databases(captured, counted),

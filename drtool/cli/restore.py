@@ -83,7 +83,7 @@ if TYPE_CHECKING:
     "--masters",
     type=click.IntRange(min=1, max=1000),
     metavar="N",
-    help="Deal the keys of a Redis out to this many masters; 1 is no cluster.",
+    help="Deal the keys of a Redis out to this many masters, without replicas; 1 is no cluster.",
 )
 @click.option(
     "--report",

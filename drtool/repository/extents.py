@@ -119,7 +119,8 @@ class RedisShard:
 
     The replication stream of `replication_id` goes on at `offset`. `taken_at` is the server's clock
     when it had written everything before that offset. `keys` counts keys by database. `slots` are
-    inclusive ranges, empty outside a cluster, as are `node_id` and `epoch`.
+    inclusive ranges, empty outside a cluster, as are `node_id` and `epoch`. `replicas` is how many it
+    had; None in snapshots from before that was recorded.
     """
 
     name: str
@@ -131,6 +132,7 @@ class RedisShard:
     slots: tuple[tuple[int, int], ...] = ()
     node_id: str = ""
     epoch: int = 0
+    replicas: int | None = None
 
     def to_json(self) -> Json:
         return {
@@ -143,6 +145,7 @@ class RedisShard:
             "slots": [[low, high] for low, high in self.slots],
             "node_id": self.node_id,
             "epoch": self.epoch,
+            "replicas": self.replicas,
         }
 
     @classmethod
@@ -157,6 +160,7 @@ class RedisShard:
             slots=tuple((low, high) for low, high in document["slots"]),
             node_id=document["node_id"],
             epoch=document["epoch"],
+            replicas=document.get("replicas"),
         )
 
 

@@ -35,6 +35,7 @@ from drtool.restore.redis_places import (
     is_dealt_anew,
     is_written_anew,
     loading_places,
+    replica_places,
     server_places,
 )
 from drtool.restore.redis_plan import RedisPlan
@@ -54,7 +55,7 @@ from drtool.system.users import give
 
 FETCH = "fetch"
 _UNFINISHED = ".unfinished"
-# The moment asked for is by the clock of whoever received the stream, a mark's by the server's.
+# The moment asked for is by the clock of the server that was joined, a mark's by its master's.
 _TOLERATED_SKEW = timedelta(minutes=1)
 
 
@@ -81,10 +82,12 @@ def run_redis_restore(
     they lie. Nothing of the source is touched or reached.
     """
     places = server_places(plan, site)
+    replicas = replica_places(plan, site, places)
     files = SnapshotFiles(plan.manifest, repository)
     with phases.phase("provision", "destination and programs"):
         make_destination(site.destination)
-        for directory in {*loading_places(plan, site), *(place.directory for place in places)}:
+        homes = (place.directory for place in (*places, *replicas))
+        for directory in {*loading_places(plan, site), *homes}:
             _make(directory, site)
     copy = _Copy()
     with _what_is_left(site):
@@ -99,7 +102,7 @@ def run_redis_restore(
         _recover(plan, site, places, copy=copy, phases=phases)
         with phases.phase("finish", "configuration"):
             databases = plan.manifest.redis.databases
-            write_configuration(places, captured, site, databases=databases)
+            write_configuration((*places, *replicas), captured, site, databases=databases)
     return RestoreOutcome(
         source=plan.source,
         kind="redis",
@@ -115,9 +118,9 @@ def run_redis_restore(
         server_version=site.binaries.version_text,
         questions=tuple(copy.questions),
         is_writable=copy.is_writable,
-        findings=(*plan.findings, *copy.found, *findings(places, captured)),
-        how_to_start=how_to_start(places, site),
-        changed_settings=changed_settings(places),
+        findings=(*plan.findings, *copy.found, *findings(plan, (*places, *replicas), captured)),
+        how_to_start=how_to_start((*places, *replicas), site),
+        changed_settings=changed_settings((*places, *replicas)),
     )
 
 

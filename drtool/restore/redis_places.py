@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,12 +41,16 @@ class RedisSite:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerPlace:
-    """One server of the copy. `slots` is empty where it is no cluster."""
+    """One server of the copy. `slots` is empty where it is no cluster.
+
+    A replica `follows` another one of the copy, has its master's slots, and gets its data from there.
+    """
 
     name: str
     directory: Path
     slots: tuple[SlotRange, ...]
     address: NodeAddress
+    follows: NodeAddress | None = None
 
     @property
     def configuration(self) -> Path:
@@ -91,6 +96,33 @@ def server_places(plan: RedisPlan, site: RedisSite) -> tuple[ServerPlace, ...]:
             address=NodeAddress("127.0.0.1", first + number),
         )
         for number, share in enumerate(shares)
+    )
+
+
+def replica_places(
+    plan: RedisPlan, site: RedisSite, masters: Sequence[ServerPlace]
+) -> tuple[ServerPlace, ...]:
+    """As many replicas as each shard had, behind the masters' ports.
+
+    None where keys are dealt out anew: another shape than the source's is asked for then.
+    """
+    if is_dealt_anew(plan, site.masters):
+        return ()
+    owners = [
+        (master, number + 1)
+        for master, one in zip(masters, plan.shards, strict=True)
+        for number in range(one.shard.replicas or 0)
+    ]
+    first = masters[-1].address.port + 1
+    return tuple(
+        ServerPlace(
+            name=f"{master.name}-replica-{number}",
+            directory=site.destination.data / f"{master.name}-replica-{number}",
+            slots=master.slots,
+            address=NodeAddress("127.0.0.1", first + place),
+            follows=master.address,
+        )
+        for place, (master, number) in enumerate(owners)
     )
 
 

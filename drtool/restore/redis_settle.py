@@ -8,8 +8,11 @@ from pathlib import PurePosixPath
 
 from drtool.model.finding import Finding, Severity
 from drtool.model.outcome import ChangedSetting
+from drtool.policy.sources import RedisTopology
 from drtool.repository.extents import RedisShard
 from drtool.restore.redis_places import RedisSite, ServerPlace
+from drtool.restore.redis_plan import RedisPlan
+from drtool.sources.redis.address import is_listening
 from drtool.sources.redis.aof import NAME
 from drtool.sources.redis.capture import CapturedServer, startable_settings
 from drtool.sources.redis.clusternodes import RestoredNode, nodes_conf
@@ -33,14 +36,17 @@ def write_configuration(
     *,
     databases: int,
 ) -> None:
-    """Give every server its `redis.conf`, and a cluster's its `nodes.conf`, for its owner only."""
+    """Give every server its `redis.conf`, and a cluster's its `nodes.conf`, for its owner only.
+
+    `places` are the masters, in the order of `captured`, and then their replicas: what makes a replica
+    startable is written when its master is whole.
+    """
     owner = site.destination.owner
-    nodes = [
-        RestoredNode(address=place.address, slots=place.slots, epoch=number + 1)
-        for number, place in enumerate(places)
-    ]
+    masters = [place for place in places if place.follows is None]
+    nodes = [_node(place, number, masters) for number, place in enumerate(places)]
     for number, place in enumerate(places):
-        server = captured[number] if number < len(captured) else captured[0]
+        shard = number if place.follows is None else nodes[number].replica_of
+        server = captured[shard] if shard is not None and shard < len(captured) else captured[0]
         rules = "".join(f"{rule.reveal()}\n" for rule in server.acl_rules)
         if rules:
             replace_durably(place.directory / _USERS, rules.encode(), owner=owner)
@@ -51,25 +57,33 @@ def write_configuration(
         replace_durably(place.configuration, text.encode(), owner=owner)
 
 
+def _node(place: ServerPlace, number: int, masters: Sequence[ServerPlace]) -> RestoredNode:
+    if place.follows is None:
+        return RestoredNode(address=place.address, slots=place.slots, epoch=number + 1)
+    leader = next(at for at, one in enumerate(masters) if one.address == place.follows)
+    return RestoredNode(address=place.address, replica_of=leader)
+
+
 def how_to_start(places: Sequence[ServerPlace], site: RedisSite) -> tuple[str, ...]:
-    """Command lines that start and stop the copy, to be pasted into a shell."""
+    """Command lines that start and stop the copy, to be pasted into a shell: replicas last, and first."""
     owner = site.destination.owner
     prefix = [] if owner.is_us else ["sudo", "-u", owner.name]
     server = [*prefix, str(site.binaries.server)]
     starts = [
         shlex.join([*server, str(place.configuration), "--daemonize", "yes"]) for place in places
     ]
-    stops = [f"redis-cli -p {place.address.port} SHUTDOWN" for place in places]
+    stops = [f"redis-cli -p {place.address.port} SHUTDOWN" for place in reversed(places)]
     return (*starts, *stops)
 
 
 def changed_settings(places: Sequence[ServerPlace]) -> tuple[ChangedSetting, ...]:
     """What differs from the source, and why."""
+    has_replicas = any(place.follows for place in places)
     found = [
         ChangedSetting(
             name="replicaof",
-            value="no one",
-            reason="a copy that follows a master is wiped by its first full resync",
+            value="no one; of replicas, their masters of the copy" if has_replicas else "no one",
+            reason="a copy that follows a master of the source is wiped by its first full resync",
         ),
         ChangedSetting(
             name="appendonly",
@@ -97,7 +111,7 @@ def changed_settings(places: Sequence[ServerPlace]) -> tuple[ChangedSetting, ...
 
 
 def findings(
-    places: Sequence[ServerPlace], captured: Sequence[CapturedServer]
+    plan: RedisPlan, places: Sequence[ServerPlace], captured: Sequence[CapturedServer]
 ) -> Iterator[Finding]:
     """What a person has to see to before production."""
     modules = sorted({name for server in captured for name in server.modules})
@@ -115,14 +129,52 @@ def findings(
             fact="the snapshot holds no users and passwords: everyone on this machine may use the copy",
             fix="Set requirepass or users in each redis.conf before you open it to others.",
         )
-    if any(place.slots for place in places):
+    yield from _about_shape(plan, places)
+    taken = [str(place.address.port) for place in places if is_listening(place.address)]
+    if taken:
+        yield Finding(
+            severity=Severity.WARNING,
+            subject="ports",
+            fact=f"something else listens on {', '.join(taken)} of this machine, so the copy cannot be"
+            " started as it is, and no replica of it was told to follow that",
+            fix="Set another `restore: {port: N}` in the policy and restore again, or change the ports in"
+            " each redis.conf, nodes.conf and replicaof.",
+        )
+
+
+def _about_shape(plan: RedisPlan, places: Sequence[ServerPlace]) -> Iterator[Finding]:
+    masters = [place for place in places if place.follows is None]
+    replicas = [place for place in places if place.follows is not None]
+    shape = "cluster" if any(place.slots for place in places) else "replicas"
+    if replicas:
         yield Finding(
             severity=Severity.NOTE,
-            subject="cluster",
-            fact=f"{len(places)} masters were restored, at 127.0.0.1, without replicas",
+            subject=shape,
+            fact=f"{len(masters)} masters and {len(replicas)} replicas are at 127.0.0.1; a replica fetches"
+            " its data, as much again, from its master when both are started",
+            fix="Wait for master_link_status:up in INFO replication of each replica before you rely on"
+            " it. To run them elsewhere change the addresses"
+            f" {_WHERE[shape]} and `bind` before the first start.",
+        )
+    elif shape == "cluster":
+        yield Finding(
+            severity=Severity.NOTE,
+            subject=shape,
+            fact=f"{len(masters)} masters were restored, at 127.0.0.1, without replicas",
             fix="To run them elsewhere change the addresses in every nodes.conf and `bind` before the"
             " first start; then add replicas with redis-cli --cluster add-node ... --cluster-slave.",
         )
+    if plan.manifest.redis.topology == RedisTopology.SENTINEL:
+        yield Finding(
+            severity=Severity.NOTE,
+            subject="Sentinel",
+            fact="the source was watched by Sentinel; nobody watches the copy",
+            fix=f"Add `sentinel monitor NAME 127.0.0.1 {masters[0].address.port} QUORUM` to the"
+            " sentinels that are to watch it.",
+        )
+
+
+_WHERE = {"cluster": "in every nodes.conf", "replicas": "after replicaof"}
 
 
 def _lines(place: ServerPlace, server: CapturedServer, *, databases: int) -> Iterator[str]:
@@ -141,6 +193,10 @@ def _lines(place: ServerPlace, server: CapturedServer, *, databases: int) -> Ite
     for name in _CARRIED_SECRETS:
         if name in server.secrets:
             yield f"{name} {_quoted(server.secrets[name].reveal())}"
+    if place.follows is not None and not place.slots:
+        line = f"replicaof {place.follows.host} {place.follows.port}"
+        # Whoever listens there now is not the copy's master, which has not been started yet.
+        yield f"# {line}, but that port was in use" if is_listening(place.follows) else line
     if place.slots:
         yield "cluster-enabled yes"
         yield f"cluster-config-file {_NODES}"

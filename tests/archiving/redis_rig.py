@@ -190,3 +190,10 @@ def benchmark(server: RedisServer, requests: int, *, size: int = 64) -> subproce
         "-n", str(requests), "-d", str(size), "-r", "100000", "-P", "16", "-c", "4",
     ]  # fmt: skip
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+
+def wait_for_more(repository: Repository, server: RedisServer) -> None:
+    """Wait until something that came after now is archived: a ping, if nothing else."""
+    before = position_of(server).offset
+    until(lambda: position_of(server).offset > before, "a ping")
+    wait_held(repository, server)

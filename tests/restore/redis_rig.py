@@ -124,19 +124,21 @@ def restore(
     masters: int | None = None,
     accepts_gap: bool = False,
     key: str | None = None,
+    first_port: int | None = None,
 ) -> RestoreOutcome:
-    """As the command does it, on ports that are free."""
+    """As the command does it, on ports that are free unless some are given."""
     target = target or ToLatest()
     plan = plan_redis_restore(
         look_redis(repository, SOURCE, target), target, accepts_gap=accepts_gap
     )
     owner = server_user(into)
+    servers = sum(1 + (one.shard.replicas or 0) for one in plan.shards)
     site = RedisSite(
         destination=check_directory(into, owner=owner, needed_bytes=plan.fetch_bytes),
         binaries=find_binaries(version_of(plan)),
         ttl=ttl,
         masters=masters,
-        first_port=free_ports(masters or len(plan.shards)),
+        first_port=first_port or free_ports(masters or servers),
         heartbeat_key=key,
     )
     return run_redis_restore(plan, site, repository=repository, phases=Phases(CLOCK, silent))
@@ -165,9 +167,12 @@ def _is_free(port: int) -> bool:
 
 
 @contextmanager
-def started(outcome: RestoreOutcome) -> Iterator[list[redis.Redis]]:
-    """The copy's servers, started as the report says, in the foreground."""
+def started(
+    outcome: RestoreOutcome, *, replicas: bool = False, password: str | None = None
+) -> Iterator[list[redis.Redis]]:
+    """The copy's masters, started as the report says, in the foreground; then its replicas, if wanted."""
     lines = [line for line in outcome.how_to_start if "redis.conf" in line]
+    lines = [line for line in lines if replicas or "-replica-" not in line]
     with ExitStack() as stack:
         clients = []
         for line in lines:
@@ -186,7 +191,7 @@ def started(outcome: RestoreOutcome) -> Iterator[list[redis.Redis]]:
             stack.callback(process.kill)
             text = Path(command[1]).read_text()
             port = next(row.split()[1] for row in text.splitlines() if row.startswith("port "))
-            clients.append(redis.Redis(port=int(port), socket_timeout=20))
+            clients.append(redis.Redis(port=int(port), password=password, socket_timeout=20))
         for client in clients:
             stack.callback(client.close)
             wait_for(lambda one=client: _answers(one), what="the started copy")  # type: ignore[misc] # a default binds the loop's value

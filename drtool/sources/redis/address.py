@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import ssl
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -75,3 +76,12 @@ class Login:
             return []
         words = ["AUTH", *([self.username] if self.username else []), self.password.reveal()]
         return [word.encode() for word in words]
+
+
+def is_listening(address: NodeAddress) -> bool:
+    """Whether a server takes connections there now. Waits half a second at most."""
+    try:
+        with socket.create_connection((address.host, address.port), timeout=0.5):
+            return True
+    except OSError:
+        return False
