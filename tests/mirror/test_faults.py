@@ -18,6 +18,8 @@ from drtool.errors import (
 )
 from drtool.mirror.manifests import list_runs, run_key
 from drtool.model.finding import Severity
+from drtool.sources.files.entries import TreeEntry
+from drtool.sources.files.walk import walk_tree
 from tests.mirror.rig import Rig, contents, settle
 from tests.servers.proxy import Answer, CutRequest, Reset, always, every_other, first, proxied
 
@@ -153,7 +155,11 @@ def test_an_unreadable_directory_is_told_and_nothing_below_it_is_taken_for_delet
     plain.sync()
     catalogue = open_catalogue(plain.directory / "cache" / "c.sqlite", identity="uploads")
     try:
-        catalogue.saw([(b"a", False)])
+        catalogue.saw(
+            item
+            for item in walk_tree(plain.tree)
+            if isinstance(item, TreeEntry) and item.path in (b"", b"a")
+        )
         catalogue.shield(b"d")
 
         unseen = [path for path, is_file in catalogue.unseen() if is_file]

@@ -57,20 +57,28 @@ def walk_tree(
     threads: int = THREADS,
     one_file_system: bool = True,
     skip_caches: bool = False,
+    file_xattrs: bool = True,
 ) -> Iterator[WalkItem]:
     """Everything below `root`, and `root` itself as path `b""`, ending with a `WalkEnded`.
 
     Order: any, except that a directory comes before what is in it. What cannot be listed is an
     `Omitted`, never silence; whether a file can be read is seen when it is read. A directory on
     another file system is given, but not entered, unless `one_file_system` is off. `skip_caches`
-    gives a directory with a CACHEDIR.TAG, but nothing in it. Raises SourceUnavailable if the root
-    cannot be opened or listed.
+    gives a directory with a CACHEDIR.TAG, but nothing in it. Without `file_xattrs` those of files are
+    left out, for who reads them with the file: they change no content, but they do change its ctime.
+    Raises SourceUnavailable if the root cannot be opened or listed.
 
     Memory: 32 batches of 256 entries and 16,384 directories, whatever the size of the tree. A walk
     that is closed before its end lets its threads and descriptors go.
     """
     descriptor = open_root(root)
-    walk = _Walk(descriptor, exclude, one_file_system=one_file_system, skip_caches=skip_caches)
+    walk = _Walk(
+        descriptor,
+        exclude,
+        one_file_system=one_file_system,
+        skip_caches=skip_caches,
+        file_xattrs=file_xattrs,
+    )
     workers = [
         threading.Thread(target=walk.work, name=f"walk-{number}", daemon=True)
         for number in range(max(1, threads))
@@ -93,12 +101,19 @@ class _Walk:
     """What the threads of one walk share."""
 
     def __init__(
-        self, root: int, exclude: ExcludeRules, *, one_file_system: bool, skip_caches: bool
+        self,
+        root: int,
+        exclude: ExcludeRules,
+        *,
+        one_file_system: bool,
+        skip_caches: bool,
+        file_xattrs: bool,
     ) -> None:
         self._root = root
         self._exclude = exclude
         self._one_file_system = one_file_system
         self._skip_caches = skip_caches
+        self._file_xattrs = file_xattrs
         self._device = os.fstat(root).st_dev
         self._names = OwnerNames()
         self._changed = threading.Condition()
@@ -257,7 +272,8 @@ class _Walk:
                 if kind is not TreeKind.DIRECTORY:
                     return
             link = os.readlink(name, dir_fd=directory) if kind is TreeKind.SYMLINK else b""
-            xattrs = read_xattrs(path_in(directory, name))
+            has_no_part = kind is TreeKind.FILE and not self._file_xattrs
+            xattrs = () if has_no_part else read_xattrs(path_in(directory, name))
             found.append(
                 make_entry(path, kind, status, names=self._names, xattrs=xattrs, link=link)
             )
