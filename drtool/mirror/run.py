@@ -182,7 +182,9 @@ class _Work:
         run, watch = self._run, Stopwatch(self._run.clock)
         run.emit(PhaseBegan(phase="put", title="putting files", total=found.touched_bytes))
         root = open_root(self._tree.root)
-        uploader = Uploader(run.bucket, root, clock=run.clock, stop=run.stop)
+        uploader = Uploader(
+            run.bucket, root, clock=run.clock, stop=run.stop, has_looked=self._tree.is_rehash
+        )
         executor = ThreadPoolExecutor(THREADS, thread_name_prefix="mirror")
         try:
             for results in in_window(executor, uploader.store, self._batches()):

@@ -44,6 +44,22 @@ def test_a_killed_run_is_gone_on_with_where_it_was(plain: Rig) -> None:
     assert contents(plain.restore("out")) == contents(plain.tree)
 
 
+def test_a_file_turned_back_after_a_run_that_was_killed_is_put_again(rig: Rig) -> None:
+    """The killed run had put the other content, and neither catalogue nor manifest tells of it."""
+    client, name = rig.server.client(), rig.bucket_name
+    rig.write("small", b"as it was")
+    rig.write("large", b"0" * (9 << 20))
+    rig.sync()
+    for key, content in (("small", b"encrypted"), ("large", b"1" * (9 << 20))):
+        client.put_object(Bucket=name, Key=f"{rig.prefix}/{key}", Body=content)
+    rig.write("small", b"as it was")
+    rig.write("large", b"0" * (9 << 20))
+
+    rig.sync()
+
+    assert rig.objects() == {"small": b"as it was", "large": b"0" * (9 << 20)}
+
+
 def test_every_second_request_fails_and_the_mirror_is_whole(versioned: Rig) -> None:
     for number in range(30):
         versioned.write(f"{number}", b"%d" % number)
