@@ -50,7 +50,7 @@ from drtool.sources.files.guard import (
     look_at_place,
 )
 from drtool.sources.files.unchanged import is_settled
-from drtool.sources.files.walk import walk_tree
+from drtool.sources.files.walk import ALL_BUT_FILES, walk_tree
 from drtool.system.clock import Clock, Stopwatch
 
 PHASE = "backup"
@@ -60,9 +60,6 @@ _BYTES_A_TASK = 4 << 20
 _TASKS_AHEAD = 8
 _TELL_EVERY = 1000
 _KEPT_AT_ONCE = 256
-# A file whose ctime has not changed has the extended attributes that it had; one that is read is
-# asked for them then.
-_WALKED_WHOLE = frozenset({TreeKind.DIRECTORY, TreeKind.SYMLINK})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -239,7 +236,7 @@ class _Run:
             tree.path,
             exclude=tree.exclude,
             one_file_system=tree.one_file_system,
-            xattrs_of=_WALKED_WHOLE,
+            xattrs_of=ALL_BUT_FILES,
         )
         try:
             for item in walk:

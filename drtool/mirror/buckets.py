@@ -148,7 +148,7 @@ def _survey(settings: BucketSettings, run: MirrorRun, told: Told) -> Counter[str
             counts["touched"] += 1
             counts["new"] += before is None
             jobs.append(Job(entry.path, entry.tree.size_bytes, to_line(entry)))
-        run.catalogue.saw((entry.path, False) for entry in mine)
+        run.catalogue.saw(entry.tree for entry in mine)
         run.catalogue.plan(jobs)
     counts["deleted"] = sum(1 for _ in run.catalogue.unseen())
     run.emit(PhaseEnded(phase="list", seconds=watch.seconds()))

@@ -14,50 +14,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from drtool.errors import DrtoolError, ExitCode, LeaseHeld
 from drtool.mirror.entries import MirrorEntry, from_line, to_line
-from drtool.sources.files.entries import TreeKind
-from drtool.sources.files.unchanged import Signs
+from drtool.mirror.tables import KINDS, MET, PLAN_FILES, RECORD, SCHEMA, SCHEMA_VERSION, WORK
+from drtool.sources.files.entries import TreeEntry, TreeKind
+from drtool.sources.files.unchanged import MARGIN_NS, Signs
 from drtool.system.durable import make_directory
 
-SCHEMA_VERSION = 1
 _PAGE_ROWS = 1000
 _MOST_NAMES_A_QUERY = 500
 _MOST_INTEGER = 1 << 63
-
-# `pending`: not in any manifest yet. `gone` are deletions that no manifest tells of yet.
-_SCHEMA = f"""
-BEGIN;
-CREATE TABLE about (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE entries (
-    path BLOB PRIMARY KEY, is_file INTEGER NOT NULL, size_bytes INTEGER NOT NULL,
-    modified_ns INTEGER NOT NULL, changed_ns INTEGER NOT NULL, inode INTEGER NOT NULL,
-    read_ns INTEGER NOT NULL, line TEXT NOT NULL, pending INTEGER NOT NULL
-) WITHOUT ROWID;
-CREATE INDEX unpublished ON entries (path) WHERE pending;
-CREATE TABLE gone (path BLOB PRIMARY KEY) WITHOUT ROWID;
-PRAGMA user_version = {SCHEMA_VERSION};
-COMMIT;
-"""
-# Of one run; in a file of its own that goes with the connection, so that it may be large.
-_WORK = """
-PRAGMA temp_store = FILE;
-CREATE TEMP TABLE seen (path BLOB PRIMARY KEY, is_directory INTEGER NOT NULL) WITHOUT ROWID;
-CREATE TEMP TABLE work (number INTEGER PRIMARY KEY, path BLOB, size_bytes INTEGER, line TEXT);
-CREATE TEMP TABLE shielded (path BLOB PRIMARY KEY) WITHOUT ROWID;
-CREATE TEMP TABLE met (path BLOB PRIMARY KEY) WITHOUT ROWID;
-"""
-
-_MET = "SELECT path FROM met WHERE path = ?"
-_RECORD = """
-INSERT INTO entries VALUES (?,?,?,?,?,?,?,?,?) ON CONFLICT (path) DO UPDATE SET
-    is_file = excluded.is_file, size_bytes = excluded.size_bytes,
-    modified_ns = excluded.modified_ns, changed_ns = excluded.changed_ns, inode = excluded.inode,
-    read_ns = excluded.read_ns, line = excluded.line,
-    pending = excluded.pending AND (pending OR line <> excluded.line)
-"""
 
 
 class CatalogueUnavailable(DrtoolError):
@@ -66,14 +34,28 @@ class CatalogueUnavailable(DrtoolError):
     exit_code = ExitCode.SOURCE_UNAVAILABLE
 
 
-@dataclass(frozen=True, slots=True)
-class Known:
+class Known(NamedTuple):
     """A file as it was when it was read. `read_ns` is when that run began: the horizon of its signs."""
 
-    signs: Signs
+    # A tuple as the database gives it: a run makes one for each file of the tree.
+    path: bytes
+    size_bytes: int
+    modified_ns: int
+    changed_ns: int
+    signed_inode: int
     read_ns: int
-    is_file: bool
+    is_file: int
     line: str
+
+    @property
+    def signs(self) -> Signs:
+        """What tells whether the file was touched since."""
+        return Signs(
+            size_bytes=self.size_bytes,
+            modified_ns=self.modified_ns,
+            changed_ns=self.changed_ns,
+            inode=self.signed_inode % (1 << 64),
+        )
 
     @property
     def entry(self) -> MirrorEntry:
@@ -90,6 +72,15 @@ class Job:
     line: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class FilesPlanned:
+    """How many files are to be read, and what they hold together."""
+
+    new: int
+    changed: int
+    size_bytes: int
+
+
 def default_place(identity: str) -> Path:
     """Where the catalogue of this source and mirror lies: in the user's cache directory."""
     base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
@@ -97,8 +88,10 @@ def default_place(identity: str) -> Path:
 
 
 class Catalogue:
-    """One file, for one run at a time and one thread. What it was told is durable when a call returns.
+    """One file, for one run at a time and one thread.
 
+    What it was told outlives the process when a call returns, and the machine a little later: the
+    end of it may be lost with the power, and what was put since is then put once more.
     CatalogueUnavailable for a disk that is full or refuses.
     """
 
@@ -106,7 +99,7 @@ class Catalogue:
         """Made by `open_catalogue`."""
         self._database = database
         self._lock = lock
-        database.executescript(_WORK)
+        database.executescript(WORK)
 
     def about(self, name: str) -> str | None:
         """A value by its name; None before it was ever set."""
@@ -135,16 +128,9 @@ class Catalogue:
             marks = ",".join("?" * len(some))
             columns = "path, size_bytes, modified_ns, changed_ns, inode, read_ns, is_file, line"
             query = f"SELECT {columns} FROM entries WHERE path IN ({marks})"  # noqa: S608 - marks only
-            for path, size, modified, changed, inode, read_ns, is_file, line in self._rows(
-                query, some
-            ):
-                signs = Signs(
-                    size_bytes=size,
-                    modified_ns=modified,
-                    changed_ns=changed,
-                    inode=inode % (1 << 64),
-                )
-                found[path] = Known(signs, read_ns, bool(is_file), line)
+            for row in self._rows(query, some):
+                known = Known._make(row)
+                found[known.path] = known
         return found
 
     def record(self, entries: Iterable[MirrorEntry], *, read_ns: int, is_pending: bool) -> None:
@@ -158,7 +144,7 @@ class Catalogue:
             for entry in entries
         ]  # fmt: skip
         with self._change() as database:
-            database.executemany(_RECORD, rows)
+            database.executemany(RECORD, rows)
 
     def remove(self, paths: Iterable[bytes], *, is_pending: bool) -> None:
         """These are no longer part of the mirror."""
@@ -205,10 +191,27 @@ class Catalogue:
 
     # The work of one run, forgotten at its end.
 
-    def saw(self, paths: Iterable[tuple[bytes, bool]]) -> None:
-        """These are in the tree: (path, whether it is a directory)."""
+    def saw(self, entries: Iterable[TreeEntry]) -> None:
+        """These are in the tree."""
+        rows = [
+            (
+                entry.path, KINDS[entry.kind], entry.size_bytes, entry.modified_ns,
+                entry.changed_ns, _signed(entry.inode),
+            )
+            for entry in entries
+        ]  # fmt: skip
         with self._change() as database:
-            database.executemany("REPLACE INTO seen VALUES (?, ?)", paths)
+            database.executemany("REPLACE INTO seen VALUES (?,?,?,?,?,?)", rows)
+
+    def plan_files(self, *, trusts_signs: bool) -> FilesPlanned:
+        """Add the seen files that are not known, or not unchanged, to the work of this run."""
+        with self._change() as database:
+            database.execute(PLAN_FILES, (not trusts_signs, MARGIN_NS))
+        [row] = self._rows(
+            "SELECT coalesce(sum(is_new), 0), coalesce(sum(NOT is_new), 0),"
+            " coalesce(sum(size_bytes), 0) FROM work WHERE line IS NULL"
+        )
+        return FilesPlanned(*row)
 
     def shield(self, path: bytes) -> None:
         """Nobody could look at this path, or at what is below it: it is not gone for that."""
@@ -222,7 +225,7 @@ class Catalogue:
 
     def not_met(self, paths: Sequence[bytes]) -> set[bytes]:
         """Those of `paths` whose objects are not."""
-        found = {row[0] for path in paths for row in self._rows(_MET, (path,))}
+        found = {row[0] for path in paths for row in self._rows(MET, (path,))}
         return {path for path in paths if path not in found}
 
     def count_not_met(self) -> int:
@@ -264,10 +267,10 @@ class Catalogue:
 
     def stands_in_the_way(self, path: bytes) -> bool:
         """Whether the tree now has a directory where the file `path` was, or a file above it."""
-        if self._rows("SELECT 1 FROM seen WHERE path = ? AND is_directory", (path,)):
+        if self._rows("SELECT 1 FROM seen WHERE path = ? AND kind = 1", (path,)):
             return True
         while (path := path.rpartition(b"/")[0]) != b"":
-            if self._rows("SELECT 1 FROM seen WHERE path = ? AND NOT is_directory", (path,)):
+            if self._rows("SELECT 1 FROM seen WHERE path = ? AND kind <> 1", (path,)):
                 return True
         return False
 
@@ -344,10 +347,12 @@ def _usable(path: Path, identity: str) -> sqlite3.Connection:
     database = sqlite3.connect(path, timeout=10, check_same_thread=False)
     try:
         database.execute("PRAGMA journal_mode = WAL")
-        database.execute("PRAGMA synchronous = FULL")
+        # A commit need not wait for the disk, where it would stand behind what the store writes there.
+        # Whatever is lost with the power is put again, or read from the bucket's manifests.
+        database.execute("PRAGMA synchronous = NORMAL")
         (version,) = database.execute("PRAGMA user_version").fetchone()
         if version == 0:
-            database.executescript(_SCHEMA)
+            database.executescript(SCHEMA)
             with database:
                 database.execute("INSERT INTO about VALUES ('identity', ?)", (identity,))
         elif version != SCHEMA_VERSION:

@@ -24,6 +24,14 @@ _TRIES = 3
 _CHANGED = {"PreconditionFailed", "412", "InvalidRange"}
 _GONE = {"NoSuchKey", "404", "NotFound"}
 _DENIED = {"AccessDenied", "403", "InvalidAccessKeyId", "SignatureDoesNotMatch"}
+_KEPT = (
+    "Metadata",
+    "ContentType",
+    "ContentEncoding",
+    "ContentDisposition",
+    "ContentLanguage",
+    "CacheControl",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +142,9 @@ class Copier:
         }
         size = wanted.tree.size_bytes
         step = max(self._part_bytes, -(-size // _MOST_PARTS))
-        upload = self._writing.create_multipart_upload(**place)["UploadId"]
+        # A copy in one request takes these along by itself, one in parts does not.
+        met = self._reading.head_object(**self._place_of(wanted))
+        upload = self._writing.create_multipart_upload(**place, **_kept(met))["UploadId"]
         try:
             parts = []
             for number, begin in enumerate(range(0, size, step), 1):
@@ -172,10 +182,7 @@ class Copier:
         self._writing.upload_fileobj(
             body,
             **place,
-            ExtraArgs={
-                "Metadata": answer.get("Metadata", {}),
-                "ContentType": answer.get("ContentType", "application/octet-stream"),
-            },
+            ExtraArgs=_kept(answer),
         )
         met = self._writing.head_object(**place)
         if met["ContentLength"] != body.taken or body.taken != wanted.tree.size_bytes:
@@ -221,6 +228,13 @@ class _Hashing:
 
     def hexdigest(self) -> str:
         return self._hash.hexdigest()
+
+
+def _kept(
+    answer: Any,  # of boto3, to a head or a get
+) -> dict[str, Any]:  # keyword arguments of boto3, of several types
+    """What belongs to an object besides its bytes: without its encoding they are another content."""
+    return {name: answer[name] for name in _KEPT if answer.get(name)}
 
 
 def _bare(etag: str | None) -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from dataclasses import dataclass
+from json.encoder import encode_basestring as _quoted
 
 from drtool.errors import IntegrityError
 from drtool.mirror.keys import escape, key_of, unescape
@@ -59,35 +60,34 @@ def stored_entry(tree: TreeEntry, content: str, placed: Placed) -> MirrorEntry:
 
 def to_line(entry: MirrorEntry) -> str:
     """The entry as one line of JSON, the same text for the same entry."""
+    # Written by hand: json.dumps took a tenth of the time of a run over small files.
     tree = entry.tree
-    record: dict[str, object] = {
-        "key": entry.key,
-        "kind": str(tree.kind),
-        "mode": f"{tree.mode:04o}",
-        "uid": tree.uid,
-        "gid": tree.gid,
-        "owner": tree.owner,
-        "group": tree.group,
-        "mtime_ns": tree.modified_ns,
-    }
+    line = (
+        f'{{"key":{_quoted(entry.key)},"kind":"{tree.kind}","mode":"{tree.mode:04o}"'
+        f',"uid":{tree.uid},"gid":{tree.gid},"owner":{_quoted_or_null(tree.owner)}'
+        f',"group":{_quoted_or_null(tree.group)},"mtime_ns":{tree.modified_ns}'
+    )
     if tree.kind is TreeKind.FILE:
-        record |= {
-            "size": tree.size_bytes,
-            "ctime_ns": tree.changed_ns,
-            "inode": tree.inode,
-            "sha256": entry.content,
-            "etag": entry.etag,
-            "version": entry.version,
-        }
+        line += (
+            f',"size":{tree.size_bytes},"ctime_ns":{tree.changed_ns},"inode":{tree.inode}'
+            f',"sha256":{_quoted_or_null(entry.content)},"etag":{_quoted_or_null(entry.etag)}'
+            f',"version":{_quoted_or_null(entry.version)}'
+        )
     if entry.source_etag is not None:
-        record["source_etag"] = entry.source_etag
+        line += f',"source_etag":{_quoted(entry.source_etag)}'
     if tree.kind is TreeKind.SYMLINK:
-        record["link"] = escape(tree.link)
+        line += f',"link":{_quoted(escape(tree.link))}'
     if tree.xattrs:
-        record["xattrs"] = {
-            escape(name): base64.b64encode(value).decode() for name, value in tree.xattrs
-        }
-    return json.dumps(record, ensure_ascii=False, separators=(",", ":"))
+        pairs = (
+            f'{_quoted(escape(name))}:"{base64.b64encode(value).decode()}"'
+            for name, value in tree.xattrs
+        )
+        line += f',"xattrs":{{{",".join(pairs)}}}'
+    return line + "}"
+
+
+def _quoted_or_null(text: str | None) -> str:
+    return "null" if text is None else _quoted(text)
 
 
 def from_line(line: str | bytes) -> MirrorEntry:

@@ -22,6 +22,7 @@ from drtool.errors import IntegrityError, NotRecoverable
 from drtool.mirror.catalogue import Catalogue
 from drtool.mirror.entries import MirrorEntry, from_line
 from drtool.mirror.keys import OWN, escape, unescape
+from drtool.mirror.pages import pages
 from drtool.stores.bucket import SINGLE_PUT_BYTES, Bucket
 
 FORMAT = 1
@@ -122,9 +123,10 @@ def _write(file: IO[bytes], run: Run, lines: Iterable[str], *, gone: Iterable[by
         for path in gone:
             packed.write(json.dumps({"gone": escape(path)}, ensure_ascii=False).encode() + b"\n")
             deleted += 1
-        for line in lines:
-            packed.write(line.encode() + b"\n")
-            entries += 1
+        for page in pages(lines):
+            # At once: a call of the compressor for each line costs more than compressing it.
+            packed.write("".join(f"{line}\n" for line in page).encode())
+            entries += len(page)
         packed.write(
             json.dumps({"end": True, "entries": entries, "gone": deleted}).encode() + b"\n"
         )

@@ -6,14 +6,13 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from enum import StrEnum
 from itertools import islice
 from pathlib import Path
 
 from drtool.errors import ObjectMissing
-from drtool.mirror.catalogue import Catalogue, Job, Known
+from drtool.mirror.catalogue import Catalogue, Job
 from drtool.mirror.entries import MirrorEntry, to_line
-from drtool.mirror.keys import is_too_long, key_of
+from drtool.mirror.keys import MOST_KEY_BYTES, is_too_long, key_of
 from drtool.model.finding import Finding, Severity
 from drtool.sources.files.beneath import Beneath, open_root
 from drtool.sources.files.entries import Omission, Omitted, TreeEntry, TreeKind, shown
@@ -32,8 +31,7 @@ from drtool.sources.files.guard import (
     look_at_place,
     looks_random,
 )
-from drtool.sources.files.unchanged import is_unchanged
-from drtool.sources.files.walk import WalkEnded, walk_tree
+from drtool.sources.files.walk import ALL_BUT_FILES, WalkEnded, walk_tree
 from drtool.stores.bucket import Bucket
 
 MAX_DELETE_PERCENT = 25.0
@@ -64,14 +62,6 @@ class TreeSettings:
     is_rehash: bool = False
 
 
-class Change(StrEnum):
-    """What is to be done with an entry."""
-
-    NONE = "none"
-    READ = "read"
-    NOTE = "note"
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Survey:
     """A walk of the whole tree, counted. The work itself is in the catalogue (`jobs`, `unseen`)."""
@@ -99,18 +89,6 @@ class Survey:
         return not (self.touched or self.noted or self.deleted_entries)
 
 
-def compare(entry: TreeEntry, known: Known | None, *, is_rehash: bool) -> Change:
-    """Whether an entry has to be read, has other attributes than are known, or is as it was."""
-    if entry.kind is not TreeKind.FILE:
-        line = to_line(MirrorEntry(tree=entry))
-        return Change.NONE if known is not None and known.line == line else Change.NOTE
-    if known is None or not known.is_file or is_rehash:
-        return Change.READ
-    return (
-        Change.NONE if is_unchanged(entry, known.signs, horizon_ns=known.read_ns) else Change.READ
-    )
-
-
 def survey(tree: TreeSettings, catalogue: Catalogue, *, prefix: str) -> Survey:
     """Walk the tree and leave the work in the catalogue. Nothing is read of the files, nothing put.
 
@@ -124,14 +102,16 @@ def survey(tree: TreeSettings, catalogue: Catalogue, *, prefix: str) -> Survey:
     told = Told()
     counts: Counter[str] = Counter()
     known_files = catalogue.count()
-    for items in _batches(walk_tree(tree.root, exclude=tree.exclude), _BATCH):
+    walk = walk_tree(tree.root, exclude=tree.exclude, xattrs_of=ALL_BUT_FILES)
+    for items in _batches(walk, _BATCH):
         entries = [item for item in items if isinstance(item, TreeEntry)]
         for item in items:
             if isinstance(item, Omitted):
                 told.add(item.finding)
                 if item.why in _SHIELDING:
                     catalogue.shield(item.path)
-        _take(entries, tree, catalogue, counts=counts, told=told, prefix=prefix)
+        _take(entries, catalogue, counts=counts, told=told, prefix=prefix)
+    planned = catalogue.plan_files(trusts_signs=not tree.is_rehash)
     for _path, is_file in catalogue.unseen():
         counts["deleted_entries"] += 1
         counts["deleted"] += is_file
@@ -140,9 +120,9 @@ def survey(tree: TreeSettings, catalogue: Catalogue, *, prefix: str) -> Survey:
         known=known_files,
         files=counts["files"],
         size_bytes=counts["size_bytes"],
-        new=counts["new"],
-        changed=counts["changed"],
-        touched_bytes=counts["touched_bytes"],
+        new=planned.new,
+        changed=planned.changed,
+        touched_bytes=planned.size_bytes,
         noted=counts["noted"],
         deleted=counts["deleted"],
         deleted_entries=counts["deleted_entries"],
@@ -152,33 +132,35 @@ def survey(tree: TreeSettings, catalogue: Catalogue, *, prefix: str) -> Survey:
 
 def _take(
     entries: list[TreeEntry],
-    tree: TreeSettings,
     catalogue: Catalogue,
     *,
     counts: Counter[str],
     told: Told,
     prefix: str,
 ) -> None:
-    """Compare some entries with what is known, and plan their work."""
-    known = catalogue.find([entry.path for entry in entries])
-    jobs = []
+    """Count some entries, and plan to note directories and links that are not what is known of them."""
+    seen = []
+    others = []
+    # A byte takes three letters at most.
+    most = (MOST_KEY_BYTES - len(prefix.encode()) - 1) // 3
     for entry in entries:
-        if entry.kind is TreeKind.FILE:
-            if is_too_long(key_of(entry.path), prefix=prefix):
-                told.add(_too_long(entry.path))
-                continue
+        if entry.kind is not TreeKind.FILE:
+            others.append(entry)
+        elif len(entry.path) > most and is_too_long(key_of(entry.path), prefix=prefix):
+            told.add(_too_long(entry.path))
+            continue
+        else:
             counts["files"] += 1
             counts["size_bytes"] += entry.size_bytes
-        change = compare(entry, known.get(entry.path), is_rehash=tree.is_rehash)
-        if change is Change.READ:
-            is_new = entry.path not in known or not known[entry.path].is_file
-            counts["new" if is_new else "changed"] += 1
-            counts["touched_bytes"] += entry.size_bytes
-            jobs.append(Job(entry.path, entry.size_bytes))
-        elif change is Change.NOTE:
-            counts["noted"] += 1
-            jobs.append(Job(entry.path, 0, to_line(MirrorEntry(tree=entry))))
-    catalogue.saw((entry.path, entry.kind is TreeKind.DIRECTORY) for entry in entries)
+        seen.append(entry)
+    catalogue.saw(seen)
+    known = catalogue.find([entry.path for entry in others])
+    jobs = []
+    for entry in others:
+        line = to_line(MirrorEntry(tree=entry))
+        if entry.path not in known or known[entry.path].line != line:
+            jobs.append(Job(entry.path, 0, line))
+    counts["noted"] += len(jobs)
     if jobs:
         catalogue.plan(jobs)
 

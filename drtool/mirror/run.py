@@ -86,9 +86,10 @@ def sync_tree(tree: TreeSettings, run: MirrorRun) -> SyncOutcome:
     work = _Work(tree, run, told, read_ns=read_ns)
     work.put_all(found)
     work.read_back()
-    # Where the bucket is not known to keep versions, deleting would be for good.
-    gone = run.catalogue.unseen()
-    deleted += let_go(run.catalogue, gone, check=run.check, delete=delete if keeps else None)
+    if found.deleted_entries:
+        # Where the bucket is not known to keep versions, deleting would be for good.
+        gone = run.catalogue.unseen()
+        deleted += let_go(run.catalogue, gone, check=run.check, delete=delete if keeps else None)
     run.check()
     publisher = Publisher(run.bucket, run.catalogue, run.clock)
     run_id = publisher.publish(tree.source, began=began, is_whole=tree.is_rehash)
@@ -181,7 +182,9 @@ class _Work:
         run, watch = self._run, Stopwatch(self._run.clock)
         run.emit(PhaseBegan(phase="put", title="putting files", total=found.touched_bytes))
         root = open_root(self._tree.root)
-        uploader = Uploader(run.bucket, root, clock=run.clock, stop=run.stop)
+        uploader = Uploader(
+            run.bucket, root, clock=run.clock, stop=run.stop, has_looked=self._tree.is_rehash
+        )
         executor = ThreadPoolExecutor(THREADS, thread_name_prefix="mirror")
         try:
             for results in in_window(executor, uploader.store, self._batches()):

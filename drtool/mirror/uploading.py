@@ -73,8 +73,20 @@ class Uploader:
     Memory: 8 MiB a thread, and 40 MiB for each of two large files.
     """
 
-    def __init__(self, bucket: Bucket, root: int, *, clock: Clock, stop: threading.Event) -> None:
-        """`root` is an open directory and stays the caller's to close."""
+    def __init__(
+        self,
+        bucket: Bucket,
+        root: int,
+        *,
+        clock: Clock,
+        stop: threading.Event,
+        has_looked: bool = False,
+    ) -> None:
+        """`root` is an open directory and stays the caller's to close.
+
+        `has_looked` says that each `known` object was just seen in a listing, as it was put.
+        """
+        self._has_looked = has_looked
         self._bucket = bucket
         self._root = root
         self._clock = clock
@@ -149,7 +161,7 @@ class Uploader:
             raise AssertionError("a file was read without an end")
         data = parts[0] if len(parts) == 1 else b"".join(parts)
         content = hashlib.sha256(data).hexdigest()
-        if _is_there(item.known, content, len(data)):
+        if self._is_there(item.known, content, len(data)):
             return _Read(piece.entry, content, None, piece.torn)
         attributes = attributes_of(piece.entry, content)
         placed = self._bucket.put(key_of(item.path), data, attributes)
@@ -161,7 +173,7 @@ class Uploader:
             if known is not None and known.content is not None:
                 # Reading twice is cheaper than sending what is there already.
                 read = self._hash(item.path)
-                if isinstance(read, Omitted) or _is_there(
+                if isinstance(read, Omitted) or self._is_there(
                     known, read.content, read.tree.size_bytes
                 ):
                     return read
@@ -202,6 +214,22 @@ class Uploader:
             return _Read(stream.ended.entry, stream.content, placed, stream.ended.torn)
         assert isinstance(began, Omitted)
         return began
+
+    def _is_there(self, known: MirrorEntry | None, content: str, size_bytes: int) -> bool:
+        """Whether the mirror's object holds this content, asked of the bucket itself.
+
+        The catalogue alone does not know: a run that was killed, or another client, may have put
+        something else there, and the file may since have been turned back to what it was.
+        """
+        if known is None or (known.content, known.tree.size_bytes) != (content, size_bytes):
+            return False
+        if self._has_looked:
+            return True
+        met = self._bucket.look(known.key)
+        if met is None or met.size_bytes != size_bytes:
+            return False
+        # A server that answers another form of etag than it did to the put costs a put, no harm.
+        return met.etag == known.etag or None in (met.etag, known.etag)
 
     def _check_size(self, key: str, size_bytes: int, placed: Placed) -> None:
         met = self._bucket.look(key)
@@ -300,7 +328,3 @@ def _content_type(extension: bytes) -> str:
     if guessed is None or encoding is not None:
         return "application/octet-stream"
     return guessed
-
-
-def _is_there(known: MirrorEntry | None, content: str, size_bytes: int) -> bool:
-    return known is not None and known.content == content and known.tree.size_bytes == size_bytes

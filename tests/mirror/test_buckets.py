@@ -194,6 +194,16 @@ def test_metadata_goes_along(pair: Pair) -> None:
     assert (met["Metadata"].get("owner"), met["ContentType"]) == ("shop", "image/png")
 
 
+def test_the_encoding_of_an_object_goes_along(pair: Pair) -> None:
+    """Without it a browser would show the packed bytes."""
+    pair.put("a", b"packed", ContentEncoding="gzip", CacheControl="max-age=60")
+
+    pair.sync()
+
+    met = pair.mirror.client().head_object(Bucket=pair.mirror_bucket, Key=f"{pair.prefix}-dst/a")
+    assert (met["ContentEncoding"], met["CacheControl"]) == ("gzip", "max-age=60")
+
+
 def test_an_emptied_source_stops_the_run(pair: Pair) -> None:
     """PITFALLS 86."""
     for name in "abcd":
@@ -237,7 +247,7 @@ def test_an_object_that_vanished_since_the_listing_is_no_failure(pair: Pair) -> 
 
 def test_an_object_too_large_for_one_copy_is_copied_in_parts(same: Pair) -> None:
     content = bytes(range(256)) * (12 << 12)
-    same.put("big", content)
+    same.put("big", content, Metadata={"owner": "shop"}, ContentType="video/mp4")
     [listed] = _listed(same)
     copier = Copier(same.settings.bucket, same.target, whole_bytes=6 << 20, part_bytes=5 << 20)
 
@@ -245,6 +255,8 @@ def test_an_object_too_large_for_one_copy_is_copied_in_parts(same: Pair) -> None
 
     assert isinstance(done, Copied)
     assert same.objects() == {"big": content}
+    met = same.mirror.client().head_object(Bucket=same.mirror_bucket, Key=f"{same.prefix}-dst/big")
+    assert (met["Metadata"].get("owner"), met["ContentType"]) == ("shop", "video/mp4")
 
 
 def _listed(pair: Pair) -> list[MirrorEntry]:

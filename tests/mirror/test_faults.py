@@ -18,6 +18,8 @@ from drtool.errors import (
 )
 from drtool.mirror.manifests import list_runs, run_key
 from drtool.model.finding import Severity
+from drtool.sources.files.entries import TreeEntry
+from drtool.sources.files.walk import walk_tree
 from tests.mirror.rig import Rig, contents, settle
 from tests.servers.proxy import Answer, CutRequest, Reset, always, every_other, first, proxied
 
@@ -40,6 +42,22 @@ def test_a_killed_run_is_gone_on_with_where_it_was(plain: Rig) -> None:
     # 1,200 were put; what is remembered lags behind by 500 and what was on its way.
     assert outcome.put_files <= 900
     assert contents(plain.restore("out")) == contents(plain.tree)
+
+
+def test_a_file_turned_back_after_a_run_that_was_killed_is_put_again(rig: Rig) -> None:
+    """The killed run had put the other content, and neither catalogue nor manifest tells of it."""
+    client, name = rig.server.client(), rig.bucket_name
+    rig.write("small", b"as it was")
+    rig.write("large", b"0" * (9 << 20))
+    rig.sync()
+    for key, content in (("small", b"encrypted"), ("large", b"1" * (9 << 20))):
+        client.put_object(Bucket=name, Key=f"{rig.prefix}/{key}", Body=content)
+    rig.write("small", b"as it was")
+    rig.write("large", b"0" * (9 << 20))
+
+    rig.sync()
+
+    assert rig.objects() == {"small": b"as it was", "large": b"0" * (9 << 20)}
 
 
 def test_every_second_request_fails_and_the_mirror_is_whole(versioned: Rig) -> None:
@@ -153,7 +171,11 @@ def test_an_unreadable_directory_is_told_and_nothing_below_it_is_taken_for_delet
     plain.sync()
     catalogue = open_catalogue(plain.directory / "cache" / "c.sqlite", identity="uploads")
     try:
-        catalogue.saw([(b"a", False)])
+        catalogue.saw(
+            item
+            for item in walk_tree(plain.tree)
+            if isinstance(item, TreeEntry) and item.path in (b"", b"a")
+        )
         catalogue.shield(b"d")
 
         unseen = [path for path, is_file in catalogue.unseen() if is_file]

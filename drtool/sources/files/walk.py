@@ -37,6 +37,9 @@ _BATCH = 256
 _BATCHES_WAITING = 32
 _LOOK_AGAIN_SECONDS = 0.5
 EVERY_KIND = frozenset(TreeKind)
+# A file whose ctime has not changed has the extended attributes that it had; one that is read is asked
+# for them then.
+ALL_BUT_FILES = EVERY_KIND - {TreeKind.FILE}
 
 Batch = list[TreeEntry | Omitted]
 

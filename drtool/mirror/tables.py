@@ -1,0 +1,58 @@
+"""The tables of the catalogue, and the statements on them that are a rule of their own."""
+
+from __future__ import annotations
+
+from drtool.sources.files.entries import TreeKind
+
+SCHEMA_VERSION = 1
+
+# `pending`: not in any manifest yet. `gone` are deletions that no manifest tells of yet.
+SCHEMA = f"""
+BEGIN;
+CREATE TABLE about (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE entries (
+    path BLOB PRIMARY KEY, is_file INTEGER NOT NULL, size_bytes INTEGER NOT NULL,
+    modified_ns INTEGER NOT NULL, changed_ns INTEGER NOT NULL, inode INTEGER NOT NULL,
+    read_ns INTEGER NOT NULL, line TEXT NOT NULL, pending INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX unpublished ON entries (path) WHERE pending;
+CREATE TABLE gone (path BLOB PRIMARY KEY) WITHOUT ROWID;
+PRAGMA user_version = {SCHEMA_VERSION};
+COMMIT;
+"""
+# Of one run; in a file of its own that goes with the connection, so that it may be large.
+WORK = """
+PRAGMA temp_store = FILE;
+CREATE TEMP TABLE seen (
+    path BLOB PRIMARY KEY, kind INTEGER NOT NULL, size_bytes INTEGER, modified_ns INTEGER,
+    changed_ns INTEGER, inode INTEGER
+) WITHOUT ROWID;
+CREATE TEMP TABLE work (
+    number INTEGER PRIMARY KEY, path BLOB, size_bytes INTEGER, line TEXT, is_new INTEGER
+);
+CREATE TEMP TABLE shielded (path BLOB PRIMARY KEY) WITHOUT ROWID;
+CREATE TEMP TABLE met (path BLOB PRIMARY KEY) WITHOUT ROWID;
+"""
+
+MET = "SELECT path FROM met WHERE path = ?"
+KINDS = {TreeKind.FILE: 0, TreeKind.DIRECTORY: 1, TreeKind.SYMLINK: 2}
+# The rule of `is_unchanged`, in one pass over two sorted tables: a call a file took half of a run in
+# which nothing had changed. `?1` trusts no sign, `?2` is the margin of the horizon.
+PLAN_FILES = """
+INSERT INTO work (path, size_bytes, is_new)
+SELECT seen.path, seen.size_bytes, entries.path IS NULL
+FROM seen LEFT JOIN entries ON entries.path = seen.path AND entries.is_file
+WHERE seen.kind = 0 AND NOT coalesce(
+    NOT ?1
+    AND entries.size_bytes = seen.size_bytes AND entries.modified_ns = seen.modified_ns
+    AND entries.changed_ns = seen.changed_ns AND entries.inode = seen.inode
+    AND max(seen.modified_ns, seen.changed_ns) < entries.read_ns - ?2, FALSE)
+ORDER BY seen.path
+"""
+RECORD = """
+INSERT INTO entries VALUES (?,?,?,?,?,?,?,?,?) ON CONFLICT (path) DO UPDATE SET
+    is_file = excluded.is_file, size_bytes = excluded.size_bytes,
+    modified_ns = excluded.modified_ns, changed_ns = excluded.changed_ns, inode = excluded.inode,
+    read_ns = excluded.read_ns, line = excluded.line,
+    pending = excluded.pending AND (pending OR line <> excluded.line)
+"""
