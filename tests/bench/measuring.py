@@ -12,6 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+# As on a user's machine: where no byte code may be kept, all of drtool is compiled at each start.
+_ENVIRON = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
 DRTOOL = str(Path(sys.executable).with_name("drtool"))
 
 
@@ -39,7 +41,7 @@ def run(
             stdin=subprocess.DEVNULL,
             stdout=printed,
             stderr=said,
-            env={**os.environ, **(environment or {})},
+            env={**_ENVIRON, **(environment or {})},
         )
         _, status, used = os.wait4(process.pid, 0)
         seconds = time.perf_counter() - began

@@ -51,6 +51,7 @@ def bench_trees(*, files: int, large: int, rounds: int) -> None:
         for name, small, big in (
             (f"{files:,} small files", files, 0),
             (f"{large} large", 0, large),
+            (f"{files:,} small files and {large} large", files, large),
         ):
             tree = root / "tree"
             tree.mkdir()
@@ -86,12 +87,13 @@ def bench_trees(*, files: int, large: int, rounds: int) -> None:
 def _round(
     root: Path, ours: tuple[list[Cost], list[Cost]], theirs: tuple[list[Cost], list[Cost]]
 ) -> None:
-    for place in ("repository", "restic"):
+    for place in ("repository", "restic", "cache"):
         shutil.rmtree(root / place, ignore_errors=True)
     (root / "repository").mkdir()
     environment = {**_SECRETS, "DRTOOL_POLICY": str(root / "policy.yaml")}
     run([DRTOOL, "repository", "init"], environment)
-    restic = ["restic", "-q", "--no-cache", "-r", str(root / "restic")]
+    # With its cache, as it comes: without one it reads its indexes from the repository each time.
+    restic = ["restic", "-q", "--cache-dir", str(root / "cache"), "-r", str(root / "restic")]
     run([*restic, "init"], environment)
     for mine, peer in zip(ours, theirs, strict=True):
         settle()
