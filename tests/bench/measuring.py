@@ -12,8 +12,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-# As on a user's machine: where no byte code may be kept, all of drtool is compiled at each start.
-_ENVIRON = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
 DRTOOL = str(Path(sys.executable).with_name("drtool"))
 
 
@@ -41,7 +39,7 @@ def run(
             stdin=subprocess.DEVNULL,
             stdout=printed,
             stderr=said,
-            env={**_ENVIRON, **(environment or {})},
+            env={**_environ(), **(environment or {})},
         )
         _, status, used = os.wait4(process.pid, 0)
         seconds = time.perf_counter() - began
@@ -53,6 +51,11 @@ def run(
         output = printed.read().decode()
     cpu = used.ru_utime + used.ru_stime
     return Cost(seconds, cpu, used.ru_maxrss * 1024, output)
+
+
+def _environ() -> dict[str, str]:
+    """As on a user's machine: where no byte code may be kept, all of drtool is compiled at each start."""
+    return {name: at for name, at in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
 
 
 def cpu_seconds_of(pid: int) -> float:
