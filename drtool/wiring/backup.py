@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol
 
-from drtool.errors import DrtoolError
 from drtool.model.outcome import BackupOutcome, FactSheet, Failure
 from drtool.model.progress import Emit
 from drtool.model.request import BackupRequest
@@ -15,7 +14,7 @@ from drtool.policy.policy import Policy, unsupported
 from drtool.policy.sources import FilesSource, PostgresSource, RedisSource, SourcePolicy
 from drtool.repository.repository import Repository
 from drtool.wiring.parts import opened_repository, restorable_sources
-from drtool.wiring.side_by_side import side_by_side
+from drtool.wiring.side_by_side import side_by_side, with_failures
 from drtool.wiring.surroundings import Surroundings
 
 
@@ -43,9 +42,7 @@ def backup(
         parts = _Parts(request, policy, repository, around)
         jobs = {name: partial(parts.back_up, name, source) for name, source in sources.items()}
         ended = side_by_side(jobs, around.emit, at_once=request.at_once)
-    return tuple(
-        _failure(name, one) if isinstance(one, DrtoolError) else one for name, one in ended.items()
-    )
+    return with_failures(ended)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,16 +85,6 @@ class _Parts:
                 )
             case _:
                 raise unsupported(name, source)
-
-
-def _failure(name: str, error: DrtoolError) -> Failure:
-    return Failure(
-        error=type(error).__name__,
-        message=f"source {name}: {error.message}",
-        hint=error.hint,
-        exit_code=int(error.exit_code),
-        retryable=error.retryable,
-    )
 
 
 def _load(sources: Iterable[SourcePolicy]) -> None:

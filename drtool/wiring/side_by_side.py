@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import TypeVar
 
 from drtool.errors import DrtoolError, Interrupted
+from drtool.model.outcome import Failure
 from drtool.model.progress import Emit, Event, Noted, PhaseAdvanced, PhaseBegan, PhaseEnded
 
 T = TypeVar("T")
@@ -45,6 +46,23 @@ def side_by_side(
         if bug is not None:
             raise bug
     return {name: future.result() for name, future in futures.items()}
+
+
+def with_failures(ended: Mapping[str, T | DrtoolError]) -> tuple[T | Failure, ...]:
+    """The answers of a command: of each source what its job gave, or its failure in words."""
+    return tuple(
+        _failure(name, one) if isinstance(one, DrtoolError) else one for name, one in ended.items()
+    )
+
+
+def _failure(name: str, error: DrtoolError) -> Failure:
+    return Failure(
+        error=type(error).__name__,
+        message=f"source {name}: {error.message}",
+        hint=error.hint,
+        exit_code=int(error.exit_code),
+        retryable=error.retryable,
+    )
 
 
 def _with_failure(name: str, job: Job[T], emit: Emit, *, until: threading.Event) -> T | DrtoolError:

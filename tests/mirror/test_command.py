@@ -103,6 +103,18 @@ def test_all_sources_with_a_mirror_are_meant_where_none_is_named(site: Site) -> 
     assert [item["put_files"] for item in done["items"]] == [2, 2]
 
 
+def test_a_source_that_fails_keeps_no_other_from_its_mirror(site: Site) -> None:
+    site.run("sync")
+    for path in site.tree.iterdir():
+        path.unlink()
+
+    ended = site.run("sync", code=ExitCode.SOURCE_UNAVAILABLE)
+
+    failed, done = ended["items"]
+    assert "uploads" in failed["message"]
+    assert (done["source"], done["kind"]) == ("copies", "sync")
+
+
 def test_an_emptied_source_is_unavailable_and_says_what_to_do(site: Site) -> None:
     """PITFALLS 86."""
     site.run("sync", "uploads")
