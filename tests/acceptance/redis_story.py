@@ -289,7 +289,7 @@ def recorded_holes(repository: Path) -> int:
 def stream_bytes(repository: Path) -> int:
     """How many bytes of stream are archived, overlaps counted once a segment."""
     total = 0
-    for path in repository.glob("log/cache/*/*-*"):
+    for path in repository.glob("log/cache/*/[0-9A-F]*-*"):
         begin, _, end = path.name.partition("-")
         total += int(end, 16) - int(begin, 16)
     return total
