@@ -32,7 +32,6 @@ from drtool.restore.redis_places import (
     LOADING,
     RedisSite,
     ServerPlace,
-    is_dealt_anew,
     is_written_anew,
     loading_places,
     replica_places,
@@ -49,6 +48,7 @@ from drtool.restore.redis_settle import (
 from drtool.sources.redis.aof import MANIFEST, NAME, AofFiles, AofLayout
 from drtool.sources.redis.binaries import check_aof, check_rdb
 from drtool.sources.redis.capture import CapturedServer
+from drtool.sources.redis.keyslot import SlotRange
 from drtool.sources.redis.server import ScratchServer
 from drtool.system.durable import set_aside
 from drtool.system.users import give
@@ -112,7 +112,7 @@ def run_redis_restore(
         began=phases.began,
         phases=phases.done(),
         total_seconds=phases.seconds(),
-        reached=Reached(commit_time=min(copy.marks, default=None), lsn=None, timeline=None),
+        reached=Reached(commit_time=_proven(plan, copy), lsn=None, timeline=None),
         bytes_restored=copy.restored_bytes,
         wal_bytes=copy.stream_bytes,
         server_version=site.binaries.version_text,
@@ -171,9 +171,9 @@ def _recover(
         servers = running.__enter__()
     try:
         with phases.phase("answer", "first write and counts"):
-            is_same = not is_dealt_anew(plan, site.masters)
-            key = site.heartbeat_key if is_same else None
-            _ask(plan, servers, places, copy=copy, key=key)
+            _ask(servers, places, copy)
+            if site.heartbeat_key is not None:
+                _ask_for_marks(plan, servers, site.heartbeat_key, copy=copy)
             if site.ttl is TtlMode.ABSOLUTE:
                 copy.found += _about_expiry(expiring_keys(servers))
     finally:
@@ -192,27 +192,35 @@ def _adopt(dealt: DealtAnew, copy: _Copy, site: RedisSite) -> None:
     shutil.rmtree(site.destination.data / LOADING)
 
 
-def _ask(
-    plan: RedisPlan,
-    servers: Sequence[ScratchServer],
-    places: Sequence[ServerPlace],
-    *,
-    copy: _Copy,
-    key: str | None,
-) -> None:
+def _ask(servers: Sequence[ScratchServer], places: Sequence[ServerPlace], copy: _Copy) -> None:
     for server, place, expected in zip(servers, places, copy.expected, strict=True):
         copy.questions += _counted(place.name, expected, server.database_sizes())
-        mark = heartbeat_in(server, key, place.slots) if key else None
-        if mark is not None:
-            copy.marks.append(mark)
-            copy.questions.append(
-                Question(
-                    f"newest mark of {place.name} is not after the moment asked for",
-                    mark.isoformat(),
-                    mark <= plan.moment + _TOLERATED_SKEW,
-                )
-            )
         copy.is_writable = take_a_write(server) and copy.is_writable
+
+
+def _ask_for_marks(
+    plan: RedisPlan, servers: Sequence[ScratchServer], key: str, *, copy: _Copy
+) -> None:
+    """The newest mark of each shard of the source, on whichever server of the copy it came to lie."""
+    for one in plan.shards:
+        slots = tuple(SlotRange(first, last) for first, last in one.shard.slots)
+        found = [heartbeat_in(server, key, slots) for server in servers]
+        marks = [mark for mark in found if mark is not None]
+        if not marks:
+            continue
+        copy.marks.append(max(marks))
+        copy.questions.append(
+            Question(
+                f"newest mark of {one.shard.name} is not after the moment asked for",
+                max(marks).isoformat(),
+                max(marks) <= plan.moment + _TOLERATED_SKEW,
+            )
+        )
+
+
+def _proven(plan: RedisPlan, copy: _Copy) -> datetime | None:
+    """Up to when everything is there: of all shards, so None while one of them has no mark."""
+    return min(copy.marks) if len(copy.marks) == len(plan.shards) else None
 
 
 def _counted(name: str, expected: dict[int, int] | None, found: dict[int, int]) -> list[Question]:
