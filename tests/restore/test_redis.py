@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import random
-import shutil
 import threading
 import time
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -22,7 +20,6 @@ from drtool.repository.backups import read_manifest
 from drtool.repository.repository import Repository
 from drtool.system.clock import SystemClock
 from tests.archiving.redis_rig import wait_for_more, wait_held
-from tests.backup.taking import new_repository
 from tests.redis.filling import fill, fill_databases
 from tests.restore.redis_rig import (
     SOURCE,
@@ -33,7 +30,6 @@ from tests.restore.redis_rig import (
     streamed,
     take_snapshot,
 )
-from tests.servers.postgres import server_directory
 from tests.servers.redis import (
     ClusterGroup,
     MakeRedis,
@@ -43,19 +39,6 @@ from tests.servers.redis import (
 )
 
 pytestmark = pytest.mark.redis
-
-
-@pytest.fixture
-def repository() -> Repository:
-    return new_repository()
-
-
-@pytest.fixture
-def root() -> Iterator[Path]:
-    """A directory that the servers' user owns."""
-    directory = server_directory("drtool-restore-")
-    yield directory
-    shutil.rmtree(directory, ignore_errors=True)
 
 
 def now() -> datetime:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -12,25 +10,11 @@ import pytest
 from drtool.policy.sources import RedisTopology
 from drtool.repository.repository import Repository
 from drtool.sources.redis.keyslot import even_slots, key_for_slots
-from tests.backup.taking import new_repository
 from tests.restore.redis_rig import restore, servers_of, take_snapshot
-from tests.servers.postgres import server_directory
 from tests.servers.redis import ClusterGroup, MakeRedis
 
 pytest_plugins = ["tests.servers.redis"]
 pytestmark = pytest.mark.redis
-
-
-@pytest.fixture
-def repository() -> Repository:
-    return new_repository()
-
-
-@pytest.fixture
-def root() -> Iterator[Path]:
-    directory = server_directory("drtool-restore-")
-    yield directory
-    shutil.rmtree(directory, ignore_errors=True)
 
 
 def test_marks_are_found_though_the_keys_were_dealt_to_other_masters(

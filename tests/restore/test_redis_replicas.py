@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -19,7 +17,6 @@ from drtool.repository.extents import RedisShard
 from drtool.repository.repository import Repository
 from drtool.sources.redis.address import Login
 from tests.archiving.redis_rig import wait_for_more, wait_held
-from tests.backup.taking import new_repository
 from tests.restore.redis_rig import (
     digest_of,
     restore,
@@ -28,23 +25,10 @@ from tests.restore.redis_rig import (
     streamed,
     take_snapshot,
 )
-from tests.servers.postgres import server_directory
 from tests.servers.redis import ClusterGroup, MakeRedis, RedisServer, make_replica, wait_for
 
 pytest_plugins = ["tests.servers.redis"]
 pytestmark = pytest.mark.redis
-
-
-@pytest.fixture
-def repository() -> Repository:
-    return new_repository()
-
-
-@pytest.fixture
-def root() -> Iterator[Path]:
-    directory = server_directory("drtool-restore-")
-    yield directory
-    shutil.rmtree(directory, ignore_errors=True)
 
 
 def is_linked(client: redis.Redis) -> bool:
