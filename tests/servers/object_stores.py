@@ -183,7 +183,7 @@ def _seaweedfs_command(directory: Path) -> tuple[list[str], int]:
 
 def _moto_command(_directory: Path) -> tuple[list[str], int]:
     [port] = free_ports(1)
-    return [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)], port
+    return [sys.executable, str(Path(__file__).with_name("moto_in_turn.py")), str(port)], port
 
 
 def _rclone_command(directory: Path) -> tuple[list[str], int]:
