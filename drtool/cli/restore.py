@@ -83,7 +83,8 @@ if TYPE_CHECKING:
     "--masters",
     type=click.IntRange(min=1, max=1000),
     metavar="N",
-    help="Deal the keys of a Redis out to this many masters, without replicas; 1 is no cluster.",
+    help="Deal the keys of a Redis out to this many masters; 1 is no cluster. Replicas come back only"
+    " where it is as many masters as there were.",
 )
 @click.option(
     "--report",

@@ -29,6 +29,7 @@ from drtool.restore.redis_loading import (
     take_a_write,
 )
 from drtool.restore.redis_places import (
+    CONFIGURATION,
     LOADING,
     RedisSite,
     ServerPlace,
@@ -303,6 +304,9 @@ def _refusing(place: Path) -> Iterator[None]:
 
 
 def _refuse(place: Path) -> None:
-    """Give another name to what a server would load."""
-    for path in [*place.rglob(MANIFEST), *place.rglob(NAME)]:
+    """Give another name to what a server would load, and to what it would be started with.
+
+    A configuration whose data has another name would start an empty server that takes writes.
+    """
+    for path in [*place.rglob(CONFIGURATION), *place.rglob(MANIFEST), *place.rglob(NAME)]:
         set_aside(path, _UNFINISHED)

@@ -16,6 +16,7 @@ from drtool.sources.redis.shape import shard_name
 
 # What servers are first loaded from when they are written anew afterwards; removed at the end.
 LOADING = ".loading"
+CONFIGURATION = "redis.conf"
 _STANDALONE_PORT = 6379
 _CLUSTER_PORT = 7001
 
@@ -54,7 +55,7 @@ class ServerPlace:
 
     @property
     def configuration(self) -> Path:
-        return self.directory / "redis.conf"
+        return self.directory / CONFIGURATION
 
 
 def master_count(plan: RedisPlan, masters: int | None) -> int:

@@ -10,7 +10,7 @@ from drtool.model.finding import Finding, Severity
 from drtool.model.outcome import ChangedSetting
 from drtool.policy.sources import RedisTopology
 from drtool.repository.extents import RedisShard
-from drtool.restore.redis_places import RedisSite, ServerPlace
+from drtool.restore.redis_places import RedisSite, ServerPlace, is_dealt_anew
 from drtool.restore.redis_plan import RedisPlan
 from drtool.sources.redis.address import is_listening
 from drtool.sources.redis.aof import NAME
@@ -20,8 +20,8 @@ from drtool.system.durable import replace_durably
 
 _USERS = "users.acl"
 _NODES = "nodes.conf"
+_NODES_UNUSED = "nodes.conf.port-in-use"
 _GROUPED = {"save": 2, "client-output-buffer-limit": 4}
-_CARRIED_SECRETS = ("masterauth",)
 
 
 def config_path(shard: RedisShard) -> str:
@@ -52,9 +52,18 @@ def write_configuration(
             replace_durably(place.directory / _USERS, rules.encode(), owner=owner)
         if place.slots:
             content = nodes_conf(nodes, myself=number).encode()
-            replace_durably(place.directory / _NODES, content, owner=owner)
+            replace_durably(place.directory / _nodes_name(place), content, owner=owner)
         text = "".join(f"{line}\n" for line in _lines(place, server, databases=databases))
         replace_durably(place.configuration, text.encode(), owner=owner)
+
+
+def _nodes_name(place: ServerPlace) -> str:
+    """A replica follows whoever listens at its master's address, and asks for no node id first.
+
+    Without the file it starts as an empty node that knows nobody.
+    """
+    is_taken = place.follows is not None and is_listening(place.follows)
+    return _NODES_UNUSED if is_taken else _NODES
 
 
 def _node(place: ServerPlace, number: int, masters: Sequence[ServerPlace]) -> RestoredNode:
@@ -132,13 +141,15 @@ def findings(
     yield from _about_shape(plan, places)
     taken = [str(place.address.port) for place in places if is_listening(place.address)]
     if taken:
+        is_cluster = any(place.slots for place in places)
         yield Finding(
             severity=Severity.WARNING,
             subject="ports",
             fact=f"something else listens on {', '.join(taken)} of this machine, so the copy cannot be"
             " started as it is, and no replica of it was told to follow that",
             fix="Set another `restore: {port: N}` in the policy and restore again, or change the ports in"
-            " each redis.conf, nodes.conf and replicaof.",
+            " each redis.conf, nodes.conf and replicaof; a replica's is"
+            f" {_NODES_UNUSED if is_cluster else 'commented out'} where its master's port was in use.",
         )
 
 
@@ -160,9 +171,18 @@ def _about_shape(plan: RedisPlan, places: Sequence[ServerPlace]) -> Iterator[Fin
         yield Finding(
             severity=Severity.NOTE,
             subject=shape,
-            fact=f"{len(masters)} masters were restored, at 127.0.0.1, without replicas",
+            fact=f"{len(masters)} masters were restored, at 127.0.0.1, without replicas"
+            f"{_why_none(plan, masters)}",
             fix="To run them elsewhere change the addresses in every nodes.conf and `bind` before the"
             " first start; then add replicas with redis-cli --cluster add-node ... --cluster-slave.",
+        )
+    elif any(one.shard.replicas is None for one in plan.shards):
+        yield Finding(
+            severity=Severity.NOTE,
+            subject=shape,
+            fact=f"one master was restored, without replicas{_why_none(plan, masters)}",
+            fix="If it had some, start each with `replicaof 127.0.0.1"
+            f" {masters[0].address.port}`. Backups from now on record how many there are.",
         )
     if plan.manifest.redis.topology == RedisTopology.SENTINEL:
         yield Finding(
@@ -172,6 +192,14 @@ def _about_shape(plan: RedisPlan, places: Sequence[ServerPlace]) -> Iterator[Fin
             fix=f"Add `sentinel monitor NAME 127.0.0.1 {masters[0].address.port} QUORUM` to the"
             " sentinels that are to watch it.",
         )
+
+
+def _why_none(plan: RedisPlan, masters: Sequence[ServerPlace]) -> str:
+    if is_dealt_anew(plan, len(masters)):
+        return ": another number of masters was asked for than the source had"
+    if any(one.shard.replicas is None for one in plan.shards):
+        return ": the snapshot is from before drtool recorded how many there were"
+    return ": the source had none"
 
 
 _WHERE = {"cluster": "in every nodes.conf", "replicas": "after replicaof"}
@@ -190,9 +218,10 @@ def _lines(place: ServerPlace, server: CapturedServer, *, databases: int) -> Ite
     yield "aof-load-truncated yes"
     if server.acl_rules:
         yield f"aclfile {_quoted(str(place.directory / _USERS))}"
-    for name in _CARRIED_SECRETS:
-        if name in server.secrets:
-            yield f"{name} {_quoted(server.secrets[name].reveal())}"
+    if "masterauth" in server.secrets:
+        yield f"masterauth {_quoted(server.secrets['masterauth'].reveal())}"
+        if server.settings.get("masteruser"):
+            yield f"masteruser {_quoted(server.settings['masteruser'])}"
     if place.follows is not None and not place.slots:
         line = f"replicaof {place.follows.host} {place.follows.port}"
         # Whoever listens there now is not the copy's master, which has not been started yet.

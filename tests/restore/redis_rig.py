@@ -125,6 +125,7 @@ def restore(
     accepts_gap: bool = False,
     key: str | None = None,
     first_port: int | None = None,
+    emit: Emit = silent,
 ) -> RestoreOutcome:
     """As the command does it, on ports that are free unless some are given."""
     target = target or ToLatest()
@@ -141,7 +142,7 @@ def restore(
         first_port=first_port or free_ports(masters or servers),
         heartbeat_key=key,
     )
-    return run_redis_restore(plan, site, repository=repository, phases=Phases(CLOCK, silent))
+    return run_redis_restore(plan, site, repository=repository, phases=Phases(CLOCK, emit))
 
 
 def free_ports(count: int) -> int:
