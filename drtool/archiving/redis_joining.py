@@ -103,6 +103,9 @@ def plan_start(
         wanted = Position(path.last_id or snapshot.replication_id, path.end)
         if path.last_id is not None and (backlog.grants(wanted) or backlog.is_behind(wanted)):
             return Start(position=wanted, is_new=False)
+        parted = parting(backlog, wanted)
+        if parted is not None and parted.offset >= snapshot.offset:
+            return Start(position=parted, is_new=False)
         before = [position for position in held if position.offset <= snapshot.offset]
         if before:
             return Start(position=before[-1], is_new=False)
@@ -125,7 +128,22 @@ def plan_again(backlog: Backlog, held: Position) -> Start:
     """Where a receiver goes on whose link broke at `held`. Pure."""
     if backlog.grants(held) or backlog.is_behind(held):
         return Start(position=held, is_new=False)
+    parted = parting(backlog, held)
+    if parted is not None:
+        return Start(position=parted, is_new=False)
     return after_loss(backlog, held)
+
+
+def parting(backlog: Backlog, held: Position) -> Position | None:
+    """Where a new master's history parted from `held`, whose end it never had; None if it did not.
+
+    A master may die before its replica has what was archived from it: Redis has lost that, and the log
+    goes on without a hole where both were the same. What came behind stays in the old history's log.
+    """
+    if held.replid != backlog.former_replid or held.offset < backlog.former_end:
+        return None
+    parted = Position(held.replid, backlog.former_end - 1)
+    return parted if backlog.grants(parted) else None
 
 
 def after_loss(backlog: Backlog, held: Position) -> Start:

@@ -246,6 +246,7 @@ class ShardReceiver:
         if start.is_new and asked is not None:
             self._record_begin(asked, start.reason, start.previous, is_loss=start.is_loss)
         if asked is not None and asked.replid != begun.replid:
+            self._tell_lost_by_redis(asked)
             word = StreamLink(
                 replication_id=begun.replid,
                 previous=asked.replid,
@@ -260,6 +261,15 @@ class ShardReceiver:
             self._emit(
                 Noted(f"{self._name} goes on as {begun.replid} from {asked.offset}: a failover")
             )
+
+    def _tell_lost_by_redis(self, asked: Position) -> None:
+        held = self._position
+        if held is not None and held.offset > asked.offset:
+            text = (
+                f"{self._name}: the new master never had the last {held.offset - asked.offset} bytes"
+                " that are archived of the old one: Redis has lost those writes"
+            )
+            self._emit(Noted(text, "warning"))
 
     def _record_begin(
         self, position: Position, reason: str, previous: Position | None, *, is_loss: bool

@@ -136,14 +136,17 @@ def test_a_receiver_begins_where_most_is_joined(
     assert (start.is_new, start.is_loss) == (is_new, is_loss)
 
 
-def test_what_a_new_master_never_had_is_a_hole_and_what_it_had_is_not() -> None:
+def test_what_a_new_master_never_had_is_left_where_the_histories_part() -> None:
+    """Redis has lost it; the log has no hole for that, unless the place itself is out of the backlog."""
     after = backlog(B, 100, 500, former=A, former_end=301)
 
     assert plan_again(after, Position(A, 300)).position == Position(A, 300)
-    ahead = plan_again(after, Position(A, 301))
-    assert ahead.is_loss
-    assert "had not received" in ahead.reason
-    assert ahead.position == Position(B, 500)
+    ahead = plan_again(after, Position(A, 350))
+    assert (ahead.position, ahead.is_new, ahead.is_loss) == (Position(A, 300), False, False)
+    overrun = plan_again(backlog(B, 400, 500, former=A, former_end=301), Position(A, 350))
+    assert overrun.is_loss
+    assert "had not received" in overrun.reason
+    assert overrun.position == Position(B, 500)
     assert "another history" in plan_again(after, Position(C, 300)).reason
 
 
