@@ -138,6 +138,14 @@ def acknowledged(server: PostgresServer) -> Lsn | None:
     return Lsn.parse(str(rows[0][0])) if rows and rows[0][0] else None
 
 
+def sent(server: PostgresServer) -> Lsn | None:
+    """How far the server has sent its WAL to the receiver."""
+    rows = server.query(
+        "SELECT sent_lsn FROM pg_stat_replication WHERE application_name = %s", f"drtool-{SOURCE}"
+    )
+    return Lsn.parse(str(rows[0][0])) if rows and rows[0][0] else None
+
+
 def is_streaming(server: PostgresServer) -> bool:
     return acknowledged(server) is not None
 
