@@ -20,6 +20,7 @@ from typing import Any
 import redis
 
 from drtool.errors import ExitCode
+from drtool.repository.backups import read_manifests
 from drtool.repository.keys import NO_SECRET
 from drtool.repository.repository import open_repository
 from drtool.repository.streamlog import take_stream_inventory
@@ -71,8 +72,8 @@ class Writer:
 
     def __init__(self, group: ClusterGroup, shard: int, *, rate: float) -> None:
         self.writes = Writes(tag=key_for_slots("t", even_slots(SHARDS)[shard]))
+        self.pause = self._usual = 1 / rate
         self._group = group
-        self._pause = 1 / rate
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"writer {shard}", daemon=True)
         self._thread.start()
@@ -81,6 +82,12 @@ class Writer:
         self._stop.set()
         self._thread.join(JOIN_SECONDS)
         assert not self._thread.is_alive()
+
+    def burst(self, seconds: float) -> None:
+        """Write as fast as it goes for a while."""
+        self.pause = 0.0
+        time.sleep(seconds)
+        self.pause = self._usual
 
     def _run(self) -> None:
         while not self._stop.is_set():
@@ -104,14 +111,11 @@ class Writer:
         """A new master may not have got the last writes: from now on they do not count."""
         last: Any = client.lindex(f"{self.writes.tag}:ledger", -1)
         reached = -1 if last is None else int(last)
-        for number in range(len(self.writes.begun) - 1, reached, -1):
-            if number in self.writes.lost:
-                break
-            self.writes.lost.add(number)
+        self.writes.lost.update(range(reached + 1, len(self.writes.begun)))
 
     def _write(self, client: redis.Redis) -> None:
         writes, tag = self.writes, self.writes.tag
-        while not self._stop.wait(self._pause):
+        while not self._stop.wait(self.pause):
             number = len(writes.begun)
             writes.begun.append(time.time())
             writes.acknowledged.append(0.0)
@@ -188,12 +192,14 @@ class Backups:
             if self._stop.wait(self._pause if process.returncode == ExitCode.DONE else 5.0):
                 return
 
-    def kill_next(self, chance: random.Random) -> None:
-        """Start one, and kill it while it runs."""
+    def kill_next(self, chance: random.Random) -> bool:
+        """Start one, and kill it while it runs; whether it still ran."""
         process = self._site.start("backup", "cache", "-q")
         time.sleep(chance.uniform(0.3, 1.5))
+        was_running = process.poll() is None
         process.kill()
         process.communicate()
+        return was_running
 
     def close(self) -> None:
         self._stop.set()
@@ -213,21 +219,29 @@ class Trouble:
     """One disturbance after the other, each when the group is whole again."""
 
     def __init__(
-        self, group: ClusterGroup, receiver: Supervisor, backups: Backups, chance: random.Random
+        self,
+        group: ClusterGroup,
+        *,
+        writers: Sequence[Writer],
+        receiver: Supervisor,
+        backups: Backups,
+        repository: Path,
+        chance: random.Random,
     ) -> None:
-        self._group, self._receiver, self._backups, self._chance = group, receiver, backups, chance
+        self._group, self._writers, self._chance = group, writers, chance
+        self._receiver, self._backups, self._repository = receiver, backups, repository
 
     def one(self) -> str:
         """Make one, wait until the group has got over it, and return its name."""
         kinds = [
             self._lose_master, self._lose_master, self._lose_replica, self._stop_for_a_while,
-            self._kill_receiver, self._kill_backup,
+            self._kill_receiver, self._kill_backup, self._burst, self._take_repository_away,
         ]  # fmt: skip
         chosen = self._chance.choice(kinds)
         self._wait_whole()
-        chosen()
+        name = chosen() or chosen.__name__.removeprefix("_")
         self._wait_whole()
-        return chosen.__name__.removeprefix("_")
+        return name
 
     def _wait_whole(self) -> None:
         wait_for(self._is_whole, what="the cluster", seconds=WHOLE_SECONDS)
@@ -271,19 +285,38 @@ class Trouble:
     def _kill_receiver(self) -> None:
         self._receiver.kill()
 
-    def _kill_backup(self) -> None:
-        self._backups.kill_next(self._chance)
+    def _kill_backup(self) -> str | None:
+        return None if self._backups.kill_next(self._chance) else "kill_backup too late"
+
+    def _burst(self) -> None:
+        self._chance.choice(self._writers).burst(self._chance.uniform(2, 10))
+
+    def _take_repository_away(self) -> None:
+        """As if its file system were not mounted for a while; nobody makes it anew meanwhile."""
+        away = self._repository.with_name("away")
+        self._repository.rename(away)
+        time.sleep(self._chance.uniform(1, 20))
+        assert not self._repository.exists(), "somebody made a repository where none was"
+        away.rename(self._repository)
 
 
 def moment_of(stamp: float) -> datetime:
     return datetime.fromtimestamp(stamp, UTC)
 
 
-def recorded_holes(repository: Path) -> int:
-    """Beginnings of the log that are joined to nothing before."""
+def recorded_holes(repository: Path) -> list[datetime]:
+    """When the log of a shard began anew, joined to nothing before."""
     opened = open_repository(LocalStore(repository, clock=SystemClock()), NO_SECRET)
     logs = take_stream_inventory(opened, "cache").logs.values()
-    return sum(begin.previous is not None for log in logs for begin in log.begins)
+    return sorted(begin.at for log in logs for begin in log.begins if begin.previous is not None)
+
+
+def snapshot_moments(repository: Path) -> list[datetime]:
+    """When the snapshots that can be used were taken, the first to the last."""
+    opened = open_repository(LocalStore(repository, clock=SystemClock()), NO_SECRET)
+    manifests, errors = read_manifests(opened, "cache")
+    assert errors == []
+    return sorted(manifest.redis.stopped_at for manifest in manifests)
 
 
 def stream_bytes(repository: Path) -> int:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shlex
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +49,8 @@ from tests.servers.redis import RedisServer, wait_for
 SOURCE = "cache"
 CLOCK = SystemClock()
 LIMIT_SECONDS = 60
+# An hour of stream is loaded at some ten megabytes a second.
+LOAD_SECONDS = 180
 
 
 def servers_of(
@@ -175,28 +180,60 @@ def started(
     lines = [line for line in outcome.how_to_start if "redis.conf" in line]
     lines = [line for line in lines if replicas or "-replica-" not in line]
     with ExitStack() as stack:
-        clients = []
-        for line in lines:
-            words = shlex.split(line)
-            begin = next(number for number, word in enumerate(words) if word.endswith("server"))
-            command = words[begin : words.index("--daemonize")]
-            process = subprocess.Popen(
-                [_reachable(command[0], stack), *command[1:], "--enable-debug-command", "yes"]
-                if "7." in outcome.server_version[:2]
-                else [_reachable(command[0], stack), *command[1:]],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                **as_server_user(),
-            )
-            stack.callback(process.wait, 30)
-            stack.callback(process.kill)
-            text = Path(command[1]).read_text()
-            port = next(row.split()[1] for row in text.splitlines() if row.startswith("port "))
-            clients.append(redis.Redis(port=int(port), password=password, socket_timeout=20))
-        for client in clients:
-            stack.callback(client.close)
-            wait_for(lambda one=client: _answers(one), what="the started copy")  # type: ignore[misc] # a default binds the loop's value
-        yield clients
+        copies = [_started_one(line, stack, password=password) for line in lines]
+        for copy in copies:
+            copy.wait_until_ready()
+        yield [copy.client for copy in copies]
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """A started server of a restored copy; what it says is kept as long as the test wants it."""
+
+    process: subprocess.Popen[bytes]
+    client: redis.Redis
+    log: Path
+
+    def wait_until_ready(self) -> None:
+        wait_for(
+            self._is_ready, what=f"the started copy (its log: {self.log})", seconds=LOAD_SECONDS
+        )
+
+    def _is_ready(self) -> bool:
+        assert self.process.poll() is None, (
+            f"the copy ended with {self.process.returncode}:\n{self.log.read_text()[-3000:]}"
+        )
+        return _answers(self.client)
+
+
+def _started_one(line: str, stack: ExitStack, *, password: str | None) -> Copy:
+    words = shlex.split(line)
+    begin = next(number for number, word in enumerate(words) if word.endswith("server"))
+    program, configuration = words[begin : words.index("--daemonize")]
+    text = Path(configuration).read_text()
+    port = next(row.split()[1] for row in text.splitlines() if row.startswith("port "))
+    # Beside the copy's directory, which a test may remove before anybody has read it.
+    log = Path(tempfile.gettempdir()) / f"drtool-test-copy-{os.getpid()}-{port}.log"
+    debug = ["--enable-debug-command", "yes"] if _is_seven(program) else []
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            [_reachable(program, stack), configuration, *debug],
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=out,
+            **as_server_user(),
+        )
+    stack.callback(log.unlink)
+    stack.callback(process.wait, 30)
+    stack.callback(process.kill)
+    client = redis.Redis(port=int(port), password=password, socket_timeout=20)
+    stack.callback(client.close)
+    return Copy(process, client, log)
+
+
+def _is_seven(program: str) -> bool:
+    command = [program, "--version"]
+    return b"v=7." in subprocess.run(command, check=True, capture_output=True).stdout
 
 
 def _reachable(program: str, stack: ExitStack) -> str:
