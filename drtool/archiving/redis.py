@@ -23,7 +23,7 @@ from drtool.system.retry import RetryLimits
 
 _PAUSES = RetryLimits(first_pause_seconds=0.2, longest_pause_seconds=15.0)
 _MOST_DOUBLINGS = 10
-_LOOK_SECONDS = 30.0
+_LOOK_SECONDS = 10.0
 _STEP_SECONDS = 0.2
 _JOIN_SECONDS = 10.0
 
@@ -70,11 +70,12 @@ def receive_stream(
 ) -> StreamReceived:
     """Keep the replication stream of every shard from now on, until `stop` is set.
 
-    Each shard is joined at a replica where there is one. It goes on where the log ends, or begins at
-    the newest snapshot, as long as the server still has that; otherwise a hole is recorded and warned
-    of. No snapshot is taken here: `drtool backup` does that, on its own schedule and under its own
-    lease. Only what is durable is acknowledged. A server or a store that goes away is waited for, in
-    bounded memory (`redis_arrivals`). LeaseHeld if another receiver of this source runs (PITFALLS 22).
+    Each shard is joined at a replica where there is one; a master is left for one that comes back.
+    It goes on where the log ends, or begins at the newest snapshot, as long as the server still has
+    that; otherwise a hole is recorded and warned of. No snapshot is taken here: `drtool backup` does
+    that, on its own schedule and under its own lease. Only what is durable is acknowledged. A server
+    or a store that goes away is waited for, in bounded memory (`redis_arrivals`). LeaseHeld if another
+    receiver of this source runs (PITFALLS 22).
     """
     with Lease(repository, lease_name(settings.source), clock=clock) as lease:
         over = threading.Event()
@@ -181,7 +182,7 @@ class _Receiver:
                 self._shards[shard.name] = ShardReceiver(site, shard.name, snapshot)
 
     def _look_again(self, site: ShardSite) -> None:
-        """Shards that came are received too; that slots were moved is said once."""
+        """Shards that came are received too, replicas that came are joined; moved slots are told once."""
         assert self._shape is not None
         try:
             shape = self._find()
@@ -195,6 +196,8 @@ class _Receiver:
             )
             self._patience.emit(Noted(text, "warning"))
         self._start(shape, site, {})
+        for one in self._shards.values():
+            one.look(shape)
 
 
 def newest_snapshot(repository: Repository, source: str) -> dict[str, RedisShard]:

@@ -27,7 +27,7 @@ from drtool.repository.streamlog import (
     put_begin,
     put_link,
 )
-from drtool.sources.redis.address import Login
+from drtool.sources.redis.address import Login, NodeAddress
 from drtool.sources.redis.connection import RedisConnection, connect
 from drtool.sources.redis.heartbeat import heartbeat_key
 from drtool.sources.redis.psync import (
@@ -52,6 +52,9 @@ _PRESSURE_SECONDS = 0.1
 # With this the master asks how far we are, because somebody waits for it.
 _ASKS = b"GETACK"
 _ASKS_WITHIN_BYTES = 64 << 10
+# A replica is some milliseconds behind the master whose stream we had until now.
+_CATCH_UP_SECONDS = 2.0
+_CATCH_UP_STEP_SECONDS = 0.05
 # What was told once is not told again with every link.
 _CLOCKS = "clocks"
 
@@ -106,6 +109,8 @@ class ShardReceiver:
         self._failures = 0
         self._told: set[str] = set()
         self._heart: StreamHeart | None = None
+        self._joined: NodeAddress | None = None
+        self._moves = threading.Event()
         self._server_clock = ServerClock(site.patience.clock)
         self.failure: BaseException | None = None
         self.thread = threading.Thread(target=self._run, name=f"receive {name}", daemon=True)
@@ -124,6 +129,14 @@ class ShardReceiver:
             links=self._links,
             holes=self._holes,
         )
+
+    def look(self, shape: Shape) -> None:
+        """Leave a master for a replica that is there again, as after a failover; any thread."""
+        joined = self._joined
+        for shard in shape.shards:
+            if shard.name == self._name and shard.master.address == joined:
+                if any(replica.is_healthy for replica in shard.replicas):
+                    self._moves.set()
 
     def _run(self) -> None:
         try:
@@ -172,10 +185,24 @@ class ShardReceiver:
         with connect(address, site.login) as connection:
             self._server_clock.look(connection)
             self._tell_difference(connection.place)
-            backlog = Backlog.parse(connection.place, connection.info("replication"))
-            start = self._start(backlog)
+            start = self._start(self._backlog(connection))
             with open_link(address, site.login, clock=self._clock, position=start.position) as link:
-                self._stream(connection, link, start)
+                self._moves.clear()
+                self._joined = address
+                try:
+                    self._stream(connection, link, start)
+                finally:
+                    self._joined = None
+
+    def _backlog(self, connection: RedisConnection) -> Backlog:
+        """What the server can send; one that is a little behind us is given time to catch up."""
+        deadline = self._clock.monotonic() + _CATCH_UP_SECONDS
+        while True:
+            backlog = Backlog.parse(connection.place, connection.info("replication"))
+            is_behind = self._position is not None and backlog.is_behind(self._position)
+            if not is_behind or self._clock.monotonic() >= deadline:
+                return backlog
+            self._clock.wait(_CATCH_UP_STEP_SECONDS, self._stop)
 
     def _tell_difference(self, place: str) -> None:
         difference = self._server_clock.difference
@@ -299,12 +326,12 @@ class ShardReceiver:
     def _receive(
         self, connection: RedisConnection, link: ReplicaLink, keeper: StreamKeeper
     ) -> bool:
-        """Until told to stop; return whether the stream had begun."""
+        """Until told to stop or to move; return whether the stream had begun."""
         arrivals, clock = keeper.arrivals, self._clock
         pressure, looked_at = Pressure(read_limit(connection)), clock.monotonic()
         told, told_at = keeper.durable, float("-inf")
         is_stream = not isinstance(link.begun, FullResync)
-        while not self._stop.is_set():
+        while not (self._stop.is_set() or self._moves.is_set()):
             keeper.raise_failure()
             self._server_clock.look_again(connection)
             now = clock.monotonic()

@@ -58,6 +58,28 @@ def test_a_replica_is_joined_and_a_coordinated_failover_followed(make_redis: Mak
     assert find_path(inventory(repository), start.replid, begin=start.offset - 1).end >= end.offset
 
 
+def test_a_master_is_left_for_its_replica_as_soon_as_that_is_back(make_redis: MakeRedis) -> None:
+    master = make_redis()
+    replica = make_replica(make_redis, master)
+    repository = new_repository()
+    with receiving(repository, settings_for([master, replica])) as running:
+        until(lambda: attached(replica), "the replica is joined")
+        write(master, 200)
+        start = wait_held(repository, master)
+        replica.kill9()
+        until(lambda: attached(master), "the master is joined")
+        write(master, 200)
+        wait_held(repository, master)
+        replica.start()
+        until(lambda: attached(replica) and not attached(master), "the replica is joined again")
+        write(master, 200)
+        end = wait_held(repository, master)
+
+    assert running.result is not None
+    assert running.result.shards[0].holes == running.result.shards[0].links == 0
+    assert find_path(inventory(repository), start.replid, begin=start.offset - 1).end >= end.offset
+
+
 def _role(server: RedisServer) -> str:
     with server.client() as client:
         return str(client.info("replication")["role"])
