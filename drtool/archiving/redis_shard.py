@@ -5,17 +5,16 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import timedelta
 
 from drtool.archiving.patience import Patience
-from drtool.archiving.redis_clock import TOLERATED_DIFFERENCE, ServerClock
-from drtool.archiving.redis_joining import Backlog, Start, held_ends, plan_again, plan_start
+from drtool.archiving.redis_attaching import Attacher
+from drtool.archiving.redis_clock import ServerClock
+from drtool.archiving.redis_joining import Start
 from drtool.archiving.redis_keeping import StreamKeeper
 from drtool.archiving.redis_marks import StreamHeart
 from drtool.archiving.redis_pressure import Pressure, read_limit
 from drtool.errors import DrtoolError, SourceUnavailable
 from drtool.model.finding import Severity
-from drtool.model.measure import format_span
 from drtool.model.progress import Noted, PhaseAdvanced
 from drtool.repository.extents import RedisShard
 from drtool.repository.layout import ReplicationHistory
@@ -52,11 +51,6 @@ _PRESSURE_SECONDS = 0.1
 # With this the master asks how far we are, because somebody waits for it.
 _ASKS = b"GETACK"
 _ASKS_WITHIN_BYTES = 64 << 10
-# A replica is some milliseconds behind the master whose stream we had until now.
-_CATCH_UP_SECONDS = 2.0
-_CATCH_UP_STEP_SECONDS = 0.05
-# What was told once is not told again with every link.
-_CLOCKS = "clocks"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,6 +106,14 @@ class ShardReceiver:
         self._joined: NodeAddress | None = None
         self._moves = threading.Event()
         self._server_clock = ServerClock(site.patience.clock)
+        self._attacher = Attacher(
+            name,
+            site.login,
+            site.patience,
+            inventory=site.inventory,
+            snapshot=snapshot,
+            server_clock=self._server_clock,
+        )
         self.failure: BaseException | None = None
         self.thread = threading.Thread(target=self._run, name=f"receive {name}", daemon=True)
         self.thread.start()
@@ -175,65 +177,22 @@ class ShardReceiver:
     def _session(self) -> None:
         site = self._site
         shape = site.find()
-        chosen = choose_node(shape, self._shard(shape))
+        shard = self._shard(shape)
+        chosen = choose_node(shape, shard)
         for finding in chosen.findings:
             if finding.fact not in self._told:
                 self._told.add(finding.fact)
                 level = "info" if finding.severity is Severity.NOTE else "warning"
                 self._emit(Noted(f"{self._name}: {finding.subject}: {finding.fact}", level))
-        address = chosen.node.address
-        with connect(address, site.login) as connection:
-            self._server_clock.look(connection)
-            self._tell_difference(connection.place)
-            start = self._start(self._backlog(connection))
+        with self._attacher.attach(shard, self._position) as attached:
+            address, start = attached.connection.address, attached.start
             with open_link(address, site.login, clock=self._clock, position=start.position) as link:
                 self._moves.clear()
                 self._joined = address
                 try:
-                    self._stream(connection, link, start)
+                    self._stream(attached.connection, link, start)
                 finally:
                     self._joined = None
-
-    def _backlog(self, connection: RedisConnection) -> Backlog:
-        """What the server can send; one that is a little behind us is given time to catch up."""
-        deadline = self._clock.monotonic() + _CATCH_UP_SECONDS
-        while True:
-            backlog = Backlog.parse(connection.place, connection.info("replication"))
-            is_behind = self._position is not None and backlog.is_behind(self._position)
-            if not is_behind or self._clock.monotonic() >= deadline:
-                return backlog
-            self._clock.wait(_CATCH_UP_STEP_SECONDS, self._stop)
-
-    def _tell_difference(self, place: str) -> None:
-        difference = self._server_clock.difference
-        if abs(difference) <= TOLERATED_DIFFERENCE or _CLOCKS in self._told:
-            return
-        self._told.add(_CLOCKS)
-        way = "ahead of" if difference > timedelta(0) else "behind"
-        text = (
-            f"{self._name}: the clock of {place} is {format_span(abs(difference))} {way} this machine's:"
-            " moments are told by the server's. Set both by NTP, or no two machines mean the same moment"
-        )
-        self._emit(Noted(text, "warning"))
-
-    def _start(self, backlog: Backlog) -> Start:
-        site = self._site
-        if self._position is not None:
-            start = plan_again(backlog, self._position)
-        else:
-            start = plan_start(
-                backlog,
-                held_ends(site.inventory, self._name),
-                inventory=site.inventory,
-                snapshot=self._snapshot,
-            )
-        if start.position is not None and backlog.is_behind(start.position):
-            raise SourceUnavailable(
-                f"{backlog.place} is at {backlog.offset}, and the stream is archived up to"
-                f" {start.position.offset}",
-                hint="It catches up by itself; look at its link to its master if it does not.",
-            )
-        return start
 
     def _stream(self, connection: RedisConnection, link: ReplicaLink, start: Start) -> None:
         site, begun = self._site, link.begun.position

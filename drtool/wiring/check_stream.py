@@ -21,7 +21,7 @@ from drtool.sources.redis.checks import BacklogMargin, ServerState, backlog_marg
 from drtool.sources.redis.connection import connect
 from drtool.sources.redis.psync import Position
 from drtool.sources.redis.shape import Shape
-from drtool.sources.redis.topology import choose_node
+from drtool.sources.redis.topology import choose_node, join_order
 from drtool.wiring.checking import Checking, age_of
 from drtool.wiring.redis import login_of
 
@@ -120,8 +120,13 @@ def _backlogs(
         if known is None or known.replication_id is None or known.end is None:
             continue
         position = Position(known.replication_id, known.end)
-        address = choose_node(shape, shard).node.address
-        state, margin = _margin(checking, source, address, position=position, first=first)
+        choose_node(shape, shard)  # it says so where none is well
+        looks: list[tuple[ServerState, BacklogMargin | None]] = []
+        for node in join_order(shard):
+            looks.append(_margin(checking, source, node.address, position=position, first=first))
+            if looks[-1][1] is not None:
+                break  # one server that still has what comes next is enough
+        state, margin = looks[-1]
         findings += check_margin(shard.name, state, margin)
         shown.append(f"{shard.name} {_margin_seen(margin)}")
     return ", ".join(shown) or "nothing is archived yet", findings

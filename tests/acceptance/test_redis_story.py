@@ -193,10 +193,12 @@ def judged(
     hide_newer_backups(site.repository)
     began = time.monotonic()
     faults = restored(site, ToLatest(), writes, final, accepts_gap=True)
-    how = "refused" if faults is None else "wrong" if faults else "right"
+    if faults is None:
+        faults = ["the oldest backup and all the stream up to its first hole were refused"]
+    how = "wrong" if faults else "right"
     seconds = time.monotonic() - began
     print(f"from the oldest backup as far as it goes: {how}, {seconds:.1f} s", flush=True)
-    return wrong + (faults or []), endings
+    return wrong + faults, endings
 
 
 def unexplained(
@@ -239,7 +241,12 @@ def restored(
     )
     into = site.root / "copy"
     request = RestoreRequest(
-        sources=("cache",), target=target, into=into, report=None, is_plan=False
+        sources=("cache",),
+        target=target,
+        into=into,
+        report=None,
+        is_plan=False,
+        accepts_gap=accepts_gap,
     )
     try:
         report = restore(request, policy, around)

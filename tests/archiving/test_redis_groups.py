@@ -141,6 +141,72 @@ def test_every_shard_of_a_cluster_is_archived_over_the_loss_of_a_master() -> Non
         assert path.end >= ends[path.last_id].offset
 
 
+def test_a_replica_that_has_had_all_data_anew_since_the_failover_makes_no_hole() -> None:
+    """The old master comes back empty, as containers do, and knows the new history alone."""
+    group = ClusterGroup()
+    try:
+        repository = new_repository()
+        settings = settings_for(group.nodes, RedisTopology.CLUSTER)
+        old = group.masters()[0]
+        with receiving(repository, settings):
+            until(lambda: sum(len(attached(node)) for node in group.nodes) == 3, "all are joined")
+            _write_cluster(group, 600)
+            start = wait_held(repository, old)
+        heir = _fail_over(group, old)
+        _write_cluster(group, 600)
+        with receiving(repository, settings) as running:
+            until(lambda: attached(heir), "the heir is joined, for it knows both histories")
+            end = wait_held(repository, heir)
+            until(lambda: attached(old) and not attached(heir), "the replica is, from then on")
+    finally:
+        group.close()
+
+    assert running.result is not None
+    assert [one.holes for one in running.result.shards] == [0, 0, 0], running.warnings
+    assert find_path(inventory(repository), start.replid, begin=start.offset - 1).end >= end.offset
+
+
+def test_a_hole_is_not_believed_while_the_server_that_may_have_the_bytes_is_away() -> None:
+    group = ClusterGroup()
+    try:
+        repository = new_repository()
+        settings = settings_for(group.nodes, RedisTopology.CLUSTER)
+        old = group.masters()[0]
+        with receiving(repository, settings):
+            until(lambda: sum(len(attached(node)) for node in group.nodes) == 3, "all are joined")
+            _write_cluster(group, 600)
+            wait_held(repository, old)
+        heir = _fail_over(group, old)
+        _write_cluster(group, 600)
+        with heir.client() as way_back:
+            way_back.config_set("maxclients", 1)
+            with receiving(repository, settings) as running:
+                try:
+                    until(lambda: running.warned("has what comes next"), "the replica is asked")
+                finally:
+                    way_back.config_set("maxclients", 10_000)
+                wait_held(repository, heir)
+    finally:
+        group.close()
+
+    assert running.result is not None
+    assert [one.holes for one in running.result.shards] == [0, 0, 0], running.warnings
+
+
+def _fail_over(group: ClusterGroup, old: RedisServer) -> RedisServer:
+    """Kill a master and bring it back as the replica of its heir, who is returned; the last failover."""
+    led = {node.port for node in group.masters()}
+    old.kill9()
+    until(lambda: len(group.masters()) == 3, "the failover")
+    [heir] = [node for node in group.masters() if node.port not in led]
+    old.start()
+    until(group.is_whole, "the cluster is whole")
+    for node in group.nodes:
+        with node.client() as client:
+            client.config_set("cluster-node-timeout", 60_000)
+    return heir
+
+
 def _is_ok(group: ClusterGroup) -> bool:
     for node in group.nodes[1:]:
         if node.is_running:

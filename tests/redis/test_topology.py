@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
@@ -97,6 +99,20 @@ def test_a_replica_that_is_cut_off_is_passed_over(make_redis: MakeRedis) -> None
     choice = choose_node(seen, shard)
     assert choice.node == shard.master
     assert "link to its master is down" in choice.findings[0].fact
+
+
+def test_a_replica_that_hangs_is_passed_over(make_redis: MakeRedis) -> None:
+    """A stopped process still takes connections: only the limit of an answer tells that it hangs."""
+    master = make_redis()
+    replica = make_replica(make_redis, master)
+    os.kill(replica.pid, signal.SIGSTOP)
+    try:
+        shape = discover(RedisTopology.STANDALONE, [address_of(master)], ANONYMOUS)
+    finally:
+        os.kill(replica.pid, signal.SIGCONT)
+    [found] = shape.shards[0].replicas
+    assert "does not answer in time" in str(found.trouble)
+    assert choose_node(shape, shape.shards[0]).node.address == address_of(master)
 
 
 def test_a_master_that_sentinel_watches_is_joined_only_with_a_warning() -> None:

@@ -16,6 +16,8 @@ from drtool.sources.redis.shape import RedisNode, Role, Shape, Shard, shard_name
 # A replica that lags further behind its master than this is passed over.
 MOST_LAG_BYTES = 64 << 20
 _LOOK_SECONDS = 3.0
+# A server that hangs takes connections and says nothing; a script is at fault after five seconds.
+_LOOK_ANSWER_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,9 +58,16 @@ def discover(
     raise last
 
 
+def join_order(shard: Shard) -> list[RedisNode]:
+    """The healthy servers of `shard`, the one to join first: the best replica, and its master last."""
+    healthy = [replica for replica in shard.replicas if replica.is_healthy]
+    healthy.sort(key=lambda replica: (replica.offset or 0, replica.address), reverse=True)
+    return [*healthy, shard.master] if shard.master.is_healthy else healthy
+
+
 def choose_node(shape: Shape, shard: Shard) -> Attachment:
     """The server of `shard` to join: its best healthy replica, or its master for want of one."""
-    healthy = [replica for replica in shard.replicas if replica.is_healthy]
+    order = join_order(shard)
     findings = [
         Finding(
             severity=Severity.WARNING,
@@ -69,10 +78,9 @@ def choose_node(shape: Shape, shard: Shard) -> Attachment:
         for replica in shard.replicas
         if not replica.is_healthy
     ]
-    if healthy:
-        best = max(healthy, key=lambda replica: (replica.offset or 0, replica.address))
-        return Attachment(node=best, findings=tuple(findings))
-    if not shard.master.is_healthy:
+    if order and order[0] is not shard.master:
+        return Attachment(node=order[0], findings=tuple(findings))
+    if not order:
         raise SourceUnavailable(
             f"no server of {shard.name} is well: its master {shard.master.address}"
             f" {shard.master.trouble}",
@@ -99,15 +107,21 @@ def _master_finding(shape: Shape, shard: Shard) -> Finding:
     )
 
 
+def _look(address: NodeAddress, login: Login) -> RedisConnection:
+    return connect(
+        address, login, timeout_seconds=_LOOK_SECONDS, answer_seconds=_LOOK_ANSWER_SECONDS
+    )
+
+
 def _open(address: NodeAddress, login: Login) -> RedisConnection:
     try:
-        return connect(address, login, timeout_seconds=_LOOK_SECONDS)
+        return _look(address, login)
     except SourceUnsuitable as error:
         # Sentinels are often left without the password of what they watch.
         if "has no password" not in error.message or login.password is None:
             raise
         anonymous = Login(tls=login.tls)
-        connection = connect(address, anonymous, timeout_seconds=_LOOK_SECONDS)
+        connection = _look(address, anonymous)
         if connection.info("server").get("redis_mode") == "sentinel":
             return connection
         connection.close()
@@ -220,7 +234,7 @@ def _read_replica(
     """A replica, as it says itself how it is."""
     offset: int | None = None
     try:
-        with connect(address, login, timeout_seconds=_LOOK_SECONDS) as connection:
+        with _look(address, login) as connection:
             told = connection.info("replication")
         offset = int(told.get("slave_repl_offset", "-1"))
         trouble = _replica_trouble(told, offset, master.offset)
@@ -296,7 +310,7 @@ def _cluster_master(node: ClusterNode, name: str, login: Login) -> RedisNode:
     trouble: str | None = "is failing, says the cluster" if node.is_failing else None
     if trouble is None:
         try:
-            with connect(node.address, login, timeout_seconds=_LOOK_SECONDS) as connection:
+            with _look(node.address, login) as connection:
                 told = connection.info("replication")
             offset = int(told.get("master_repl_offset", "0"))
             if told.get("role") != "master":

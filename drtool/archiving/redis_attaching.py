@@ -1,0 +1,144 @@
+"""Attach to the server of a shard that has what comes next, and believe in a hole only if none has."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+
+from drtool.archiving.patience import Patience
+from drtool.archiving.redis_clock import TOLERATED_DIFFERENCE, ServerClock
+from drtool.archiving.redis_joining import Backlog, Start, held_ends, plan_again, plan_start
+from drtool.errors import SourceUnavailable
+from drtool.model.measure import format_span
+from drtool.model.progress import Noted
+from drtool.repository.extents import RedisShard
+from drtool.repository.streamlog import StreamInventory
+from drtool.sources.redis.address import Login
+from drtool.sources.redis.connection import RedisConnection, connect
+from drtool.sources.redis.psync import Position
+from drtool.sources.redis.shape import Shard
+from drtool.sources.redis.topology import join_order
+
+# A replica is some milliseconds behind the master whose stream we had until now.
+_CATCH_UP_SECONDS = 2.0
+_CATCH_UP_STEP_SECONDS = 0.05
+# A hole makes all up to the next snapshot unreachable, however long it is: to wait costs nothing.
+_BELIEVE_SECONDS = 15.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attached:
+    """A server that answers, and where its stream is asked for from."""
+
+    connection: RedisConnection
+    start: Start
+
+
+class Attacher:
+    """Chooses among the servers of a shard, for one receiver. `server_clock` is set by each."""
+
+    def __init__(
+        self,
+        name: str,
+        login: Login,
+        patience: Patience,
+        *,
+        inventory: StreamInventory,
+        snapshot: RedisShard | None,
+        server_clock: ServerClock,
+    ) -> None:
+        self._name = name
+        self._login = login
+        self._clock, self._emit, self._stop = patience.clock, patience.emit, patience.stop
+        self._inventory = inventory
+        self._snapshot = snapshot
+        self._server_clock = server_clock
+        self._lost_since: float | None = None
+        self._has_told_clocks = False
+
+    @contextmanager
+    def attach(self, shard: Shard, position: Position | None) -> Iterator[Attached]:
+        """The first server of `shard`, in the order of choice, that still has what comes next.
+
+        `position` is how far this receiver came; None for one that has just begun. A server that is a
+        replica only since a failover has had all data anew from its master, and knows no history but
+        the new one: the master knows both. SourceUnavailable if none answers, or if none that answers
+        has it and another may come back that has.
+        """
+        lossy: Attached | None = None
+        trouble: SourceUnavailable | None = None
+        with ExitStack() as opened:
+            for node in join_order(shard):
+                try:
+                    connection = opened.enter_context(connect(node.address, self._login))
+                    self._server_clock.look(connection)
+                    self._tell_difference(connection.place)
+                    start = self._start(self._backlog(connection, position), position)
+                except SourceUnavailable as error:
+                    trouble = trouble or error
+                    continue
+                found = Attached(connection=connection, start=start)
+                if not start.is_loss:
+                    self._lost_since = None
+                    yield found
+                    return
+                lossy = lossy or found
+            if lossy is None:
+                assert trouble is not None
+                raise trouble
+            self._believe(shard, is_whole=trouble is None)
+            yield lossy
+
+    def _believe(self, shard: Shard, *, is_whole: bool) -> None:
+        """Raise SourceUnavailable while a server may still come back that has what the others lost."""
+        now = self._clock.monotonic()
+        self._lost_since = self._lost_since or now
+        is_whole = is_whole and len(join_order(shard)) == 1 + len(shard.replicas)
+        if not is_whole and now - self._lost_since < _BELIEVE_SECONDS:
+            raise SourceUnavailable(
+                f"no server of {shard.name} that answers has what comes next in the stream",
+                hint="Bring its other servers back: one of them may have it.",
+            )
+        self._lost_since = None
+
+    def _backlog(self, connection: RedisConnection, position: Position | None) -> Backlog:
+        """What the server can send; one that is a little behind us is given time to catch up."""
+        deadline = self._clock.monotonic() + _CATCH_UP_SECONDS
+        while True:
+            backlog = Backlog.parse(connection.place, connection.info("replication"))
+            is_behind = position is not None and backlog.is_behind(position)
+            if not is_behind or self._clock.monotonic() >= deadline:
+                return backlog
+            self._clock.wait(_CATCH_UP_STEP_SECONDS, self._stop)
+
+    def _start(self, backlog: Backlog, position: Position | None) -> Start:
+        if position is not None:
+            start = plan_again(backlog, position)
+        else:
+            start = plan_start(
+                backlog,
+                held_ends(self._inventory, self._name),
+                inventory=self._inventory,
+                snapshot=self._snapshot,
+            )
+        if start.position is not None and backlog.is_behind(start.position):
+            raise SourceUnavailable(
+                f"{backlog.place} is at {backlog.offset}, and the stream is archived up to"
+                f" {start.position.offset}",
+                hint="It catches up by itself; look at its link to its master if it does not.",
+            )
+        return start
+
+    def _tell_difference(self, place: str) -> None:
+        difference = self._server_clock.difference
+        if abs(difference) <= TOLERATED_DIFFERENCE or self._has_told_clocks:
+            return
+        self._has_told_clocks = True
+        way = "ahead of" if difference > timedelta(0) else "behind"
+        text = (
+            f"{self._name}: the clock of {place} is {format_span(abs(difference))} {way} this machine's:"
+            " moments are told by the server's. Set both by NTP, or no two machines mean the same moment"
+        )
+        self._emit(Noted(text, "warning"))
