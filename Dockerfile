@@ -11,7 +11,7 @@ RUN mkdir -p /etc/postgresql-common/createcluster.d \
     && echo 'create_main_cluster = false' > /etc/postgresql-common/createcluster.d/drtool.conf \
     && apt-get update \
     && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends \
-        ca-certificates postgresql-15 tzdata \
+        ca-certificates postgresql-15 redis-server redis-tools tini tzdata util-linux \
     && rm -rf /var/lib/apt/lists/*
 COPY --from=build /wheels /usr/src/wheels
 RUN pip install --no-cache-dir /usr/src/wheels/drtool-*.whl
@@ -22,6 +22,6 @@ WORKDIR /var/lib/drtool
 # Policies are mounted here; secrets come by reference, from the environment or mounted files.
 VOLUME ["/var/lib/drtool/restore"]
 STOPSIGNAL SIGTERM
-ENTRYPOINT ["drtool"]
-# Until there is a scheduler to run. As process 1 it gets SIGTERM itself.
-CMD ["--help"]
+# tini reaps what a killed job leaves behind, and passes SIGTERM on: the scheduler ends cleanly within 45 s.
+ENTRYPOINT ["tini", "--", "drtool"]
+CMD ["schedule", "run"]

@@ -145,11 +145,12 @@ def test_the_container_does_not_run_as_root() -> None:
     assert words.index("ENTRYPOINT") > words.index("USER")
 
 
-def test_the_container_starts_drtool_itself_so_that_it_gets_the_signals() -> None:
+def test_the_container_runs_the_schedule_below_a_process_1_that_passes_signals_on() -> None:
     last = dict(instructions())
 
-    assert last["ENTRYPOINT"] == '["drtool"]'
-    assert last["CMD"] == '["--help"]'
+    assert last["ENTRYPOINT"] == '["tini", "--", "drtool"]'
+    assert any(" tini " in rest for word, rest in instructions() if word == "RUN")
+    assert last["CMD"] == '["schedule", "run"]'
     assert last["STOPSIGNAL"] == "SIGTERM"
 
 

@@ -26,6 +26,7 @@ COMMANDS = {
     "redis": Lazy("drtool.cli.redis:redis", "Archive the stream of a Redis, see how it stands."),
     "restore": Lazy("drtool.cli.restore:restore", "Bring sources back to one moment."),
     "sync": Lazy("drtool.cli.sync:sync", "Bring the mirrors of files up to date."),
+    "schedule": Lazy("drtool.cli.schedule:schedule", "Do what is due, in a container."),
     "verify": Lazy("drtool.cli.verify:verify", "Read back what is stored."),
     "repository": Lazy("drtool.cli.repository:repository", "Create, describe and rekey it."),
     "policy": Lazy("drtool.cli.policy:policy", "Check the policy, print its schema."),
@@ -120,3 +121,7 @@ def _listen(front: Front) -> None:
 
     signal.signal(signal.SIGTERM, asked)
     signal.signal(signal.SIGINT, asked)
+
+
+if __name__ == "__main__":  # as the scheduler starts it: whatever the program is called here
+    main()

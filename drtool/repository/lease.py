@@ -91,6 +91,11 @@ class Lease:
         self._thread = threading.Thread(target=self._renew, name=f"lease {name}", daemon=True)
         self._thread.start()
 
+    @property
+    def is_lost(self) -> bool:
+        """Whether another run has taken over, as of the newest renewal; asks nobody."""
+        return self._lost
+
     def check(self) -> None:
         """Renew now; LeaseHeld if the lease was lost meanwhile. Called before anything is published.
 

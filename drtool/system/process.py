@@ -7,6 +7,8 @@ import os
 import shutil
 import signal
 import subprocess
+import threading
+from collections import deque
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -21,6 +23,10 @@ _INHERITED = ("PATH", "HOME", "TMPDIR", "LD_LIBRARY_PATH", "TZ", "TZDIR")
 # The kernel sends the parent-death signal when the *thread* that started the child ends. So one
 # thread that lives as long as the program starts all children.
 _STARTER = ThreadPoolExecutor(max_workers=1, thread_name_prefix="drtool-starter")
+
+_MOST_LINES = 200
+_LONGEST_LINE = 4096
+_LAST_WORDS_SECONDS = 5.0
 
 
 class ProgramFailed(DrtoolError):
@@ -121,21 +127,92 @@ def start_program(
     `setpriv` is installed; None lets the child outlive us, in a session of its own.
     """
 
+    return ChildProcess(
+        _start(
+            _guarded(command, death_signal),
+            output=output,
+            run_as=run_as,
+            environment=clean_environment() if environment is None else environment,
+            directory=directory,
+        )
+    )
+
+
+class ToldProcess(ChildProcess):
+    """A program that runs beside us, and what it says: its newest 200 lines, of both outputs."""
+
+    def __init__(self, process: subprocess.Popen[bytes], output: IO[bytes]) -> None:
+        super().__init__(process)
+        self._output = output
+        self._lines: deque[str] = deque(maxlen=_MOST_LINES)
+        self._reader = threading.Thread(target=self._read, name=f"read {self.pid}", daemon=True)
+        self._reader.start()
+
+    def lines(self) -> list[str]:
+        """What it has said since this was last asked; all of it, once it has ended."""
+        if self.exit_code() is not None:
+            # A program of its own that it left behind may hold the pipe open.
+            self._reader.join(_LAST_WORDS_SECONDS)
+        found = []
+        while self._lines:
+            found.append(self._lines.popleft())
+        return found
+
+    def _read(self) -> None:
+        with self._output:
+            while line := self._output.readline(_LONGEST_LINE):
+                if text := line.decode("utf-8", "replace").rstrip():
+                    self._lines.append(text)
+
+
+def start_told(
+    command: Sequence[str],
+    *,
+    environment: Mapping[str, str],
+    directory: Path = Path("/"),
+    death_signal: signal.Signals = signal.SIGTERM,
+) -> ToldProcess:
+    """Start `command`, whose lines are kept for whoever asks; otherwise as `start_program`."""
+    read_end, write_end = os.pipe()
+    output = open(read_end, "rb")  # noqa: SIM115 - closed by the thread that reads it
+    try:
+        with open(write_end, "wb") as ours:
+            process = _start(
+                _guarded(command, death_signal),
+                output=ours,
+                run_as=None,
+                environment=environment,
+                directory=directory,
+            )
+    except BaseException:
+        output.close()
+        raise
+    return ToldProcess(process, output)
+
+
+def _start(
+    command: Sequence[str],
+    *,
+    output: IO[bytes],
+    run_as: RunAs | None,
+    environment: Mapping[str, str],
+    directory: Path,
+) -> subprocess.Popen[bytes]:
     def start() -> subprocess.Popen[bytes]:
         return subprocess.Popen(
-            _guarded(command, death_signal),
+            list(command),
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
             cwd=directory,
-            env=dict(environment if environment is not None else clean_environment()),
+            env=dict(environment),
             # Control-C in our terminal is ours to answer, not the server's.
             start_new_session=True,
             **_switch(run_as),
         )
 
     try:
-        return ChildProcess(_STARTER.submit(start).result())
+        return _STARTER.submit(start).result()
     except OSError as error:
         raise ProgramFailed(f"{command[0]} cannot be started: {error}") from error
 

@@ -13,7 +13,13 @@ import pytest
 
 from drtool.errors import NotRecoverable, PolicyError
 from drtool.sources.postgres.binaries import ServerBinaries, find_binaries, reachable_by
-from drtool.system.process import ProgramFailed, run_program, start_program
+from drtool.system.process import (
+    ProgramFailed,
+    clean_environment,
+    run_program,
+    start_program,
+    start_told,
+)
 from drtool.system.users import choose_user, current_user
 from tests.servers.postgres import give_to_server_user, server_user
 
@@ -35,6 +41,29 @@ def test_a_program_that_takes_too_long_or_is_not_there_is_an_error() -> None:
         run_program(["sleep", "60"], timeout_seconds=0.2)
     with pytest.raises(ProgramFailed, match="cannot be started"):
         run_program(["/does/not/exist"], timeout_seconds=1)
+
+
+def test_what_a_child_says_is_kept_in_bounds_and_is_whole_once_it_has_ended() -> None:
+    program = (
+        "import sys; [print('line', n) for n in range(1000)]; print('x' * 9000, file=sys.stderr)"
+    )
+
+    child = start_told([sys.executable, "-u", "-c", program], environment=clean_environment())
+
+    assert child.wait(30) == 0
+    lines = child.lines()
+    assert lines[-4:] == ["line 999", "x" * 4096, "x" * 4096, "x" * 808]
+    assert len(lines) == 200
+    assert child.lines() == []
+
+
+def test_a_child_that_leaves_somebody_behind_is_not_waited_for() -> None:
+    program = "import subprocess; print('done'); subprocess.Popen(['sleep', '8'])"
+
+    child = start_told([sys.executable, "-c", program], environment=clean_environment())
+
+    assert child.wait(20) == 0
+    assert child.lines() == ["done"]
 
 
 def test_a_child_dies_when_we_are_killed(tmp_path: Path) -> None:

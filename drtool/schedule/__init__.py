@@ -1,0 +1,1 @@
+"""When work is due, and the process that does it: jobs, and receivers that always run."""

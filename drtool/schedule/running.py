@@ -1,0 +1,248 @@
+"""Do what is due, and keep receivers running, until told to stop: each in a process of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from signal import SIGTERM
+from threading import Event
+from zoneinfo import ZoneInfo
+
+from drtool.errors import ExitCode, LeaseHeld
+from drtool.model.measure import format_span
+from drtool.model.progress import Emit, Noted
+from drtool.schedule.due import next_due
+from drtool.schedule.jobs import Job, Receiver, Work
+from drtool.system.clock import Clock
+from drtool.system.process import ToldProcess
+from drtool.system.retry import RetryLimits
+
+AT_ONCE = 3
+# A receiver makes durable what it has; whoever stops a container should give it as long.
+END_SECONDS = 45.0
+_STEP_SECONDS = 0.5
+# What may be better in a while: a server or a store that was away, another run of the same.
+_PASSING = (ExitCode.SOURCE_UNAVAILABLE, ExitCode.REPOSITORY_UNAVAILABLE, ExitCode.LEASE_HELD)
+_JOB_PAUSES = RetryLimits(first_pause_seconds=60.0, longest_pause_seconds=1800.0)
+_RECEIVER_PAUSES = RetryLimits(first_pause_seconds=2.0, longest_pause_seconds=120.0)
+_MOST_DOUBLINGS = 10
+# A receiver that ran for so long was well; its next failure is a new one.
+_WELL_SECONDS = 300.0
+
+Start = Callable[[Sequence[str]], ToldProcess]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ran:
+    """What a scheduler did until it was told to stop: runs by job, and how many ended well."""
+
+    jobs: tuple[tuple[str, int, int], ...]
+    receivers: tuple[tuple[str, int], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Site:
+    """`start` starts a command of drtool. `at_once` heavy jobs run at a time, the others wait.
+
+    `leads` is asked again and again, and says whether this is still the one scheduler of the stack.
+    """
+
+    start: Start
+    zone: ZoneInfo
+    clock: Clock
+    emit: Emit
+    leads: Callable[[], bool]
+    at_once: int = AT_ONCE
+
+
+def run_work(
+    work: Work, site: Site, *, newest: Callable[[Job], datetime | None], stop: Event
+) -> Ran:
+    """Run until `stop` is set; then every process is asked to end, and killed after `END_SECONDS`.
+
+    `newest` says when a job was last done, by whomever; None if it never was, or nobody knows. A heavy
+    job that was due since then is done at once: so no run is missed because this machine was off. One
+    that failed for a passing reason is tried again until it is due anyway. A job that still runs when
+    it is due again is not started twice. LeaseHeld if another scheduler has taken over.
+    """
+    now = site.clock.now()
+    jobs = [_JobState(job, site, newest=newest(job), now=now) for job in work.jobs]
+    receivers = [_ReceiverState(receiver, site) for receiver in work.receivers]
+    try:
+        while not stop.is_set():
+            for receiver in receivers:
+                receiver.look()
+            _look_at_jobs(jobs, site)
+            if not site.leads():
+                raise LeaseHeld(
+                    "another scheduler of this stack has taken over",
+                    hint="Run one; a second waits until the first is gone.",
+                )
+            site.clock.wait(_STEP_SECONDS, stop)
+    finally:
+        states: list[_JobState | _ReceiverState] = [*jobs, *receivers]
+        _end([one.process for one in states if one.process is not None], site.clock)
+        for state in states:
+            state.stopped()
+    return Ran(
+        jobs=tuple((one.job.name, one.runs, one.done) for one in jobs),
+        receivers=tuple((one.receiver.name, one.starts) for one in receivers),
+    )
+
+
+def _look_at_jobs(jobs: Sequence[_JobState], site: Site) -> None:
+    now = site.clock.now()
+    for one in jobs:
+        one.look(now)
+    heavy = sum(1 for one in jobs if one.process is not None and one.job.is_heavy)
+    for one in sorted((one for one in jobs if one.is_waiting), key=lambda one: one.due or now):
+        if one.job.is_heavy and heavy >= site.at_once:
+            continue
+        heavy += one.job.is_heavy
+        one.begin()
+
+
+class _JobState:
+    """One job: when it is due, and the process that does it."""
+
+    def __init__(self, job: Job, site: Site, *, newest: datetime | None, now: datetime) -> None:
+        self.job = job
+        self.process: ToldProcess | None = None
+        self.due: datetime | None = None
+        self.runs = self.done = 0
+        self._site = site
+        self._began = self._retry_at = 0.0
+        self._failures = 0
+        self._looked = now
+        self._next = next_due(job.line, site.zone, after=now)
+        if job.is_heavy and _is_overdue(job, site.zone, newest=newest, now=now):
+            self.due = now
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether it is to be begun as soon as there is room."""
+        is_due = self.due is not None and self.process is None
+        return is_due and self._site.clock.monotonic() >= self._retry_at
+
+    def look(self, now: datetime) -> None:
+        """See whether it has ended, and whether it is due."""
+        if self.process is not None:
+            code = self.process.exit_code()
+            if code is not None:
+                self._ended(code)
+        if now < self._looked:  # somebody has set the clock back
+            self._next = next_due(self.job.line, self._site.zone, after=now)
+        self._looked = now
+        if self._next is None or now < self._next:
+            return
+        if self.process is not None:
+            self._note("is due, and still runs: this run is left out", "warning")
+        else:
+            self.due, self._retry_at, self._failures = self._next, 0.0, 0
+        self._next = next_due(self.job.line, self._site.zone, after=now)
+
+    def begin(self) -> None:
+        """Start it."""
+        self.runs += 1
+        self._began = self._site.clock.monotonic()
+        self._note("begins")
+        self.process = self._site.start(self.job.words)
+
+    def stopped(self) -> None:
+        """Tell of a run that was cut short, because all is stopped."""
+        if self.process is not None:
+            self._note(f"stopped, {self.process.exit_code()}", "warning")
+
+    def _ended(self, code: int) -> None:
+        assert self.process is not None
+        lines, self.process = self.process.lines(), None
+        span = format_span(timedelta(seconds=self._site.clock.monotonic() - self._began))
+        if code == ExitCode.DONE:
+            self.due, self._failures = None, 0
+            self.done += 1
+            self._note(f"done in {span}")
+            return
+        for line in lines:
+            self._note(line)
+        again = ""
+        if code in _PASSING and self.job.is_heavy:
+            self._failures += 1
+            pause = _JOB_PAUSES.pause(min(self._failures, _MOST_DOUBLINGS))
+            self._retry_at = self._site.clock.monotonic() + pause
+            again = f"; it is tried again in {round(pause)} s"
+        else:
+            self.due = None
+        self._note(f"ended with {code} after {span}{again}", "warning")
+
+    def _note(self, text: str, level: str = "info") -> None:
+        self._site.emit(Noted(f"{self.job.name}: {text}", level))
+
+
+class _ReceiverState:
+    """One receiver, and the process that it is."""
+
+    def __init__(self, receiver: Receiver, site: Site) -> None:
+        self.receiver = receiver
+        self.process: ToldProcess | None = None
+        self.starts = 0
+        self._site = site
+        self._began = self._start_at = 0.0
+        self._failures = 0
+
+    def look(self) -> None:
+        """Pass on what it says; start it, again after a pause that grows while it fails."""
+        now = self._site.clock.monotonic()
+        if self.process is None:
+            if now >= self._start_at:
+                self._began = now
+                self.starts += 1
+                self._note("starts")
+                self.process = self._site.start(self.receiver.words)
+            return
+        code = self.process.exit_code()
+        for line in self.process.lines():
+            self._note(line)
+        if code is not None:
+            self._ended(code, now)
+
+    def stopped(self) -> None:
+        """Pass on its last words."""
+        if self.process is not None:
+            for line in self.process.lines():
+                self._note(line)
+            code = self.process.exit_code()
+            self._note(f"ended with {code}", "info" if code == ExitCode.DONE else "warning")
+
+    def _ended(self, code: int, now: float) -> None:
+        self.process = None
+        if now - self._began >= _WELL_SECONDS:
+            self._failures = 0
+        self._failures += 1
+        pause = _RECEIVER_PAUSES.pause(min(self._failures, _MOST_DOUBLINGS))
+        self._start_at = now + pause
+        self._note(f"ended with {code}; it is started again in {round(pause)} s", "warning")
+
+    def _note(self, text: str, level: str = "info") -> None:
+        self._site.emit(Noted(f"{self.receiver.name}: {text}", level))
+
+
+def _is_overdue(job: Job, zone: ZoneInfo, *, newest: datetime | None, now: datetime) -> bool:
+    if newest is None:
+        return True
+    due = next_due(job.line, zone, after=newest)
+    return due is not None and due <= now
+
+
+def _end(processes: Sequence[ToldProcess], clock: Clock) -> None:
+    """Ask all to end, wait for them, and kill what does not: nothing is left running."""
+    for process in processes:
+        process.send(SIGTERM)
+    deadline = clock.monotonic() + END_SECONDS
+    try:
+        for process in processes:
+            process.wait(deadline - clock.monotonic())
+    finally:
+        for process in processes:
+            if process.exit_code() is None:
+                process.kill_family()

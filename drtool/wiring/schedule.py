@@ -1,0 +1,187 @@
+"""`drtool schedule`: what is due when, and the process that does it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from datetime import datetime
+from pathlib import Path
+
+from drtool.errors import DrtoolError, LeaseHeld, RepositoryUnavailable
+from drtool.model.finding import Finding, Severity
+from drtool.model.outcome import Fact, FactSheet
+from drtool.model.progress import Noted, PhaseBegan
+from drtool.policy.policy import Policy
+from drtool.policy.sources import BucketSource, FilesSource
+from drtool.repository.backups import read_manifests
+from drtool.repository.lease import Lease
+from drtool.repository.repository import Repository
+from drtool.schedule.due import next_due
+from drtool.schedule.jobs import Job, Work, plan_work
+from drtool.schedule.running import Ran, Site, run_work
+from drtool.system.process import ToldProcess, start_told
+from drtool.wiring.mirrors import mirror_standing
+from drtool.wiring.parts import opened_repository
+from drtool.wiring.surroundings import Surroundings
+
+# How long until a store that was away, or another scheduler, is looked at again.
+_AGAIN_SECONDS = 5.0
+
+
+def listed(policy: Policy, around: Surroundings) -> FactSheet:
+    """What is due next, and what always runs; asks no server."""
+    work, now, zone = plan_work(policy), around.clock.now(), policy.timezone
+    facts = []
+    for job in work.jobs:
+        moment = next_due(job.line, zone, after=now)
+        shown = "never" if moment is None else f"{moment.astimezone(zone):%a %Y-%m-%d %H:%M %Z}"
+        facts.append(
+            Fact(
+                name=job.name.replace(" ", "_"),
+                value=moment,
+                label=job.name,
+                shown=f"{shown}   ({job.line})",
+            )
+        )
+    for one in work.receivers:
+        name = one.name.replace(" ", "_")
+        facts.append(Fact(name=name, value="always", label=one.name))
+    return FactSheet(
+        kind="schedule",
+        title=f"Schedule of {policy.stack}, in {zone.key}",
+        facts=tuple(facts),
+        findings=tuple(_findings(policy)),
+    )
+
+
+def run(policy: Policy, policy_file: Path, around: Surroundings, *, at_once: int) -> FactSheet:
+    """Do what is due until `around.stop` is set. One scheduler of a stack runs; others wait for it.
+
+    LeaseHeld if another one took over meanwhile, as when this machine was stopped for a minute.
+    """
+    work = plan_work(policy)
+    for finding in _findings(policy):
+        around.emit(Noted(f"{finding.subject}: {finding.fact}", "warning"))
+    with _leading(policy, around) as leading:
+        if leading is None:
+            return _ran(policy, None)
+        repository, lease = leading
+        site = Site(
+            start=_starter(policy_file, around),
+            zone=policy.timezone,
+            clock=around.clock,
+            emit=around.emit,
+            leads=lambda: not lease.is_lost,
+            at_once=at_once,
+        )
+        title = f"Scheduling {len(work.jobs)} jobs and {len(work.receivers)} receivers"
+        around.emit(PhaseBegan(phase="schedule", title=title, total=None))
+        newest = _newest(policy, repository, around)
+        return _ran(policy, run_work(work, site, newest=newest, stop=around.stop))
+
+
+@contextmanager
+def _leading(policy: Policy, around: Surroundings) -> Iterator[tuple[Repository, Lease] | None]:
+    """The repository, once it answers and no other scheduler leads; None if told to stop before."""
+    told: set[type[DrtoolError]] = set()
+    with ExitStack() as held:
+        while not around.stop.is_set():
+            with ExitStack() as tried:
+                try:
+                    repository = tried.enter_context(opened_repository(policy, around))
+                    name = f"schedule-{policy.stack}"
+                    lease = tried.enter_context(Lease(repository, name, clock=around.clock))
+                except (RepositoryUnavailable, LeaseHeld) as error:
+                    if type(error) not in told:
+                        told.add(type(error))
+                        around.emit(Noted(f"{error.message}; waiting", "warning"))
+                else:
+                    held.enter_context(tried.pop_all())
+                    yield repository, lease
+                    return
+            around.clock.wait(_AGAIN_SECONDS, around.stop)
+        yield None
+
+
+def _starter(policy_file: Path, around: Surroundings) -> Callable[[Sequence[str]], ToldProcess]:
+    """Starts commands of this very drtool, in our own environment: they need our secrets."""
+    program = (
+        sys.executable,
+        "-m",
+        "drtool.cli.main",
+        "--policy",
+        str(policy_file.resolve()),
+        "--quiet",
+    )
+
+    def start(words: Sequence[str]) -> ToldProcess:
+        return start_told((*program, *words), environment=around.environ)
+
+    return start
+
+
+def _newest(
+    policy: Policy, repository: Repository, around: Surroundings
+) -> Callable[[Job], datetime | None]:
+    """When a job was last done: what the repository and the mirrors say, whoever did it."""
+
+    def newest(job: Job) -> datetime | None:
+        if not job.is_heavy:
+            return None
+        try:
+            if job.words[0] == "backup":
+                manifests, _ = read_manifests(repository, job.source)
+                return max((one.began for one in manifests), default=None)
+            source = policy.source(job.source)
+            if isinstance(source, FilesSource | BucketSource) and source.mirror is not None:
+                url = source.mirror
+                return mirror_standing(job.source, url, repository=None, around=around).began
+        except DrtoolError as error:
+            around.emit(
+                Noted(f"{job.name}: nobody knows when it was done: {error.message}", "warning")
+            )
+        return None
+
+    return newest
+
+
+def _findings(policy: Policy) -> Iterator[Finding]:
+    work: Work = plan_work(policy)
+    copied = {job.source for job in work.jobs if job.is_heavy}
+    for name in policy.sources:
+        if str(name) not in copied:
+            yield Finding(
+                severity=Severity.WARNING,
+                subject=f"source {name}",
+                fact="no schedule says when a backup is taken, so none is",
+                fix='Add `schedule: {backup: "0 2 * * *"}` to it.',
+            )
+    if policy.drills:
+        yield Finding(
+            severity=Severity.WARNING,
+            subject="drills",
+            fact="the policy schedules drills, and this version of drtool has none",
+        )
+
+
+def _ran(policy: Policy, ran: Ran | None) -> FactSheet:
+    facts = []
+    for name, runs, done in ran.jobs if ran else ():
+        facts.append(
+            Fact(
+                name=name.replace(" ", "_"),
+                value=done,
+                label=name,
+                shown=f"{runs} runs, {done} done",
+            )
+        )
+    for name, starts in ran.receivers if ran else ():
+        facts.append(
+            Fact(name=name.replace(" ", "_"), value=starts, label=name, shown=f"started {starts}×")
+        )
+    return FactSheet(
+        kind="schedule-run",
+        title=f"Stopped the schedule of {policy.stack}",
+        facts=tuple(facts),
+    )
