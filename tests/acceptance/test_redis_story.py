@@ -1,7 +1,7 @@
-"""An hour in the life of a Redis cluster: failovers, kills and snapshots, and any moment of it restored.
+"""An hour in the life of a Redis of each kind: failovers, kills and snapshots, and any moment restored.
 
-`make soak SOAK_ARGS='-k hour -s'`; DRTOOL_SOAK_SECONDS and DRTOOL_SOAK_RATE (transactions a second
-and shard) make it shorter or harder.
+`make soak SOAK_ARGS='-k "hour and cluster" -s'`, or sentinel, or standalone; DRTOOL_SOAK_SECONDS and
+DRTOOL_SOAK_RATE (transactions a second and shard) make it shorter or harder.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ from drtool.policy.secrets import Redactor
 from drtool.system.clock import SystemClock
 from drtool.wiring.restore import restore
 from drtool.wiring.surroundings import Surroundings
+from tests.acceptance.redis_groups import GROUPS, Group
 from tests.acceptance.redis_story import (
-    SHARDS,
     Backups,
     Story,
     Supervisor,
@@ -53,12 +53,12 @@ from tests.acceptance.redis_story import (
 from tests.acceptance.site import Site, until
 from tests.restore.redis_rig import free_ports, started
 from tests.servers.postgres import server_directory
-from tests.servers.redis import ClusterGroup
 
 pytestmark = pytest.mark.redis
 SECONDS = float(os.environ.get("DRTOOL_SOAK_SECONDS", "3600"))
 RATE = float(os.environ.get("DRTOOL_SOAK_RATE", "150"))
 RESTORES = 20
+MOST_SERVERS = 6
 # A receiver that was killed leaves a lease of sixty seconds, and no marks until another has it.
 MOST_BEHIND = timedelta(seconds=120)
 BETWEEN_TROUBLES = (15.0, 60.0)
@@ -72,15 +72,16 @@ def site() -> Iterator[Site]:
 
 
 @pytest.mark.soak
+@pytest.mark.parametrize("kind", list(GROUPS))
 def test_any_moment_of_an_hour_of_failovers_and_kills_is_restored_right_or_refused(
-    site: Site,
+    site: Site, kind: str
 ) -> None:
     """Prefix property, for each shard; refused only where a hole was recorded; nothing wrong, ever."""
     seed = int(os.environ.get("DRTOOL_SOAK_SEED", secrets.randbits(32)))
     chance = random.Random(seed)
     print(f"\nseed {seed}, {SECONDS:g} s, {RATE:g} transactions a second and shard", flush=True)
     with ExitStack() as cleaning:
-        group = ClusterGroup()
+        group: Group = GROUPS[kind]()
         cleaning.callback(group.close)
         for node in group.nodes:
             with node.client() as client:
@@ -102,14 +103,12 @@ def test_any_moment_of_an_hour_of_failovers_and_kills_is_restored_right_or_refus
     assert endings["right"] >= 1
 
 
-def lived(
-    site: Site, group: ClusterGroup, chance: random.Random
-) -> tuple[Story, float, list[Writes]]:
+def lived(site: Site, group: Group, chance: random.Random) -> tuple[Story, float, list[Writes]]:
     """Everything that happens; when the first backup had ended, and what was written."""
     story = Story()
-    writers = [Writer(group, shard, rate=RATE) for shard in range(SHARDS)]
+    writers = [Writer(group, shard, rate=RATE) for shard in range(group.shards)]
     receiver = Supervisor(site, ("redis", "receive", "cache", "-q"), story)
-    wait_joined(site)
+    wait_joined(site, group)
     backups = Backups(site, story, pause=SECONDS / 6)
     try:
         until(backups.taken.is_set, "the first backup")
@@ -139,7 +138,7 @@ def lived(
     return story, first, [writer.writes for writer in writers]
 
 
-def final_ledger(group: ClusterGroup, writes: Writes) -> list[int]:
+def final_ledger(group: Group, writes: Writes) -> list[int]:
     """What the surviving master of a shard holds at the end."""
     found = read_ledger([node.client() for node in group.masters()], writes.tag)
     assert found is not None
@@ -230,7 +229,7 @@ def restored(
     """What is wrong with a restore to `target`; None if it is refused."""
     place = site.root / "policies" / "shop.yaml"
     # An hour after the policy was written its ports may be somebody else's.
-    place.write_text(re.sub(r"port: \d+", f"port: {free_ports(2 * SHARDS)}", place.read_text()))
+    place.write_text(re.sub(r"port: \d+", f"port: {free_ports(MOST_SERVERS)}", place.read_text()))
     policy = read_policy(place)
     around = Surroundings(
         environ=site.environ,
