@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from drtool.archiving.patience import Patience
@@ -67,20 +68,22 @@ def receive_stream(
     stop: threading.Event,
     clock: Clock,
     emit: Emit = silent,
+    ask_for_base: Callable[[], None] | None = None,
 ) -> StreamReceived:
     """Keep the replication stream of every shard from now on, until `stop` is set.
 
     Each shard is joined at a replica where there is one; a master is left for one that comes back.
     It goes on where the log ends, or begins at the newest snapshot, as long as the server still has
-    that; otherwise a hole is recorded and warned of. No snapshot is taken here: `drtool backup` does
-    that, on its own schedule and under its own lease. Only what is durable is acknowledged. A server
+    that; otherwise a hole is recorded and warned of, and `ask_for_base` called, from any thread: only a
+    new snapshot can be replayed on what comes then. None is taken here, for `drtool backup` has a lease
+    and a process of its own. Only what is durable is acknowledged. A server
     or a store that goes away is waited for, in bounded memory (`redis_arrivals`). LeaseHeld if another
     receiver of this source runs (PITFALLS 22).
     """
     with Lease(repository, lease_name(settings.source), clock=clock) as lease:
         over = threading.Event()
         patience = Patience(stop=over, clock=clock, emit=emit, lease=lease)
-        receiver = _Receiver(repository, settings, patience=patience)
+        receiver = _Receiver(repository, settings, patience=patience, ask_for_base=ask_for_base)
         try:
             receiver.run(stop)
         finally:
@@ -94,9 +97,15 @@ class _Receiver:
     """Has a receiver for each shard, and notices when shards change."""
 
     def __init__(
-        self, repository: Repository, settings: StreamSettings, *, patience: Patience
+        self,
+        repository: Repository,
+        settings: StreamSettings,
+        *,
+        patience: Patience,
+        ask_for_base: Callable[[], None] | None,
     ) -> None:
         self._repository = repository
+        self._ask_for_base = ask_for_base
         self._settings = settings
         self._patience = patience
         self._clock = patience.clock
@@ -172,6 +181,7 @@ class _Receiver:
             flush_seconds=settings.flush_seconds,
             heartbeat_seconds=settings.heartbeat_seconds,
             key=settings.heartbeat_key,
+            ask_for_base=self._ask_for_base,
         )
 
     def _start(self, shape: Shape, site: ShardSite, snapshots: dict[str, RedisShard]) -> None:

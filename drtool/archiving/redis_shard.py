@@ -58,6 +58,7 @@ class ShardSite:
     """What a shard's receiver needs, all the same for each shard of a source.
 
     `find` gives the servers as they are now. `key` is written by the heartbeat; None for no marks.
+    `ask_for_base` is called when there is a hole; None leaves the new snapshot to whoever is warned.
     """
 
     repository: Repository
@@ -69,6 +70,7 @@ class ShardSite:
     flush_seconds: float
     heartbeat_seconds: float
     key: str | None
+    ask_for_base: Callable[[], None] | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -272,11 +274,15 @@ class ShardReceiver:
         source = self._site.source
         if is_loss and previous is not None:
             self._holes += 1
+            ask = self._site.ask_for_base
+            what_now = f"take a new one now with `drtool backup {source}`"
             text = (
                 f"the stream of {self._name} has a hole after {previous.offset} of"
-                f" {previous.replid}: {reason}. Snapshots made before reach only so far; take a new"
-                f" one now with `drtool backup {source}`"
+                f" {previous.replid}: {reason}. Snapshots made before reach only so far;"
+                f" {what_now if ask is None else 'a new one is taken now'}"
             )
+            if ask is not None:
+                ask()
             self._emit(Noted(text, "warning"))
         elif self._snapshot is None:
             text = f"{self._name} has no snapshot yet: take one with `drtool backup {source}`"

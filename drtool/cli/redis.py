@@ -14,7 +14,8 @@ from drtool.cli.verdicts import leave
 @click.option("--dry-run", is_flag=True, help="Say which servers would be joined; do nothing.")
 @click.pass_obj
 def receive(front: Front, *, source: str, dry_run: bool) -> None:
-    """Archive the replication stream of SOURCE, all its shards, until told to stop.
+    """Archive the replication stream of SOURCE, all its shards, until told to stop. Where Redis no
+    longer has what comes next, the hole is recorded and a new snapshot taken at once.
 
     The first SIGTERM or Ctrl-C makes what has arrived durable and ends cleanly; the second ends at
     once.
@@ -26,7 +27,12 @@ def receive(front: Front, *, source: str, dry_run: bool) -> None:
 
     front.ends_cleanly = True
     with front.progress() as view:
-        sheet = carry_out(RedisReceive(source, dry_run), policy, front.surroundings(view))
+        sheet = carry_out(
+            RedisReceive(source, dry_run),
+            policy,
+            front.surroundings(view),
+            policy_file=front.policy_file,
+        )
     front.show(sheet)
     leave([sheet])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 from drtool.archiving.redis import StreamReceived, StreamSettings, receive_stream
 from drtool.archiving.redis_status import ShardStatus, StreamStatus, stream_status
@@ -15,22 +16,38 @@ from drtool.policy.policy import Policy
 from drtool.policy.sources import RedisSource
 from drtool.sources.redis.address import NodeAddress
 from drtool.sources.redis.topology import choose_node, discover
+from drtool.wiring.commands import command_starter
 from drtool.wiring.parts import opened_repository
 from drtool.wiring.redis import login_of
+from drtool.wiring.redis_base import BaseTaker
 from drtool.wiring.surroundings import Surroundings
 
 
-def receive(request: RedisReceive, policy: Policy, around: Surroundings) -> FactSheet:
-    """Archive the stream until `around.stop` is set; what was received, at the end."""
+def receive(
+    request: RedisReceive, policy: Policy, around: Surroundings, *, policy_file: Path
+) -> FactSheet:
+    """Archive the stream until `around.stop` is set; what was received, at the end.
+
+    Behind a hole a new snapshot is taken at once, by `drtool backup` on the same policy.
+    """
     settings = stream_settings(request.source, _redis(policy, request.source), around)
     with opened_repository(policy, around) as repository:
         if request.is_dry_run:
             return _would_receive(settings, stream_status(repository, request.source))
-        return _received(
-            receive_stream(
-                repository, settings, stop=around.stop, clock=around.clock, emit=around.emit
+        bases = BaseTaker(request.source, command_starter(policy_file, around), around)
+        try:
+            return _received(
+                receive_stream(
+                    repository,
+                    settings,
+                    stop=around.stop,
+                    clock=around.clock,
+                    emit=around.emit,
+                    ask_for_base=bases.ask,
+                )
             )
-        )
+        finally:
+            bases.close()
 
 
 def status(request: RedisStatus, policy: Policy, around: Surroundings) -> FactSheet:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -20,7 +19,7 @@ from drtool.repository.repository import Repository
 from drtool.schedule.due import next_due
 from drtool.schedule.jobs import Job, Work, plan_work
 from drtool.schedule.running import Ran, Site, run_work
-from drtool.system.process import ToldProcess, start_told
+from drtool.wiring.commands import command_starter
 from drtool.wiring.mirrors import mirror_standing
 from drtool.wiring.parts import opened_repository
 from drtool.wiring.surroundings import Surroundings
@@ -68,7 +67,7 @@ def run(policy: Policy, policy_file: Path, around: Surroundings, *, at_once: int
             return _ran(policy, None)
         repository, lease = leading
         site = Site(
-            start=_starter(policy_file, around),
+            start=command_starter(policy_file, around),
             zone=policy.timezone,
             clock=around.clock,
             emit=around.emit,
@@ -102,23 +101,6 @@ def _leading(policy: Policy, around: Surroundings) -> Iterator[tuple[Repository,
                     return
             around.clock.wait(_AGAIN_SECONDS, around.stop)
         yield None
-
-
-def _starter(policy_file: Path, around: Surroundings) -> Callable[[Sequence[str]], ToldProcess]:
-    """Starts commands of this very drtool, in our own environment: they need our secrets."""
-    program = (
-        sys.executable,
-        "-m",
-        "drtool.cli.main",
-        "--policy",
-        str(policy_file.resolve()),
-        "--quiet",
-    )
-
-    def start(words: Sequence[str]) -> ToldProcess:
-        return start_told((*program, *words), environment=around.environ)
-
-    return start
 
 
 def _newest(

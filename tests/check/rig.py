@@ -126,7 +126,12 @@ def receiving(stack: Stack, name: str) -> Iterator[None]:
     def run() -> None:
         try:
             if isinstance(stack.policy.source(name), RedisSource):
-                receive_stream(RedisReceive(name, False), stack.policy, around)
+                receive_stream(
+                    RedisReceive(name, False),
+                    stack.policy,
+                    around,
+                    policy_file=stack.root / "policy.yaml",
+                )
             else:
                 receive_wal(WalReceive(name, False), stack.policy, around)
         except BaseException as error:

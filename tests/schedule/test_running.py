@@ -8,7 +8,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
@@ -21,42 +21,7 @@ from drtool.schedule.jobs import Job, Receiver, Work
 from drtool.schedule.running import Ran, Site, run_work
 from drtool.system.process import ToldProcess, start_told
 from tests.archiving.rig import until
-
-NOON = datetime(2026, 6, 1, 12, 0, 30, tzinfo=UTC)
-# What a command of drtool is here: it writes down that it ran, says so, and does what it is told to.
-PROGRAM = """
-import pathlib, sys, time
-place, name, kind = sys.argv[1:4]
-log = pathlib.Path(place, name)
-with log.open("a") as file:
-    file.write("began\\n")
-print("a line of", name, flush=True)
-while kind == "until" and not pathlib.Path(place, "go").exists():
-    time.sleep(0.02)
-if kind == "forever":
-    time.sleep(600)
-sys.exit(int(kind) if kind.isdigit() else 0)
-"""
-
-
-class SetClock:
-    """Both clocks stand still until they are moved; a wait gives the other threads their turn."""
-
-    def __init__(self) -> None:
-        self.wall, self.seconds = NOON, 1000.0
-
-    def now(self) -> datetime:
-        return self.wall
-
-    def monotonic(self) -> float:
-        return self.seconds
-
-    def wait(self, seconds: float, until: threading.Event | None = None) -> bool:
-        return (until or threading.Event()).wait(min(seconds, 0.02))
-
-    def move(self, **span: float) -> None:
-        self.wall += timedelta(**span)
-        self.seconds += timedelta(**span).total_seconds()
+from tests.schedule.rig import NOON, PROGRAM, SetClock
 
 
 class Scheduled:

@@ -1,0 +1,74 @@
+"""A new snapshot for a stream that has a hole: until then nothing behind the hole can be brought back."""
+
+from __future__ import annotations
+
+import threading
+from signal import SIGTERM
+
+from drtool.errors import ExitCode
+from drtool.model.progress import Noted
+from drtool.system.retry import RetryLimits
+from drtool.wiring.commands import StartCommand
+from drtool.wiring.surroundings import Surroundings
+
+_STEP_SECONDS = 0.2
+_END_SECONDS = 10.0
+_PAUSES = RetryLimits(first_pause_seconds=20.0, longest_pause_seconds=1800.0)
+_MOST_DOUBLINGS = 10
+
+
+class BaseTaker:
+    """Runs `drtool backup SOURCE` whenever it is asked to, one at a time, until one has ended well.
+
+    In a process of its own: the receiver's thread must not wait while a snapshot is read.
+    """
+
+    def __init__(self, source: str, start: StartCommand, around: Surroundings) -> None:
+        self._source, self._start_command = source, start
+        self._clock, self._emit = around.clock, around.emit
+        self._is_asked, self._is_over = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._run, name=f"base {source}", daemon=True)
+        self._thread.start()
+
+    def ask(self) -> None:
+        """One that begins from now on is needed; any thread."""
+        self._is_asked.set()
+
+    def close(self) -> None:
+        """Take none any more, and stop one that is being taken."""
+        self._is_over.set()
+        self._thread.join(2 * _END_SECONDS)
+
+    def _run(self) -> None:
+        failures = 0
+        while not self._clock.wait(_STEP_SECONDS, self._is_over):
+            if not self._is_asked.is_set():
+                continue
+            self._is_asked.clear()
+            code = self._take()
+            if code is None:
+                return
+            if code == ExitCode.DONE:
+                failures = 0
+                self._emit(Noted(f"{self._source}: a new snapshot is taken, behind the hole"))
+                continue
+            failures += 1
+            self._is_asked.set()
+            pause = _PAUSES.pause(min(failures, _MOST_DOUBLINGS))
+            text = f"ended with {code}; it is tried again in {round(pause)} s"
+            self._emit(Noted(f"the new snapshot of {self._source} {text}", "warning"))
+            self._clock.wait(pause, self._is_over)
+
+    def _take(self) -> int | None:
+        """The exit code of a backup; None if it was stopped because all is over."""
+        process = self._start_command(("backup", self._source))
+        while (code := process.exit_code()) is None:
+            if self._clock.wait(_STEP_SECONDS, self._is_over):
+                process.send(SIGTERM)
+                if process.wait(_END_SECONDS) is None:
+                    process.kill_family()
+                return None
+        if code != ExitCode.DONE:
+            for line in process.lines():
+                self._emit(Noted(f"backup {self._source}: {line}"))
+        return code

@@ -1,0 +1,78 @@
+"""A snapshot that is asked for behind a hole: taken, tried again, and stopped with the receiver."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+from drtool.model.progress import Event, Noted
+from drtool.policy.secrets import Redactor
+from drtool.system.process import ToldProcess, start_told
+from drtool.wiring.redis_base import BaseTaker
+from drtool.wiring.surroundings import Surroundings
+from tests.archiving.rig import until
+from tests.schedule.rig import PROGRAM, SetClock
+
+
+class Bases:
+    """A taker whose backups are programs of `kinds`, one after the other."""
+
+    def __init__(self, place: Path, *kinds: str) -> None:
+        self.place, self.clock = place, SetClock()
+        self.events: list[Event] = []
+        self.started: list[ToldProcess] = []
+        self._kinds = list(kinds)
+        around = Surroundings(
+            environ=os.environ,
+            redactor=Redactor(),
+            emit=self.events.append,
+            clock=self.clock,
+            stop=threading.Event(),
+        )
+        self.taker = BaseTaker("cache", self._start, around)
+
+    def _start(self, words: Sequence[str]) -> ToldProcess:
+        assert words == ("backup", "cache")
+        command = (sys.executable, "-c", PROGRAM, str(self.place), "log", self._kinds.pop(0))
+        self.started.append(start_told(command, environment=os.environ))
+        return self.started[-1]
+
+    def told(self, words: str) -> int:
+        return sum(words in event.text for event in self.events if isinstance(event, Noted))
+
+
+def test_one_that_cannot_be_taken_is_tried_again_until_one_is(tmp_path: Path) -> None:
+    bases = Bases(tmp_path, "9", "6", "0")
+    bases.taker.ask()
+    until(lambda: bases.told("is taken, behind the hole"), "it is taken")
+    bases.taker.close()
+    assert bases.told("ended with 9; it is tried again") == 1
+    assert bases.told("ended with 6; it is tried again") == 1
+    assert bases.told("backup cache: a line of log") == 2  # why: in its own words
+    assert len(bases.started) == 3
+
+
+def test_holes_of_several_shards_at_once_are_one_snapshot_and_a_later_one_is_another(
+    tmp_path: Path,
+) -> None:
+    bases = Bases(tmp_path, "until", "0")
+    for _ in range(3):
+        bases.taker.ask()
+    until(lambda: len(bases.started) == 1, "one is taken")
+    until((tmp_path / "log").exists, "it reads")
+    bases.taker.ask()  # it may have read that shard already
+    (tmp_path / "go").touch()
+    until(lambda: bases.told("is taken, behind the hole") == 2, "and one after it")
+    bases.taker.close()
+    assert len(bases.started) == 2
+
+
+def test_one_that_is_being_taken_ends_with_the_receiver(tmp_path: Path) -> None:
+    bases = Bases(tmp_path, "forever")
+    bases.taker.ask()
+    until((tmp_path / "log").exists, "it is being taken")
+    bases.taker.close()
+    assert bases.started[0].exit_code() is not None
