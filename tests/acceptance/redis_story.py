@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from drtool.errors import ExitCode
 from drtool.repository.backups import read_manifests
@@ -98,7 +100,12 @@ class Writer:
 
     def _master(self) -> redis.Redis:
         for server in self._group.masters():
-            client = server.client(socket_timeout=3, single_connection_client=True)
+            client = server.client(
+                socket_timeout=3,
+                single_connection_client=True,
+                # A transaction that is sent again after a time-out would be there twice.
+                retry=Retry(NoBackoff(), 0),
+            )
             with contextlib.suppress(redis.RedisError):
                 client.exists(self.writes.tag)  # MOVED where it is not this one's
                 return client
