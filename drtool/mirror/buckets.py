@@ -11,10 +11,17 @@ from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from drtool.errors import PolicyError, SourceUnavailable, SourceUnsuitable
+from drtool.errors import (
+    ObjectMissing,
+    PolicyError,
+    RepositoryUnavailable,
+    SourceUnavailable,
+    SourceUnsuitable,
+)
 from drtool.mirror.catalogue import Job
 from drtool.mirror.copying import Copied, Copier, NotCopied, client_error
 from drtool.mirror.entries import MirrorEntry, from_line, to_line
+from drtool.mirror.entropy import SAMPLE_FILES, is_worth_a_look, with_entropy
 from drtool.mirror.keys import OWN
 from drtool.mirror.letting_go import let_go, tombstones
 from drtool.mirror.pages import pages
@@ -25,7 +32,7 @@ from drtool.model.finding import Finding, Severity
 from drtool.model.outcome import Fact, FactSheet, SyncOutcome
 from drtool.model.progress import PhaseAdvanced, PhaseBegan, PhaseEnded
 from drtool.sources.files.entries import TreeEntry, TreeKind
-from drtool.sources.files.guard import Alarm, ChangeCounts, judge_changes
+from drtool.sources.files.guard import ENTROPY_BYTES, Alarm, ChangeCounts, judge_changes
 from drtool.stores.bucket import Bucket
 from drtool.system.clock import Stopwatch
 
@@ -36,11 +43,14 @@ _REFUSED_IN_A_ROW = 5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BucketSettings:
-    """The bucket that is the source. `is_rehash` copies every object again."""
+    """The bucket that is the source. `is_rehash` copies every object again; `accepts_source` takes
+    content that looks encrypted for intended.
+    """
 
     source: str
     bucket: Bucket
     max_delete_percent: float = MAX_DELETE_PERCENT
+    accepts_source: bool = False
     is_rehash: bool = False
 
 
@@ -205,7 +215,28 @@ def _alarms(settings: BucketSettings, run: MirrorRun, counts: Counter[str]) -> l
         changed=counts["touched"] - counts["new"],
         new=counts["new"],
     )
+    # A re-hash copies all, whether it changed or not.
+    is_looked_into = not (settings.is_rehash or settings.accepts_source)
+    if is_looked_into and is_worth_a_look(changes):
+        step = max(1, counts["touched"] // SAMPLE_FILES)
+        changes = with_entropy(
+            changes,
+            run.catalogue,
+            bucket=run.bucket,
+            paths=[job.path for job in run.catalogue.jobs(step=step)],
+            head_of=lambda path: _head(settings.bucket, path),
+        )
     return judge_changes(changes, max_delete_percent=settings.max_delete_percent)
+
+
+def _head(source: Bucket, path: bytes) -> bytes | None:
+    """How an object of the source begins; None for one that was removed since the listing."""
+    try:
+        return source.read_head(path.decode(), ENTROPY_BYTES)
+    except ObjectMissing:
+        return None
+    except RepositoryUnavailable as error:
+        raise SourceUnavailable(error.message, hint=error.hint) from error
 
 
 def _copy_all(

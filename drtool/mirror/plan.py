@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from drtool.errors import ObjectMissing
 from drtool.mirror.catalogue import Catalogue, Job
 from drtool.mirror.entries import MirrorEntry, to_line
+from drtool.mirror.entropy import SAMPLE_FILES, is_worth_a_look, with_entropy
 from drtool.mirror.keys import MOST_KEY_BYTES, is_too_long, key_of
 from drtool.model.finding import Finding, Severity
 from drtool.sources.files.beneath import Beneath, open_root
@@ -23,13 +23,11 @@ from drtool.sources.files.guard import (
     AlarmKind,
     ChangeCounts,
     PlaceSigns,
-    entropy_bits,
     has_sentinel,
     judge_changes,
     judge_place,
     judge_sentinel,
     look_at_place,
-    looks_random,
 )
 from drtool.sources.files.walk import ALL_BUT_FILES, WalkEnded, walk_tree
 from drtool.stores.bucket import Bucket
@@ -38,9 +36,6 @@ MAX_DELETE_PERCENT = 25.0
 _BATCH = 2000
 # Findings told one by one; the rest are counted.
 MOST_TOLD = 20
-# Files looked into when most of a tree has changed.
-_SAMPLE_FILES = 128
-_SAMPLE_OBJECTS = 32
 _SHIELDING = (Omission.UNREADABLE, Omission.OTHER_FILE_SYSTEM)
 
 
@@ -184,7 +179,7 @@ def alarms(
             known=found.known, deleted=found.deleted, changed=found.changed, new=found.new
         )
         # A re-hash reads all, whether it changed or not.
-        if not tree.is_rehash and 2 * found.touched >= found.known > 0:
+        if not tree.is_rehash and is_worth_a_look(counts):
             counts = _with_entropy(counts, root, catalogue, bucket=bucket)
     finally:
         os.close(root)
@@ -197,52 +192,16 @@ def alarms(
 def _with_entropy(
     counts: ChangeCounts, root: int, catalogue: Catalogue, *, bucket: Bucket
 ) -> ChangeCounts:
-    """The counts with how many files look random now and did before, scaled up from samples.
-
-    What they were before is read from the mirror itself, and only if many look random now.
-    """
-    step = max(1, (counts.changed + counts.new) // _SAMPLE_FILES)
-    jobs = [job.path for job in catalogue.jobs(step=step) if job.line is None]
-    known = catalogue.find(jobs)
-    looks: list[tuple[MirrorEntry | None, bool]] = []
+    step = max(1, (counts.changed + counts.new) // SAMPLE_FILES)
+    paths = [job.path for job in catalogue.jobs(step=step) if job.line is None]
     with Beneath(root) as beneath:
-        for path in jobs:
-            if (head := _head(beneath, path)) is not None:
-                before = known[path].entry if path in known and known[path].is_file else None
-                looks.append((before, looks_random(entropy_bits(head), len(head))))
-    if 2 * sum(is_random for _, is_random in looks) < len(looks):
-        return counts
-    changed = [(before, is_random) for before, is_random in looks if before is not None]
-    new = [is_random for before, is_random in looks if before is None]
-    was_random = [_was_random(before, bucket) for before, _ in changed[:_SAMPLE_OBJECTS]]
-    turned = [
-        is_random and not was
-        for (_, is_random), was in zip(changed[:_SAMPLE_OBJECTS], was_random, strict=True)
-    ]
-    all_before = [_was_random(entry, bucket) for entry in catalogue.sample(_SAMPLE_OBJECTS)]
-    return ChangeCounts(
-        known=counts.known,
-        deleted=counts.deleted,
-        changed=counts.changed,
-        new=counts.new,
-        known_random=_scaled(all_before, counts.known),
-        changed_random_before=_scaled(was_random, counts.changed),
-        turned_random=_scaled(turned, counts.changed),
-        new_random=_scaled(new, counts.new),
-    )
-
-
-def _was_random(entry: MirrorEntry, bucket: Bucket) -> bool:
-    """Whether the mirror's object looks random; False where it cannot be read any more."""
-    try:
-        head = bucket.read_head(entry.key, ENTROPY_BYTES, version=entry.version)
-    except ObjectMissing:
-        return False
-    return looks_random(entropy_bits(head), len(head))
-
-
-def _scaled(sample: list[bool], whole: int) -> int:
-    return round(whole * sum(sample) / len(sample)) if sample else 0
+        return with_entropy(
+            counts,
+            catalogue,
+            bucket=bucket,
+            paths=paths,
+            head_of=lambda path: _head(beneath, path),
+        )
 
 
 def _head(beneath: Beneath, path: bytes) -> bytes | None:

@@ -135,6 +135,7 @@ def _sync_bucket(
         source=name,
         bucket=open_bucket(source.url, clock=around.clock),
         max_delete_percent=_max_delete(source, request),
+        accepts_source=request.accepts_source,
         is_rehash=request.is_rehash,
     )
     return preview_bucket(settings, run) if request.is_dry_run else sync_bucket(settings, run)

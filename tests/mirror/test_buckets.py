@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import threading
 import uuid
 from dataclasses import dataclass, replace
@@ -216,6 +217,34 @@ def test_an_emptied_source_stops_the_run(pair: Pair) -> None:
         pair.sync(max_delete_percent=100)
 
     assert sorted(pair.objects()) == ["a", "b", "c", "d"]
+
+
+def test_a_bucket_that_somebody_encrypted_stops_the_run_until_it_is_accepted(pair: Pair) -> None:
+    rng = random.Random(5)
+    for number in range(24):
+        pair.put(f"{number}.txt", b"a line of an ordinary text file\n" * 300)
+    pair.put("was random", rng.randbytes(9600))
+    pair.sync()
+    for number in range(24):
+        pair.put(f"{number}.txt", rng.randbytes(9600))
+
+    with pytest.raises(SourceUnsuitable, match="encrypted"):
+        pair.sync()
+    kept = pair.objects()["7.txt"]
+    outcome = pair.sync(accepts_source=True)
+
+    assert kept.startswith(b"a line of")
+    assert outcome.put_files == 24
+
+
+def test_objects_that_changed_and_are_still_text_stop_nothing(across: Pair) -> None:
+    for number in range(24):
+        across.put(f"{number}.txt", b"a line of an ordinary text file\n" * 300)
+    across.sync()
+    for number in range(24):
+        across.put(f"{number}.txt", b"another line of an ordinary text file\n" * 300)
+
+    assert across.sync().put_files == 24
 
 
 def test_a_mirror_inside_its_source_is_refused(same: Pair) -> None:
