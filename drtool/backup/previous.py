@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -25,6 +25,7 @@ from drtool.repository.table import (
     Table,
     TableRecord,
 )
+from drtool.repository.trees import entry_of, moved_sign
 
 _LOOK = "Run `drtool verify` to see which backups suffer; the new one does not."
 MOST_FOOTERS = 1000
@@ -103,6 +104,16 @@ class PreviousBackup:
     def has(self, path: bytes) -> bool:
         """Whether there was anything of this path."""
         return self._table.has(path)
+
+    def count_signs(self, signs: Set[int]) -> int:
+        """How many of its files of a tree bear one of these signs (`moved_sign`); looks at them all."""
+        return sum(
+            1
+            for record in self._table
+            if record.begin == 0
+            and record.attributes.extra
+            and moved_sign(entry_of(record.attributes)) in signs
+        )
 
     def _is_lost(self, path: bytes, number: int) -> bool:
         record = self._table.find(path, number * RECORD_COVERS_BYTES)

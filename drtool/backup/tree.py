@@ -35,7 +35,7 @@ from drtool.repository.extents import FilesExtent
 from drtool.repository.lease import Lease
 from drtool.repository.repository import Repository
 from drtool.repository.table import RECORD_COVERS_BYTES
-from drtool.repository.trees import attributes_of, compare_signs
+from drtool.repository.trees import attributes_of, compare_signs, moved_sign
 from drtool.sources.files.beneath import open_root
 from drtool.sources.files.entries import Omitted, TreeEntry, TreeKind
 from drtool.sources.files.exclude import NOTHING_EXCLUDED, ExcludeRules
@@ -228,6 +228,7 @@ class _Run:
         self._first_names: dict[tuple[int, int], bytes] = {}
         self._names: list[tuple[TreeEntry, bytes]] = []
         self._files = self._empty = self._seen = 0
+        self._new_signs: set[int] = set()
         self._kept_bytes = self._kept_random = 0
 
     def read(self, tree: TreeSource, plan: BackupPlan) -> _Met:
@@ -261,7 +262,11 @@ class _Run:
         self._files += 1
         if self._files % _TELL_EVERY == 0:
             self._emit(PhaseAdvanced(phase=PHASE, done=self._files))
-        self._seen += previous is not None and previous.has(entry.path)
+        if previous is not None:
+            if previous.has(entry.path):
+                self._seen += 1
+            else:
+                self._new_signs.add(moved_sign(entry))
         group = entry.link_group
         if group is not None:
             first = self._first_names.setdefault(group, entry.path)
@@ -333,13 +338,20 @@ class _Run:
                 if entry.path not in lost:
                     instead[first] = entry.path
 
+    def _moved(self) -> int:
+        """Of the files that the previous snapshot had, those that are here under a new name."""
+        previous = self._stores.previous
+        return previous.count_signs(self._new_signs) if previous and self._new_signs else 0
+
     def _met(self, tree: TreeSource, plan: BackupPlan) -> _Met:
         reader = self._reader
         files = self._files - len(reader.omitted)
         known = _files_before(plan) or 0
+        deleted = max(0, known - self._seen)
         counts = ChangeCounts(
             known=known,
-            deleted=max(0, known - self._seen),
+            deleted=deleted,
+            moved=self._moved() if 100 * deleted > tree.max_delete_percent * known else 0,
             known_random=plan.previous.files.random_files if plan.previous else 0,
             changed=reader.changed,
             changed_random_before=reader.changed_random_before,

@@ -17,15 +17,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from drtool.errors import DrtoolError, ExitCode, LeaseHeld
+from drtool.mirror import tables
 from drtool.mirror.entries import MirrorEntry, from_line, to_line
-from drtool.mirror.tables import KINDS, MET, PLAN_FILES, RECORD, SCHEMA, SCHEMA_VERSION, WORK
 from drtool.sources.files.entries import TreeEntry, TreeKind
 from drtool.sources.files.unchanged import MARGIN_NS, Signs
 from drtool.system.durable import make_directory
 
 _PAGE_ROWS = 1000
 _MOST_NAMES_A_QUERY = 500
-_MOST_INTEGER = 1 << 63
 
 
 class CatalogueUnavailable(DrtoolError):
@@ -99,7 +98,7 @@ class Catalogue:
         """Made by `open_catalogue`."""
         self._database = database
         self._lock = lock
-        database.executescript(WORK)
+        database.executescript(tables.WORK)
 
     def about(self, name: str) -> str | None:
         """A value by its name; None before it was ever set."""
@@ -138,13 +137,13 @@ class Catalogue:
         rows = [
             (
                 entry.path, entry.tree.kind is TreeKind.FILE, entry.tree.size_bytes,
-                entry.tree.modified_ns, entry.tree.changed_ns, _signed(entry.tree.inode),
+                entry.tree.modified_ns, entry.tree.changed_ns, tables.signed(entry.tree.inode),
                 read_ns, to_line(entry), is_pending,
             )
             for entry in entries
         ]  # fmt: skip
         with self._change() as database:
-            database.executemany(RECORD, rows)
+            database.executemany(tables.RECORD, rows)
 
     def remove(self, paths: Iterable[bytes], *, is_pending: bool) -> None:
         """These are no longer part of the mirror."""
@@ -195,8 +194,8 @@ class Catalogue:
         """These are in the tree."""
         rows = [
             (
-                entry.path, KINDS[entry.kind], entry.size_bytes, entry.modified_ns,
-                entry.changed_ns, _signed(entry.inode),
+                entry.path, tables.KINDS[entry.kind], entry.size_bytes, entry.modified_ns,
+                entry.changed_ns, tables.signed(entry.inode),
             )
             for entry in entries
         ]  # fmt: skip
@@ -206,7 +205,7 @@ class Catalogue:
     def plan_files(self, *, trusts_signs: bool) -> FilesPlanned:
         """Add the seen files that are not known, or not unchanged, to the work of this run."""
         with self._change() as database:
-            database.execute(PLAN_FILES, (not trusts_signs, MARGIN_NS))
+            database.execute(tables.PLAN_FILES, (not trusts_signs, MARGIN_NS))
         [row] = self._rows(
             "SELECT coalesce(sum(is_new), 0), coalesce(sum(NOT is_new), 0),"
             " coalesce(sum(size_bytes), 0) FROM work WHERE line IS NULL"
@@ -225,7 +224,7 @@ class Catalogue:
 
     def not_met(self, paths: Sequence[bytes]) -> set[bytes]:
         """Those of `paths` whose objects are not."""
-        found = {row[0] for path in paths for row in self._rows(MET, (path,))}
+        found = {row[0] for path in paths for row in self._rows(tables.MET, (path,))}
         return {path for path in paths if path not in found}
 
     def count_not_met(self) -> int:
@@ -264,6 +263,13 @@ class Catalogue:
         for path, is_file in self._pages("entries", "path, is_file", condition):
             if not any(_is_below(path, shield) for shield in shields):
                 yield path, bool(is_file)
+
+    def moved(self) -> int:
+        """How many files that were not seen stand in the plan under a new name: the same inode, size
+        and time of modification.
+        """
+        [(count,)] = self._rows(tables.MOVED)
+        return int(count)
 
     def stands_in_the_way(self, path: bytes) -> bool:
         """Whether the tree now has a directory where the file `path` was, or a file above it."""
@@ -352,10 +358,10 @@ def _usable(path: Path, identity: str) -> sqlite3.Connection:
         database.execute("PRAGMA synchronous = NORMAL")
         (version,) = database.execute("PRAGMA user_version").fetchone()
         if version == 0:
-            database.executescript(SCHEMA)
+            database.executescript(tables.SCHEMA)
             with database:
                 database.execute("INSERT INTO about VALUES ('identity', ?)", (identity,))
-        elif version != SCHEMA_VERSION:
+        elif version != tables.SCHEMA_VERSION:
             raise sqlite3.DatabaseError(f"schema version {version}")
         found = database.execute("SELECT value FROM about WHERE name = 'identity'").fetchone()
         if found not in ((identity,), None):
@@ -391,8 +397,3 @@ def _unavailable(error: Exception) -> CatalogueUnavailable:
         f"the mirror's local catalogue cannot be used: {error}",
         hint="See that its directory has room and may be written; to begin anew, delete the file.",
     )
-
-
-def _signed(number: int) -> int:
-    """An inode number may take all of 64 bits; SQLite's integers have a sign."""
-    return number - (1 << 64) if number >= _MOST_INTEGER else number

@@ -70,6 +70,7 @@ class Survey:
     touched_bytes: int
     noted: int
     deleted: int
+    moved: int
     deleted_entries: int
     findings: tuple[Finding, ...]
 
@@ -120,6 +121,7 @@ def survey(tree: TreeSettings, catalogue: Catalogue, *, prefix: str) -> Survey:
         touched_bytes=planned.size_bytes,
         noted=counts["noted"],
         deleted=counts["deleted"],
+        moved=catalogue.moved() if counts["deleted"] and planned.new else 0,
         deleted_entries=counts["deleted_entries"],
         findings=told.findings(),
     )
@@ -176,7 +178,11 @@ def alarms(
             name = os.fsencode(tree.sentinel)
             raised += judge_sentinel(name, is_there=has_sentinel(root, name))
         counts = ChangeCounts(
-            known=found.known, deleted=found.deleted, changed=found.changed, new=found.new
+            known=found.known,
+            deleted=found.deleted,
+            moved=found.moved,
+            changed=found.changed,
+            new=found.new,
         )
         # A re-hash reads all, whether it changed or not.
         if not tree.is_rehash and is_worth_a_look(counts):

@@ -49,6 +49,14 @@ WHERE seen.kind = 0 AND NOT coalesce(
     AND max(seen.modified_ns, seen.changed_ns) < entries.read_ns - ?2, FALSE)
 ORDER BY seen.path
 """
+MOVED = """
+SELECT count(DISTINCT entries.path)
+FROM work JOIN seen ON seen.path = work.path
+JOIN entries ON entries.inode = seen.inode AND entries.size_bytes = seen.size_bytes
+    AND entries.modified_ns = seen.modified_ns
+WHERE work.is_new AND entries.is_file
+    AND NOT EXISTS (SELECT 1 FROM seen AS still WHERE still.path = entries.path)
+"""
 RECORD = """
 INSERT INTO entries VALUES (?,?,?,?,?,?,?,?,?) ON CONFLICT (path) DO UPDATE SET
     is_file = excluded.is_file, size_bytes = excluded.size_bytes,
@@ -56,3 +64,9 @@ INSERT INTO entries VALUES (?,?,?,?,?,?,?,?,?) ON CONFLICT (path) DO UPDATE SET
     read_ns = excluded.read_ns, line = excluded.line,
     pending = excluded.pending AND (pending OR line <> excluded.line)
 """
+_MOST_INTEGER = 1 << 63
+
+
+def signed(number: int) -> int:
+    """An inode number may take all of 64 bits; SQLite's integers have a sign."""
+    return number - (1 << 64) if number >= _MOST_INTEGER else number

@@ -71,6 +71,11 @@ def compare_signs(entry: TreeEntry, encoded: bytes) -> tuple[bool, bool]:
     return is_same, bool(flags & _LOOKED_RANDOM)
 
 
+def moved_sign(entry: TreeEntry) -> int:
+    """The same before and after a rename, and hardly ever of two files: inode, size, modification."""
+    return hash((entry.inode, entry.size_bytes, entry.modified_ns))
+
+
 def entry_of(attributes: Attributes) -> TreeEntry:
     """The entry again; IntegrityError if it was written by something else than drtool."""
     extra = attributes.extra

@@ -183,6 +183,22 @@ def test_a_shrunken_source_is_refused(tree: Path) -> None:
         snapshot(repository, tree)
 
 
+def test_files_that_were_only_renamed_are_not_gone(tree: Path) -> None:
+    """A directory with a new name is no reason to stop; what is really gone with it is."""
+    repository = new_repository()
+    snapshot(repository, tree)
+    (tree / "photos/2024").rename(tree / "photos/last year")
+
+    assert snapshot(repository, tree).files == 13
+
+    (tree / "photos/last year").rename(tree / "photos/2024")
+    for path in (tree / "photos/2024").iterdir():
+        if path.is_file():
+            path.unlink()
+    with pytest.raises(SourceUnsuitable, match="7 of 13 files"):
+        snapshot(repository, tree)
+
+
 def test_a_tree_that_somebody_encrypted_is_refused(tmp_path: Path) -> None:
     repository = new_repository()
     tree = tmp_path / "tree"

@@ -199,6 +199,23 @@ def test_a_source_without_its_sentinel_stops_the_run(plain: Rig) -> None:
         plain.sync(sentinel="mounted")
 
 
+def test_files_that_were_only_renamed_are_not_gone(rig: Rig) -> None:
+    """A directory with a new name is no reason to stop; what is really gone with it is."""
+    for name in "abcdefgh":
+        rig.write(f"dir/{name}", name.encode())
+    rig.sync()
+    (rig.tree / "dir").rename(rig.tree / "other")
+
+    assert rig.sync().deleted_files == 8
+    assert {f"other/{name}" for name in "abcdefgh"} <= set(rig.objects())
+
+    (rig.tree / "other").rename(rig.tree / "dir")
+    for name in "abc":
+        (rig.tree / "dir" / name).unlink()
+    with pytest.raises(SourceUnsuitable, match=r"3 of 8 files \(38 %\)"):
+        rig.sync()
+
+
 def test_more_deletions_than_allowed_stop_the_run_until_they_are(rig: Rig) -> None:
     """PITFALLS 86."""
     for name in "abcdefgh":

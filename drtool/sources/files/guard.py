@@ -128,14 +128,15 @@ def judge_sentinel(name: bytes, *, is_there: bool) -> list[Alarm]:
 class ChangeCounts:
     """Files of the last run, and what this run found; "random" is what `looks_random` says.
 
-    `known` files of which `known_random` were random; `deleted` of them are gone, `changed` have
-    other content. Of the changed, `changed_random_before` were random then, and `turned_random` are
-    now and were not. `new` files, of which `new_random` are random. Where only a sample was
-    measured, the caller scales it up.
+    `known` files of which `known_random` were random; `deleted` of them are gone, but `moved` of these
+    are there under another name. `changed` have other content. Of the changed, `changed_random_before`
+    were random then, and `turned_random` are now and were not. `new` files, of which `new_random` are
+    random. Where only a sample was measured, the caller scales it up.
     """
 
     known: int
     deleted: int
+    moved: int = 0
     known_random: int = 0
     changed: int = 0
     changed_random_before: int = 0
@@ -163,13 +164,14 @@ def _judge_deletes(counts: ChangeCounts, max_delete_percent: float) -> list[Alar
                 "See that its disk is mounted. If it is meant to be empty, remove the source instead.",
             )
         ]
-    share = 100 * counts.deleted / counts.known
+    lost = max(0, counts.deleted - counts.moved)
+    share = 100 * lost / counts.known
     if share <= max_delete_percent:
         return []
     return [
         Alarm(
             AlarmKind.SHRUNKEN,
-            f"{counts.deleted} of {counts.known} files ({share:.0f} %) are gone,"
+            f"{lost} of {counts.known} files ({share:.0f} %) are gone,"
             f" and max_delete allows {max_delete_percent:g} %",
             "If they were meant to go, run once with a higher --max-delete.",
         )
