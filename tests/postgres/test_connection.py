@@ -220,11 +220,12 @@ def test_time_outs_of_the_role_and_of_the_server_do_not_reach_our_sessions(
 ) -> None:
     """PITFALLS 31: a role's idle and statement time-outs do not kill a backup's sessions."""
     server = make_postgres(major, settings={"idle_session_timeout": "50ms"})
-    server.make_role("hurried")
+    unhurried = {"options": "-c idle_session_timeout=0"}  # the test's own sessions
+    server.make_role("hurried", **unhurried)
     for name in ("idle_in_transaction_session_timeout", "statement_timeout", "lock_timeout"):
-        server.query(f"ALTER ROLE hurried SET {name} = '50ms'")
-    server.query("ALTER ROLE hurried SET search_path = 'elsewhere'")
-    server.query("ALTER ROLE hurried SET client_encoding = 'LATIN1'")
+        server.query(f"ALTER ROLE hurried SET {name} = '50ms'", **unhurried)
+    server.query("ALTER ROLE hurried SET search_path = 'elsewhere'", **unhurried)
+    server.query("ALTER ROLE hurried SET client_encoding = 'LATIN1'", **unhurried)
 
     with (
         connect(server.dsn(user="hurried"), purpose="test") as connection,
@@ -232,7 +233,7 @@ def test_time_outs_of_the_role_and_of_the_server_do_not_reach_our_sessions(
     ):
         with connection.transaction():
             connection.execute("SELECT pg_sleep(0.2)")
-            server.query("SELECT pg_sleep(0.2)")
+            server.query("SELECT pg_sleep(0.2)", **unhurried)
         row = connection.execute("SHOW search_path").fetchone()
         encoding = connection.info.encoding
         system = replication.rows("IDENTIFY_SYSTEM")

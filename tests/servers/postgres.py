@@ -273,8 +273,8 @@ class PostgresServer:
             cursor = connection.execute(statement.encode(), parameters or None)
             return cursor.fetchall() if cursor.description else []
 
-    def make_role(self, name: str, attributes: str = "LOGIN REPLICATION") -> None:
-        with self.connect() as connection:
+    def make_role(self, name: str, attributes: str = "LOGIN REPLICATION", **more: str) -> None:
+        with self.connect(**more) as connection:
             connection.execute(sql.SQL("CREATE ROLE {} " + attributes).format(sql.Identifier(name)))
 
     def run(self, program: str, *arguments: str, check: bool = True) -> str:
