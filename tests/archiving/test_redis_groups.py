@@ -7,10 +7,17 @@ import signal
 import subprocess
 import sys
 import textwrap
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
+
+from drtool.archiving.redis import StreamSettings
 from drtool.policy.sources import RedisTopology
+from drtool.repository.repository import Repository
 from drtool.repository.streampath import find_path
+from drtool.sources.redis.psync import Position
 from drtool.stores.local import LocalStore
 from drtool.system.clock import SystemClock
 from tests.archiving.redis_rig import (
@@ -141,7 +148,19 @@ def test_every_shard_of_a_cluster_is_archived_over_the_loss_of_a_master() -> Non
         assert path.end >= ends[path.last_id].offset
 
 
-def test_a_replica_that_has_had_all_data_anew_since_the_failover_makes_no_hole() -> None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FailedOver:
+    """A cluster of which all is archived up to `start`; since then `heir` has taken over from `old`."""
+
+    repository: Repository
+    settings: StreamSettings
+    old: RedisServer
+    heir: RedisServer
+    start: Position
+
+
+@pytest.fixture
+def failed_over() -> Iterator[FailedOver]:
     """The old master comes back empty, as containers do, and knows the new history alone."""
     group = ClusterGroup()
     try:
@@ -154,40 +173,38 @@ def test_a_replica_that_has_had_all_data_anew_since_the_failover_makes_no_hole()
             start = wait_held(repository, old)
         heir = _fail_over(group, old)
         _write_cluster(group, 600)
-        with receiving(repository, settings) as running:
-            until(lambda: attached(heir), "the heir is joined, for it knows both histories")
-            end = wait_held(repository, heir)
-            until(lambda: attached(old) and not attached(heir), "the replica is, from then on")
+        yield FailedOver(repository=repository, settings=settings, old=old, heir=heir, start=start)
     finally:
         group.close()
+
+
+def test_a_replica_that_has_had_all_data_anew_since_the_failover_makes_no_hole(
+    failed_over: FailedOver,
+) -> None:
+    repository, old, heir = failed_over.repository, failed_over.old, failed_over.heir
+    with receiving(repository, failed_over.settings) as running:
+        until(lambda: attached(heir), "the heir is joined, for it knows both histories")
+        end = wait_held(repository, heir)
+        until(lambda: attached(old) and not attached(heir), "the replica is, from then on")
 
     assert running.result is not None
     assert [one.holes for one in running.result.shards] == [0, 0, 0], running.warnings
+    start = failed_over.start
     assert find_path(inventory(repository), start.replid, begin=start.offset - 1).end >= end.offset
 
 
-def test_a_hole_is_not_believed_while_the_server_that_may_have_the_bytes_is_away() -> None:
-    group = ClusterGroup()
-    try:
-        repository = new_repository()
-        settings = settings_for(group.nodes, RedisTopology.CLUSTER)
-        old = group.masters()[0]
-        with receiving(repository, settings):
-            until(lambda: sum(len(attached(node)) for node in group.nodes) == 3, "all are joined")
-            _write_cluster(group, 600)
-            wait_held(repository, old)
-        heir = _fail_over(group, old)
-        _write_cluster(group, 600)
-        with heir.client() as way_back:
-            way_back.config_set("maxclients", 1)
-            with receiving(repository, settings) as running:
-                try:
-                    until(lambda: running.warned("has what comes next"), "the replica is asked")
-                finally:
-                    way_back.config_set("maxclients", 10_000)
-                wait_held(repository, heir)
-    finally:
-        group.close()
+def test_a_hole_is_not_believed_while_the_server_that_may_have_the_bytes_is_away(
+    failed_over: FailedOver,
+) -> None:
+    heir = failed_over.heir
+    with heir.client() as way_back:
+        way_back.config_set("maxclients", 1)  # the heir turns everyone else away
+        with receiving(failed_over.repository, failed_over.settings) as running:
+            try:
+                until(lambda: running.warned("has what comes next"), "the replica is asked")
+            finally:
+                way_back.config_set("maxclients", 10_000)
+            wait_held(failed_over.repository, heir)
 
     assert running.result is not None
     assert [one.holes for one in running.result.shards] == [0, 0, 0], running.warnings
