@@ -11,7 +11,7 @@ from drtool.archiving.redis_shard import ShardReceived, ShardReceiver, ShardSite
 from drtool.errors import SourceUnavailable
 from drtool.model.progress import Emit, Noted, PhaseBegan, silent
 from drtool.policy.sources import RedisTopology
-from drtool.repository.backups import read_manifests
+from drtool.repository.backups import read_newest_manifest
 from drtool.repository.extents import RedisExtent, RedisShard
 from drtool.repository.lease import Lease
 from drtool.repository.repository import Repository
@@ -76,9 +76,9 @@ def receive_stream(
     It goes on where the log ends, or begins at the newest snapshot, as long as the server still has
     that; otherwise a hole is recorded and warned of, and `ask_for_base` called, from any thread: only a
     new snapshot can be replayed on what comes then. None is taken here, for `drtool backup` has a lease
-    and a process of its own. Only what is durable is acknowledged. A server
-    or a store that goes away is waited for, in bounded memory (`redis_arrivals`). LeaseHeld if another
-    receiver of this source runs (PITFALLS 22).
+    and a process of its own. Only what is durable is acknowledged. A server or a store that goes away
+    is waited for, in bounded memory (`redis_arrivals`). LeaseHeld if another receiver of this source
+    runs (PITFALLS 22).
     """
     with Lease(repository, lease_name(settings.source), clock=clock) as lease:
         over = threading.Event()
@@ -212,6 +212,7 @@ class _Receiver:
 
 def newest_snapshot(repository: Repository, source: str) -> dict[str, RedisShard]:
     """The shards of the newest snapshot, by name; empty if there is none."""
-    manifests, _ = read_manifests(repository, source)
-    found = [one.extent for one in manifests if isinstance(one.extent, RedisExtent)]
-    return {shard.name: shard for shard in found[-1].shards} if found else {}
+    manifest, _ = read_newest_manifest(repository, source)
+    if manifest is None or not isinstance(manifest.extent, RedisExtent):
+        return {}
+    return {shard.name: shard for shard in manifest.extent.shards}

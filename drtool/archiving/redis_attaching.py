@@ -89,6 +89,7 @@ class Attacher:
                 assert trouble is not None
                 raise trouble
             self._believe(shard, is_whole=trouble is None)
+            self._server_clock.look(lossy.connection)
             yield lossy
 
     def _believe(self, shard: Shard, *, is_whole: bool) -> None:

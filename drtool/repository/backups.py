@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from drtool.repository.table import Table
 
 MANIFEST_VERSION = 1
+_READ_AT_A_TIME = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -171,15 +173,27 @@ def read_manifest(repository: Repository, source: str, backup_id: str) -> Manife
 def read_manifests(
     repository: Repository, source: str
 ) -> tuple[list[Manifest], list[IntegrityError]]:
-    """All manifests of a source, oldest first, and an error for each that is damaged."""
-    manifests: list[Manifest] = []
-    errors: list[IntegrityError] = []
-    for backup_id in backup_ids(repository, source):
+    """All manifests of a source, oldest first, and an error for each that is damaged.
+
+    Eight are read at a time: a source with hourly snapshots has hundreds, each a round trip.
+    """
+
+    def read(backup_id: str) -> Manifest | IntegrityError:
         try:
-            manifests.append(read_manifest(repository, source, backup_id))
+            return read_manifest(repository, source, backup_id)
         except IntegrityError as error:
-            errors.append(error)
-    return manifests, errors
+            return error
+
+    executor = ThreadPoolExecutor(_READ_AT_A_TIME, thread_name_prefix="manifest")
+    try:
+        found = list(executor.map(read, backup_ids(repository, source)))
+    finally:
+        # A store that is away is not asked for all the others too.
+        executor.shutdown(cancel_futures=True)
+    return (
+        [one for one in found if isinstance(one, Manifest)],
+        [one for one in found if isinstance(one, IntegrityError)],
+    )
 
 
 def read_newest_manifest(

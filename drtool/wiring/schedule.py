@@ -13,7 +13,7 @@ from drtool.model.outcome import Fact, FactSheet
 from drtool.model.progress import Noted, PhaseBegan
 from drtool.policy.policy import Policy
 from drtool.policy.sources import BucketSource, FilesSource
-from drtool.repository.backups import read_manifests
+from drtool.repository.backups import read_newest_manifest
 from drtool.repository.lease import Lease
 from drtool.repository.repository import Repository
 from drtool.schedule.due import next_due
@@ -113,8 +113,8 @@ def _newest(
             return None
         try:
             if job.words[0] == "backup":
-                manifests, _ = read_manifests(repository, job.source)
-                return max((one.began for one in manifests), default=None)
+                manifest, _ = read_newest_manifest(repository, job.source)
+                return None if manifest is None else manifest.began
             source = policy.source(job.source)
             if isinstance(source, FilesSource | BucketSource) and source.mirror is not None:
                 url = source.mirror
