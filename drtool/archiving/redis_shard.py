@@ -16,6 +16,7 @@ from drtool.archiving.redis_pressure import Pressure, read_limit
 from drtool.errors import DrtoolError, SourceUnavailable
 from drtool.model.finding import Severity
 from drtool.model.progress import Noted, PhaseAdvanced
+from drtool.policy.sources import RedisTopology
 from drtool.repository.extents import RedisShard
 from drtool.repository.layout import ReplicationHistory
 from drtool.repository.repository import Repository
@@ -51,6 +52,8 @@ _PRESSURE_SECONDS = 0.1
 # With this the master asks how far we are, because somebody waits for it.
 _ASKS = b"GETACK"
 _ASKS_WITHIN_BYTES = 64 << 10
+# Less than a backlog holds, and more than a replica needs to follow its new master.
+_SPARE_SECONDS = 30.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,6 +110,7 @@ class ShardReceiver:
         self._heart: StreamHeart | None = None
         self._joined: NodeAddress | None = None
         self._moves = threading.Event()
+        self._spared_since: float | None = None
         self._server_clock = ServerClock(site.patience.clock)
         self._attacher = Attacher(
             name,
@@ -181,6 +185,9 @@ class ShardReceiver:
         shape = site.find()
         shard = self._shard(shape)
         chosen = choose_node(shape, shard)
+        if shape.kind is RedisTopology.SENTINEL and chosen.node is shard.master and shard.replicas:
+            self._spare_master(shard)
+        self._spared_since = None
         for finding in chosen.findings:
             if finding.fact not in self._told:
                 self._told.add(finding.fact)
@@ -195,6 +202,19 @@ class ShardReceiver:
                     self._stream(attached.connection, link, start)
                 finally:
                     self._joined = None
+
+    def _spare_master(self, shard: Shard) -> None:
+        """Raise SourceUnavailable for a while: Sentinel keeps whoever joins its master as a replica that
+        is down, until it is reset; and after a failover replicas are well again within seconds.
+        """
+        now = self._clock.monotonic()
+        self._spared_since = self._spared_since or now
+        if now - self._spared_since < _SPARE_SECONDS:
+            raise SourceUnavailable(
+                f"no replica of {shard.name} is well, and its master {shard.master.address}, which"
+                f" Sentinel watches, is joined only after {_SPARE_SECONDS:g} s",
+                hint="Look at INFO replication of its replicas.",
+            )
 
     def _stream(self, connection: RedisConnection, link: ReplicaLink, start: Start) -> None:
         site, begun = self._site, link.begun.position

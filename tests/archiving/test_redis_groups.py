@@ -118,6 +118,26 @@ def test_behind_sentinel_the_stream_goes_on_over_a_failover() -> None:
     assert path.last_id == end.replid
 
 
+def test_a_master_that_sentinel_watches_is_spared_while_a_replica_may_come_back() -> None:
+    """Sentinel would list whoever joins it as one more replica, port 0, for ever down."""
+    group = SentinelGroup()
+    try:
+        replicas = [node for node in group.nodes if node is not group.master]
+        for replica in replicas:
+            replica.kill9()
+        settings = settings_for(group.sentinels, RedisTopology.SENTINEL)
+        with receiving(new_repository(), settings) as running:
+            until(lambda: running.warned("is joined only after"), "it waits")
+            assert attached(group.master) == []
+            for replica in replicas:
+                replica.start()
+            until(lambda: any(attached(replica) for replica in replicas), "a replica is joined")
+        assert attached(group.master) == []
+        assert group.is_whole()  # nobody but the two is known to the sentinels
+    finally:
+        group.close()
+
+
 def test_every_shard_of_a_cluster_is_archived_over_the_loss_of_a_master() -> None:
     group = ClusterGroup()
     try:
