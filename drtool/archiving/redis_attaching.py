@@ -17,7 +17,7 @@ from drtool.repository.extents import RedisShard
 from drtool.repository.streamlog import StreamInventory
 from drtool.sources.redis.address import Login
 from drtool.sources.redis.connection import RedisConnection, connect
-from drtool.sources.redis.psync import Position
+from drtool.sources.redis.psync import FullResync, Position, ReplicaLink, open_link
 from drtool.sources.redis.shape import Shard
 from drtool.sources.redis.topology import join_order
 
@@ -26,13 +26,16 @@ _CATCH_UP_SECONDS = 2.0
 _CATCH_UP_STEP_SECONDS = 0.05
 # A hole makes all up to the next snapshot unreachable, however long it is: to wait costs nothing.
 _BELIEVE_SECONDS = 15.0
+# More than a replica needs to follow its new master.
+_SPARE_SECONDS = 30.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attached:
-    """A server that answers, and where its stream is asked for from."""
+    """A server that was joined, and where its stream was asked for from."""
 
     connection: RedisConnection
+    link: ReplicaLink
     start: Start
 
 
@@ -56,46 +59,91 @@ class Attacher:
         self._snapshot = snapshot
         self._server_clock = server_clock
         self._lost_since: float | None = None
+        self._lossy_at = 0.0
+        self._spared_since: float | None = None
         self._has_told_clocks = False
 
     @contextmanager
     def attach(self, shard: Shard, position: Position | None) -> Iterator[Attached]:
-        """The first server of `shard`, in the order of choice, that still has what comes next.
+        """The first server of `shard`, in the order of choice, that goes on with what comes next.
 
         `position` is how far this receiver came; None for one that has just begun. A server that is a
         replica only since a failover has had all data anew from its master, and knows no history but
-        the new one: the master knows both. SourceUnavailable if none answers, or if none that answers
-        has it and another may come back that has.
+        the new one: the master knows both. SourceUnavailable if none lets us join, or if none that does
+        goes on and another may come back that would.
         """
-        lossy: Attached | None = None
-        trouble: SourceUnavailable | None = None
         with ExitStack() as opened:
-            for node in join_order(shard):
-                try:
-                    connection = opened.enter_context(connect(node.address, self._login))
-                    self._server_clock.look(connection)
-                    self._tell_difference(connection.place)
-                    start = self._start(self._backlog(connection, position), position)
-                except SourceUnavailable as error:
-                    trouble = trouble or error
-                    continue
-                found = Attached(connection=connection, start=start)
+            attached = self._attach(opened, shard, position)
+            self._lost_since = self._spared_since = None
+            yield attached
+
+    def _attach(self, opened: ExitStack, shard: Shard, position: Position | None) -> Attached:
+        lossy: tuple[RedisConnection, Start] | None = None
+        trouble: SourceUnavailable | None = None
+        for node in join_order(shard):
+            try:
+                connection = opened.enter_context(connect(node.address, self._login))
+                self._server_clock.look(connection)
+                self._tell_difference(connection.place)
+                start = self._start(self._backlog(connection, position), position)
                 if not start.is_loss:
-                    self._lost_since = None
-                    yield found
-                    return
-                lossy = lossy or found
-            if lossy is None:
-                assert trouble is not None
-                raise trouble
-            self._believe(shard, is_whole=trouble is None)
-            self._server_clock.look(lossy.connection)
-            yield lossy
+                    attached = self._join(opened, connection, start)
+                    if start.position is None or not isinstance(attached.link.begun, FullResync):
+                        return attached
+                    attached.link.close()  # overrun meanwhile; another server may have it yet
+            except SourceUnavailable as error:
+                trouble = trouble or error
+                continue
+            lossy = lossy or (connection, start)
+        if lossy is None:
+            self._lost_since = None
+            assert trouble is not None
+            raise trouble
+        self._believe(shard, is_whole=trouble is None)
+        self._server_clock.look(lossy[0])
+        return self._join(opened, *lossy)
+
+    def spare_master(self, shard: Shard, position: Position | None) -> None:
+        """Raise SourceUnavailable for a while: Sentinel keeps whoever joins its master as a replica that
+        is down, until it is reset; and after a failover replicas are well again within seconds.
+
+        Not where the master would soon lose what comes next.
+        """
+        now = self._clock.monotonic()
+        self._spared_since = self._spared_since or now
+        if now - self._spared_since < _SPARE_SECONDS and self._may_wait(shard, position):
+            raise SourceUnavailable(
+                f"no replica of {shard.name} is well, and its master {shard.master.address}, which"
+                f" Sentinel watches, is joined only after {_SPARE_SECONDS:g} s",
+                hint="Look at INFO replication of its replicas.",
+            )
+
+    def _may_wait(self, shard: Shard, position: Position | None) -> bool:
+        """Whether the master keeps what comes next for a good while yet."""
+        with connect(shard.master.address, self._login) as connection:
+            backlog = Backlog.parse(connection.place, connection.info("replication"))
+        try:
+            start = self._start(backlog, position)
+        except SourceUnavailable:
+            return True  # it is behind us: nothing comes
+        return start.is_new or (start.position is not None and backlog.has_room(start.position))
+
+    def _join(self, opened: ExitStack, connection: RedisConnection, start: Start) -> Attached:
+        link = open_link(
+            connection.address, self._login, clock=self._clock, position=start.position
+        )
+        return Attached(connection=connection, link=opened.enter_context(link), start=start)
 
     def _believe(self, shard: Shard, *, is_whole: bool) -> None:
-        """Raise SourceUnavailable while a server may still come back that has what the others lost."""
+        """Raise SourceUnavailable while a server may still come back that has what the others lost.
+
+        Only time in which it is asked again and again counts: a group of which nobody answers comes
+        back one by one.
+        """
         now = self._clock.monotonic()
-        self._lost_since = self._lost_since or now
+        if self._lost_since is None or now - self._lossy_at > _BELIEVE_SECONDS:
+            self._lost_since = now
+        self._lossy_at = now
         is_whole = is_whole and len(join_order(shard)) == 1 + len(shard.replicas)
         if not is_whole and now - self._lost_since < _BELIEVE_SECONDS:
             raise SourceUnavailable(

@@ -23,6 +23,7 @@ class Backlog:
     histlen: int = 0
     former_replid: str = ""
     former_end: int = -1
+    size_bytes: int = 0
 
     @classmethod
     def parse(cls, place: str, told: Mapping[str, str]) -> Backlog:
@@ -37,6 +38,7 @@ class Backlog:
                 histlen=int(told["repl_backlog_histlen"]),
                 former_replid=told["master_replid2"],
                 former_end=int(told["second_repl_offset"]),
+                size_bytes=int(told["repl_backlog_size"]),
             )
         except (KeyError, ValueError) as error:
             raise SourceUnavailable(
@@ -53,6 +55,10 @@ class Backlog:
         if self.first is None:
             return False
         return self.first <= following <= self.first + self.histlen
+
+    def has_room(self, position: Position) -> bool:
+        """Whether the server would go on from there, and keeps at most a quarter of its backlog for us."""
+        return self.grants(position) and 4 * (self.offset - position.offset) <= self.size_bytes
 
     def is_behind(self, position: Position) -> bool:
         """Whether it is of the same history and has not come so far yet: nothing is lost, only late."""

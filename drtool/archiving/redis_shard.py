@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 from drtool.archiving.patience import Patience
 from drtool.archiving.redis_attaching import Attacher
 from drtool.archiving.redis_clock import ServerClock
-from drtool.archiving.redis_joining import Start
+from drtool.archiving.redis_joining import Backlog, Start
 from drtool.archiving.redis_keeping import StreamKeeper
 from drtool.archiving.redis_marks import StreamHeart
 from drtool.archiving.redis_pressure import Pressure, read_limit
@@ -35,11 +36,10 @@ from drtool.sources.redis.psync import (
     Position,
     ReplicaLink,
     StreamBytes,
-    open_link,
 )
 from drtool.sources.redis.rdbcodes import RdbDamaged
 from drtool.sources.redis.shape import Shape, Shard
-from drtool.sources.redis.topology import choose_node
+from drtool.sources.redis.topology import choose_node, join_order
 from drtool.system.retry import RetryLimits
 
 _PAUSES = RetryLimits(first_pause_seconds=0.2, longest_pause_seconds=15.0)
@@ -52,8 +52,8 @@ _PRESSURE_SECONDS = 0.1
 # With this the master asks how far we are, because somebody waits for it.
 _ASKS = b"GETACK"
 _ASKS_WITHIN_BYTES = 64 << 10
-# Less than a backlog holds, and more than a replica needs to follow its new master.
-_SPARE_SECONDS = 30.0
+# A replica that does not let us in after all costs a new link a minute, not one with each look.
+_STAY_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,7 +110,9 @@ class ShardReceiver:
         self._heart: StreamHeart | None = None
         self._joined: NodeAddress | None = None
         self._moves = threading.Event()
-        self._spared_since: float | None = None
+        self._durable: Position | None = None
+        self._looked_bytes = 0
+        self._stays_until = 0.0
         self._server_clock = ServerClock(site.patience.clock)
         self._attacher = Attacher(
             name,
@@ -139,12 +141,28 @@ class ShardReceiver:
         )
 
     def look(self, shape: Shape) -> None:
-        """Leave a master for a replica that is there again, as after a failover; any thread."""
-        joined = self._joined
+        """Leave a master for a replica that is there again, as after a failover; any thread.
+
+        Only for one that has come as far, and that keeps what comes until we are there: what arrives
+        between two looks is a quarter of its backlog at most.
+        """
+        joined, durable, received = self._joined, self._durable, self._received_bytes
+        now = self._clock.monotonic()
+        arrived, self._looked_bytes = received - self._looked_bytes, received
+        if durable is None or now < self._stays_until:
+            return
         for shard in shape.shards:
             if shard.name == self._name and shard.master.address == joined:
-                if any(replica.is_healthy for replica in shard.replicas):
-                    self._moves.set()
+                best = join_order(shard)[0]
+                if best is not shard.master and (best.offset or 0) >= (shard.master.offset or 0):
+                    with (
+                        suppress(SourceUnavailable),
+                        connect(best.address, self._site.login) as one,
+                    ):
+                        backlog = Backlog.parse(one.place, one.info("replication"))
+                        if backlog.has_room(durable) and 4 * arrived <= backlog.size_bytes:
+                            self._stays_until = now + _STAY_SECONDS
+                            self._moves.set()
 
     def _run(self) -> None:
         try:
@@ -186,35 +204,19 @@ class ShardReceiver:
         shard = self._shard(shape)
         chosen = choose_node(shape, shard)
         if shape.kind is RedisTopology.SENTINEL and chosen.node is shard.master and shard.replicas:
-            self._spare_master(shard)
-        self._spared_since = None
+            self._attacher.spare_master(shard, self._position)
         for finding in chosen.findings:
             if finding.fact not in self._told:
                 self._told.add(finding.fact)
                 level = "info" if finding.severity is Severity.NOTE else "warning"
                 self._emit(Noted(f"{self._name}: {finding.subject}: {finding.fact}", level))
         with self._attacher.attach(shard, self._position) as attached:
-            address, start = attached.connection.address, attached.start
-            with open_link(address, site.login, clock=self._clock, position=start.position) as link:
-                self._moves.clear()
-                self._joined = address
-                try:
-                    self._stream(attached.connection, link, start)
-                finally:
-                    self._joined = None
-
-    def _spare_master(self, shard: Shard) -> None:
-        """Raise SourceUnavailable for a while: Sentinel keeps whoever joins its master as a replica that
-        is down, until it is reset; and after a failover replicas are well again within seconds.
-        """
-        now = self._clock.monotonic()
-        self._spared_since = self._spared_since or now
-        if now - self._spared_since < _SPARE_SECONDS:
-            raise SourceUnavailable(
-                f"no replica of {shard.name} is well, and its master {shard.master.address}, which"
-                f" Sentinel watches, is joined only after {_SPARE_SECONDS:g} s",
-                hint="Look at INFO replication of its replicas.",
-            )
+            self._moves.clear()
+            self._joined = attached.connection.address
+            try:
+                self._stream(attached.connection, attached.link, attached.start)
+            finally:
+                self._joined = None
 
     def _stream(self, connection: RedisConnection, link: ReplicaLink, start: Start) -> None:
         site, begun = self._site, link.begun.position
@@ -361,6 +363,7 @@ class ShardReceiver:
             raise SourceUnavailable(f"the link to {link.place} was given up")
 
     def _advanced(self, history: ReplicationHistory, durable: int) -> None:
+        self._durable = Position(history.replication_id, durable)
         if self._failures:
             self._emit(Noted(f"{self._name}: the stream is archived again"))
         self._failures = 0

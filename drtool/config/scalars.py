@@ -5,6 +5,7 @@ YAML's own guesses (12:30 as 750, `no` as false) never apply: a value is read as
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
@@ -69,12 +70,18 @@ def _read_path(text: str) -> Path:
     return path
 
 
+_CRON_WORDS = (
+    r"([\d*,/\s-]|sun|mon|tue|wed|thu|fri|sat|jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)*"
+)
+
+
 def _read_cron(text: str) -> CronLine:
     from croniter import croniter  # not for a policy without a schedule
 
-    # croniter also takes six and seven fields and names such as @daily; cron's own five are enough
-    # and mean the same to every scheduler the line may be exported to.
-    if len(text.split()) != 5 or not croniter.is_valid(text):
+    # croniter also takes six and seven fields, names such as @daily, and R for a time drawn by lot,
+    # anew each time; cron's own five are enough and mean the same to every scheduler.
+    is_plain = re.fullmatch(_CRON_WORDS, text, re.IGNORECASE)
+    if len(text.split()) != 5 or not is_plain or not croniter.is_valid(text):
         raise ValueError(f"{text!r} is not a crontab line: write five fields, such as '0 2 * * *'")
     return CronLine(text)
 

@@ -93,8 +93,8 @@ class Lease:
 
     @property
     def is_lost(self) -> bool:
-        """Whether another run has taken over, as of the newest renewal; asks nobody."""
-        return self._lost
+        """Whether another run has taken over, as of the newest renewal, or may; asks nobody."""
+        return self._lost or not self._thread.is_alive()
 
     def check(self) -> None:
         """Renew now; LeaseHeld if the lease was lost meanwhile. Called before anything is published.

@@ -15,15 +15,20 @@ from drtool.model.progress import Emit, Noted
 from drtool.schedule.due import next_due
 from drtool.schedule.jobs import Job, Receiver, Work
 from drtool.system.clock import Clock
-from drtool.system.process import ToldProcess
+from drtool.system.process import ProgramFailed, ToldProcess
 from drtool.system.retry import RetryLimits
 
 AT_ONCE = 3
 # A receiver makes durable what it has; whoever stops a container should give it as long.
 END_SECONDS = 45.0
 _STEP_SECONDS = 0.5
-# What may be better in a while: a server or a store that was away, another run of the same.
+# What may be better in a while: a server or a store that was away, another run of the same; what
+# was killed (below zero), as when memory ran out, is tried again too.
 _PASSING = (ExitCode.SOURCE_UNAVAILABLE, ExitCode.REPOSITORY_UNAVAILABLE, ExitCode.LEASE_HELD)
+# Longer than any that goes on; one that hangs keeps the others from their turn.
+_HEAVY_SECONDS = 24 * 3600.0
+_LIGHT_SECONDS = 3600.0
+_KILL_SECONDS = 60.0
 _JOB_PAUSES = RetryLimits(first_pause_seconds=60.0, longest_pause_seconds=1800.0)
 _RECEIVER_PAUSES = RetryLimits(first_pause_seconds=2.0, longest_pause_seconds=120.0)
 _MOST_DOUBLINGS = 10
@@ -114,6 +119,7 @@ class _JobState:
         self._site = site
         self._began = self._retry_at = 0.0
         self._failures = 0
+        self._ends_by: float | None = None
         self._looked = now
         self._next = next_due(job.line, site.zone, after=now)
         if job.is_heavy and _is_overdue(job, site.zone, newest=newest, now=now):
@@ -131,6 +137,8 @@ class _JobState:
             code = self.process.exit_code()
             if code is not None:
                 self._ended(code)
+            else:
+                self._end_what_hangs(self.process)
         if now < self._looked:  # somebody has set the clock back
             self._next = next_due(self.job.line, self._site.zone, after=now)
         self._looked = now
@@ -138,6 +146,8 @@ class _JobState:
             return
         if self.process is not None:
             self._note("is due, and still runs: this run is left out", "warning")
+        elif self.is_waiting:
+            self._note("is due again, and still waits for others to end (--at-once)", "warning")
         else:
             self.due, self._retry_at, self._failures = self._next, 0.0, 0
         self._next = next_due(self.job.line, self._site.zone, after=now)
@@ -147,7 +157,21 @@ class _JobState:
         self.runs += 1
         self._began = self._site.clock.monotonic()
         self._note("begins")
-        self.process = self._site.start(self.job.words)
+        try:
+            self.process = self._site.start(self.job.words)
+        except ProgramFailed as error:
+            self._failed(error.message, is_passing=True)
+
+    def _end_what_hangs(self, process: ToldProcess) -> None:
+        limit = _HEAVY_SECONDS if self.job.is_heavy else _LIGHT_SECONDS
+        now = self._site.clock.monotonic()
+        if self._ends_by is None and now - self._began >= limit:
+            self._ends_by = now + _KILL_SECONDS
+            span = format_span(timedelta(seconds=now - self._began))
+            self._note(f"has run for {span}: it is ended", "warning")
+            process.send(SIGTERM)
+        elif self._ends_by is not None and now >= self._ends_by:
+            process.kill_family()
 
     def stopped(self) -> None:
         """Tell of a run that was cut short, because all is stopped."""
@@ -157,23 +181,29 @@ class _JobState:
     def _ended(self, code: int) -> None:
         assert self.process is not None
         lines, self.process = self.process.lines(), None
+        self._ends_by = None
         span = format_span(timedelta(seconds=self._site.clock.monotonic() - self._began))
         if code == ExitCode.DONE:
+            for line in lines if self.job.is_heavy else ():
+                self._note(*_told(line))
             self.due, self._failures = None, 0
             self.done += 1
             self._note(f"done in {span}")
             return
         for line in lines:
-            self._note(line)
+            self._note(_told(line)[0], "warning")
+        self._failed(f"ended with {code} after {span}", is_passing=code in _PASSING or code < 0)
+
+    def _failed(self, what: str, *, is_passing: bool) -> None:
         again = ""
-        if code in _PASSING and self.job.is_heavy:
+        if is_passing and self.job.is_heavy:
             self._failures += 1
             pause = _JOB_PAUSES.pause(min(self._failures, _MOST_DOUBLINGS))
             self._retry_at = self._site.clock.monotonic() + pause
             again = f"; it is tried again in {round(pause)} s"
         else:
             self.due = None
-        self._note(f"ended with {code} after {span}{again}", "warning")
+        self._note(f"{what}{again}", "warning")
 
     def _note(self, text: str, level: str = "info") -> None:
         self._site.emit(Noted(f"{self.job.name}: {text}", level))
@@ -198,33 +228,42 @@ class _ReceiverState:
                 self._began = now
                 self.starts += 1
                 self._note("starts")
-                self.process = self._site.start(self.receiver.words)
+                try:
+                    self.process = self._site.start(self.receiver.words)
+                except ProgramFailed as error:
+                    self._ended(error.message, now)
             return
         code = self.process.exit_code()
         for line in self.process.lines():
-            self._note(line)
+            self._note(*_told(line))
         if code is not None:
-            self._ended(code, now)
+            self._ended(f"ended with {code}", now)
 
     def stopped(self) -> None:
         """Pass on its last words."""
         if self.process is not None:
             for line in self.process.lines():
-                self._note(line)
+                self._note(*_told(line))
             code = self.process.exit_code()
             self._note(f"ended with {code}", "info" if code == ExitCode.DONE else "warning")
 
-    def _ended(self, code: int, now: float) -> None:
+    def _ended(self, what: str, now: float) -> None:
         self.process = None
         if now - self._began >= _WELL_SECONDS:
             self._failures = 0
         self._failures += 1
         pause = _RECEIVER_PAUSES.pause(min(self._failures, _MOST_DOUBLINGS))
         self._start_at = now + pause
-        self._note(f"ended with {code}; it is started again in {round(pause)} s", "warning")
+        self._note(f"{what}; it is started again in {round(pause)} s", "warning")
 
     def _note(self, text: str, level: str = "info") -> None:
         self._site.emit(Noted(f"{self.receiver.name}: {text}", level))
+
+
+def _told(line: str) -> tuple[str, str]:
+    """What a command of drtool says, and how grave it is."""
+    text = line.removeprefix("warning: ")
+    return text, "warning" if text != line or line.startswith("drtool: error") else "info"
 
 
 def _is_overdue(job: Job, zone: ZoneInfo, *, newest: datetime | None, now: datetime) -> bool:

@@ -173,7 +173,10 @@ def start_told(
     death_signal: signal.Signals = signal.SIGTERM,
 ) -> ToldProcess:
     """Start `command`, whose lines are kept for whoever asks; otherwise as `start_program`."""
-    read_end, write_end = os.pipe()
+    try:
+        read_end, write_end = os.pipe()
+    except OSError as error:
+        raise ProgramFailed(f"{command[0]} cannot be started: {error}") from error
     output = open(read_end, "rb")  # noqa: SIM115 - closed by the thread that reads it
     try:
         with open(write_end, "wb") as ours:
@@ -228,12 +231,13 @@ def machine_memory_bytes() -> int:
 
 
 def _descendants(pid: int) -> list[int]:
-    """All that a process has started, and what that has started (Linux: /proc)."""
+    """All that a process has started, by any of its threads, and what that has started (Linux: /proc)."""
+    children = []
     try:
-        told = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            children += [int(child) for child in (task / "children").read_text().split()]
     except OSError:
-        return []
-    children = [int(child) for child in told.split()]
+        return children  # it has ended meanwhile
     return children + [grandchild for child in children for grandchild in _descendants(child)]
 
 

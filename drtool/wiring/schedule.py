@@ -26,6 +26,7 @@ from drtool.wiring.surroundings import Surroundings
 
 # How long until a store that was away, or another scheduler, is looked at again.
 _AGAIN_SECONDS = 5.0
+_TELL_AGAIN_SECONDS = 3600.0
 
 
 def listed(policy: Policy, around: Surroundings) -> FactSheet:
@@ -50,7 +51,7 @@ def listed(policy: Policy, around: Surroundings) -> FactSheet:
         kind="schedule",
         title=f"Schedule of {policy.stack}, in {zone.key}",
         facts=tuple(facts),
-        findings=tuple(_findings(policy)),
+        findings=tuple(_findings(policy, now)),
     )
 
 
@@ -60,7 +61,7 @@ def run(policy: Policy, policy_file: Path, around: Surroundings, *, at_once: int
     LeaseHeld if another one took over meanwhile, as when this machine was stopped for a minute.
     """
     work = plan_work(policy)
-    for finding in _findings(policy):
+    for finding in _findings(policy, around.clock.now()):
         around.emit(Noted(f"{finding.subject}: {finding.fact}", "warning"))
     with _leading(policy, around) as leading:
         if leading is None:
@@ -83,7 +84,7 @@ def run(policy: Policy, policy_file: Path, around: Surroundings, *, at_once: int
 @contextmanager
 def _leading(policy: Policy, around: Surroundings) -> Iterator[tuple[Repository, Lease] | None]:
     """The repository, once it answers and no other scheduler leads; None if told to stop before."""
-    told: set[type[DrtoolError]] = set()
+    told: dict[type[DrtoolError], float] = {}
     with ExitStack() as held:
         while not around.stop.is_set():
             with ExitStack() as tried:
@@ -92,8 +93,11 @@ def _leading(policy: Policy, around: Surroundings) -> Iterator[tuple[Repository,
                     name = f"schedule-{policy.stack}"
                     lease = tried.enter_context(Lease(repository, name, clock=around.clock))
                 except (RepositoryUnavailable, LeaseHeld) as error:
-                    if type(error) not in told:
-                        told.add(type(error))
+                    if not error.retryable:
+                        raise  # no waiting heals it: let the container fail where it is seen
+                    now = around.clock.monotonic()
+                    if now - told.get(type(error), float("-inf")) >= _TELL_AGAIN_SECONDS:
+                        told[type(error)] = now
                         around.emit(Noted(f"{error.message}; waiting", "warning"))
                 else:
                     held.enter_context(tried.pop_all())
@@ -128,8 +132,16 @@ def _newest(
     return newest
 
 
-def _findings(policy: Policy) -> Iterator[Finding]:
+def _findings(policy: Policy, now: datetime) -> Iterator[Finding]:
     work: Work = plan_work(policy)
+    for job in work.jobs:
+        if next_due(job.line, policy.timezone, after=now) is None:
+            yield Finding(
+                severity=Severity.WARNING,
+                subject=job.name,
+                fact=f"its schedule, {job.line}, names no day that ever comes",
+                fix="Mend it in the policy.",
+            )
     copied = {job.source for job in work.jobs if job.is_heavy}
     for name in policy.sources:
         if str(name) not in copied:

@@ -107,6 +107,22 @@ def reaches(site: Site, name: str) -> datetime:
     return datetime.fromisoformat(row["latest"])
 
 
+def test_what_no_waiting_heals_ends_the_scheduler_where_it_is_seen(stack: Stack) -> None:
+    """A container that goes on without a repository looks well for months."""
+    stack.site.run(*RUN, code=7, DRTOOL_KEY="another long passphrase")
+    stack.site.repository.rename(stack.site.root / "away")
+    ran = stack.site.run(*RUN, code=None)
+    assert ran.code == 6, str(ran)
+
+
+def test_a_day_that_never_comes_is_told(stack: Stack) -> None:
+    place = stack.site.root / "policies" / "shop.yaml"
+    place.write_text(place.read_text().replace("0 3 1 1 *", "0 3 31 2 *"))
+    answer = stack.site.run("schedule", "list", "--json").answer
+    assert answer["backup_cache"] is None
+    assert "names no day that ever comes" in answer["findings"][0]["fact"]
+
+
 def test_the_schedule_is_listed_with_what_always_runs(stack: Stack) -> None:
     answer = stack.site.run("schedule", "list", "--json").answer
     assert answer["redis_receive_cache"] == answer["wal_receive_main-db"] == "always"

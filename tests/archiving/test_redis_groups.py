@@ -87,6 +87,21 @@ def test_a_master_is_left_for_its_replica_as_soon_as_that_is_back(make_redis: Ma
     assert find_path(inventory(repository), start.replid, begin=start.offset - 1).end >= end.offset
 
 
+def test_where_a_replica_lets_nobody_follow_it_its_master_is_joined(make_redis: MakeRedis) -> None:
+    """ACLs are not replicated: it answers INFO and refuses PSYNC."""
+    master = make_redis()
+    replica = make_replica(make_redis, master)
+    with replica.client() as client:
+        client.execute_command("ACL", "SETUSER", "default", "-psync")
+    repository = new_repository()
+    with receiving(repository, settings_for([master, replica])) as running:
+        until(lambda: attached(master), "the master is joined")
+        write(master, 200)
+        wait_held(repository, master)
+    assert running.result is not None
+    assert running.result.shards[0].holes == 0
+
+
 def _role(server: RedisServer) -> str:
     with server.client() as client:
         return str(client.info("replication")["role"])

@@ -11,8 +11,10 @@ import pytest
 from ruamel.yaml import YAML
 
 from drtool.config.policy_file import find_policy, parse_policy, read_policy
+from drtool.config.scalars import SCALARS
 from drtool.config.schema import policy_schema
 from drtool.errors import ExitCode, PolicyError, UsageError
+from drtool.policy.scalars import CronLine
 from drtool.policy.secrets import NoEncryption, SecretReference
 from drtool.policy.sources import FilesSource, PostgresSource, RedisSource, WalMode
 from tests.config.samples import VALID
@@ -294,3 +296,17 @@ def test_a_file_that_cannot_be_read_is_a_policy_error(
 
 def test_the_schema_is_json() -> None:
     assert json.loads(json.dumps(policy_schema()))["title"] == "drtool policy"
+
+
+@pytest.mark.parametrize("line", ["30 2 * * *", "*/5 0-6,22 1,15 JAN-mar MON", "0 0 29 2 *"])
+def test_a_crontab_line_is_crons_own(line: str) -> None:
+    assert SCALARS[CronLine].read(line) == line
+
+
+@pytest.mark.parametrize(
+    "line", ["R 2 * * *", "@daily", "0 2 * *", "0 2 * * * *", "0 25 * * *", ""]
+)
+def test_a_line_that_cron_would_not_take_is_refused(line: str) -> None:
+    """`R` would be drawn anew whenever it is asked for: a job would run at every turn of the dice."""
+    with pytest.raises(ValueError, match="crontab line"):
+        SCALARS[CronLine].read(line)

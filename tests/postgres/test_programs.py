@@ -66,6 +66,27 @@ def test_a_child_that_leaves_somebody_behind_is_not_waited_for() -> None:
     assert child.lines() == ["done"]
 
 
+def test_a_whole_family_is_killed_whichever_thread_started_whom() -> None:
+    program = (
+        "import subprocess, threading, time\n"
+        "def begin():\n"
+        "    print(subprocess.Popen(['sleep', '600']).pid, flush=True)\n"
+        "    time.sleep(600)\n"
+        "threading.Thread(target=begin).start()\n"
+    )
+    child = start_told([sys.executable, "-c", program], environment=clean_environment())
+    deadline = time.monotonic() + 20
+    while not (lines := child.lines()):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+    child.kill_family()
+
+    while _is_running(int(lines[0])):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
 def test_a_child_dies_when_we_are_killed(tmp_path: Path) -> None:
     """Even by SIGKILL, and even if the thread that asked for it is long gone."""
     program = (

@@ -33,6 +33,7 @@ from tests.servers.redis import (
     RedisServer,
     SentinelGroup,
     cluster_port,
+    is_linked,
     make_replica,
     new_redis,
     wait_for,
@@ -113,6 +114,20 @@ def test_a_replica_that_hangs_is_passed_over(make_redis: MakeRedis) -> None:
     [found] = shape.shards[0].replicas
     assert "does not answer in time" in str(found.trouble)
     assert choose_node(shape, shape.shards[0]).node.address == address_of(master)
+
+
+def test_a_replica_of_another_master_is_passed_over(make_redis: MakeRedis) -> None:
+    """As of the master that was, on the far side of a partition: what it has, nobody else will."""
+    master, other = make_redis(), make_redis()
+    replica = make_replica(make_redis, other)
+    shape = discover(RedisTopology.STANDALONE, [address_of(master)], ANONYMOUS)
+    node = _read_replica(address_of(replica), shape.shards[0].master, login=ANONYMOUS)
+    assert "follows another master" in str(node.trouble)
+    with replica.client() as client:
+        client.replicaof("127.0.0.1", master.port)
+    wait_for(lambda: is_linked(replica), what="its new link")
+    shape = discover(RedisTopology.STANDALONE, [address_of(master)], ANONYMOUS)
+    assert [one.is_healthy for one in shape.shards[0].replicas] == [True]
 
 
 def test_a_master_that_sentinel_watches_is_joined_only_with_a_warning() -> None:

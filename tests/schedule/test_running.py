@@ -19,7 +19,7 @@ from drtool.model.progress import Event, Noted
 from drtool.policy.scalars import CronLine
 from drtool.schedule.jobs import Job, Receiver, Work
 from drtool.schedule.running import Ran, Site, run_work
-from drtool.system.process import ToldProcess, start_told
+from drtool.system.process import ProgramFailed, ToldProcess, start_told
 from tests.archiving.rig import until
 from tests.schedule.rig import NOON, PROGRAM, SetClock
 
@@ -33,6 +33,7 @@ class Scheduled:
         self.started: list[ToldProcess] = []
         self.stop = threading.Event()
         self.leads = True
+        self.is_full = False
         self.ran: Ran | None = None
         self.error: BaseException | None = None
 
@@ -45,6 +46,8 @@ class Scheduled:
             self.error = error
 
     def _start(self, words: Sequence[str]) -> ToldProcess:
+        if self.is_full:
+            raise ProgramFailed("no room for a process")
         name = "_".join(words)
         command = (sys.executable, "-c", PROGRAM, str(self.place), name, words[-1].split("-")[0])
         self.started.append(start_told(command, environment=os.environ))
@@ -68,8 +71,10 @@ def scheduled(
     receivers: Sequence[Receiver] = (),
     newest: datetime | None = NOON,
     at_once: int = 3,
+    is_full: bool = False,
 ) -> Iterator[Scheduled]:
     running = Scheduled(place)
+    running.is_full = is_full
     work = Work(jobs=jobs, receivers=tuple(receivers))
     thread = threading.Thread(target=running.run, args=(work, lambda _job: newest, at_once))
     thread.start()
@@ -161,6 +166,42 @@ def test_heavy_jobs_wait_for_one_another_and_light_ones_for_nobody(tmp_path: Pat
         assert running.runs("backup until-3") == 0
         (tmp_path / "go").touch()
         until(lambda: running.told("backup until-3: done in") == 1, "the third is done")
+
+
+def test_a_job_that_had_to_wait_has_its_turn_before_those_that_had_theirs(tmp_path: Path) -> None:
+    """More work than there is room for is late, and told; none of it is left out for ever."""
+    jobs = [job("until"), job("until-2")]
+    with scheduled(tmp_path, *jobs, at_once=1) as running:
+        running.clock.move(minutes=60)
+        until(lambda: running.runs("backup until") == 1, "the first runs")
+        running.clock.move(minutes=60)
+        until(
+            lambda: running.told("backup until-2: is due again, and still waits") == 1, "it waits"
+        )
+        (tmp_path / "go").touch()
+        until(lambda: running.told("backup until-2: done in") == 1, "it has had its turn")
+
+
+def test_a_job_that_hangs_is_ended(tmp_path: Path) -> None:
+    with scheduled(tmp_path, job("forever"), job("0"), at_once=1) as running:
+        running.clock.move(minutes=60)
+        until(lambda: running.runs("backup forever") == 1, "it runs")
+        running.clock.move(hours=24, minutes=1)
+        until(lambda: running.told("backup forever: has run for") == 1, "it is told")
+        until(lambda: running.told("backup forever: ended with -15") == 1, "it has ended")
+        until(lambda: running.told("backup 0: done in") == 1, "another has its turn")
+
+
+def test_a_process_that_cannot_be_started_is_tried_again(tmp_path: Path) -> None:
+    receiver = Receiver(source="cache", words=("redis", "receive", "forever"))
+    with scheduled(tmp_path, job("0"), receivers=[receiver], is_full=True) as running:
+        until(lambda: running.told("no room for a process; it is started again") == 1, "it fails")
+        running.clock.move(minutes=60)
+        until(lambda: running.told("no room for a process; it is tried again") == 1, "it fails")
+        running.is_full = False
+        running.clock.move(minutes=2)
+        until(lambda: running.told("backup 0: done in") == 1, "it is done")
+        until(lambda: running.runs("redis receive forever") == 1, "it runs")
 
 
 def test_a_clock_that_is_set_back_stops_nothing(tmp_path: Path) -> None:

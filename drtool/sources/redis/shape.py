@@ -22,13 +22,15 @@ class Role(StrEnum):
 class RedisNode:
     """One server. `trouble` says why nobody should lean on it; None if it is well.
 
-    `node_id` is the cluster's name for it, `offset` how far it has the history.
+    `node_id` is the cluster's name for it, `offset` how far it has the history; `replid` names that of
+    a master.
     """
 
     address: NodeAddress
     role: Role
     node_id: str | None = None
     offset: int | None = None
+    replid: str | None = None
     trouble: str | None = None
 
     @property

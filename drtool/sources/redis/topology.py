@@ -202,7 +202,10 @@ def _read_master(address: NodeAddress, login: Login) -> tuple[RedisNode, list[No
             hint="A failover is on: wait until it is over.",
         )
     master = RedisNode(
-        address=address, role=Role.MASTER, offset=int(told.get("master_repl_offset", "0"))
+        address=address,
+        role=Role.MASTER,
+        offset=int(told.get("master_repl_offset", "0")),
+        replid=told.get("master_replid"),
     )
     return master, _listed_replicas(told)
 
@@ -237,7 +240,7 @@ def _read_replica(
         with _look(address, login) as connection:
             told = connection.info("replication")
         offset = int(told.get("slave_repl_offset", "-1"))
-        trouble = _replica_trouble(told, offset, master.offset)
+        trouble = _replica_trouble(told, offset, master)
     except SourceUnavailable as error:
         trouble = error.message
     return RedisNode(
@@ -245,15 +248,17 @@ def _read_replica(
     )
 
 
-def _replica_trouble(told: dict[str, str], offset: int, master: int | None) -> str | None:
+def _replica_trouble(told: dict[str, str], offset: int, master: RedisNode) -> str | None:
     if told.get("role") != "slave":
         return "it says that it is a master"
     if told.get("master_link_status") != "up":
         return "its link to its master is down"
     if told.get("master_sync_in_progress") == "1":
         return "it still receives its first copy"
-    if master is not None and master - offset > MOST_LAG_BYTES:
-        return f"it is {master - offset} bytes behind its master"
+    if master.replid is not None and told.get("master_replid") != master.replid:
+        return "it follows another master, or the one that was"
+    if master.offset is not None and master.offset - offset > MOST_LAG_BYTES:
+        return f"it is {master.offset - offset} bytes behind its master"
     return None
 
 
@@ -307,12 +312,14 @@ def _cluster_master(node: ClusterNode, name: str, login: Login) -> RedisNode:
             hint="Run redis-cli --cluster check on another node.",
         )
     offset: int | None = None
+    replid: str | None = None
     trouble: str | None = "is failing, says the cluster" if node.is_failing else None
     if trouble is None:
         try:
             with _look(node.address, login) as connection:
                 told = connection.info("replication")
             offset = int(told.get("master_repl_offset", "0"))
+            replid = told.get("master_replid")
             if told.get("role") != "master":
                 trouble = "says that it is a replica now"
         except SourceUnavailable as error:
@@ -322,5 +329,6 @@ def _cluster_master(node: ClusterNode, name: str, login: Login) -> RedisNode:
         role=Role.MASTER,
         node_id=node.node_id,
         offset=offset,
+        replid=replid,
         trouble=trouble,
     )
