@@ -20,7 +20,7 @@ from drtool.policy.secrets import Redactor
 from drtool.system.clock import SystemClock
 from drtool.wiring.surroundings import Surroundings
 from tests.acceptance.site import Site, until
-from tests.restore.redis_rig import free_ports
+from tests.servers.ports import free_port
 from tests.servers.postgres import PostgresServer, binaries_of, new_server
 from tests.servers.redis import RedisServer, new_redis
 
@@ -100,7 +100,7 @@ def new_stack(site: Site) -> Iterator[Stack]:
         cleaning.callback(redis.close)
         site.environ["MAIN_DB_DSN"] = postgres.dsn()
         site.environ["DRTOOL_KEY"] = secrets.token_urlsafe(24)
-        text = _POLICY.format(root=site.root, address=redis.address, port=free_ports(1))
+        text = _POLICY.format(root=site.root, address=redis.address, port=free_port())
         (site.root / "policies").mkdir()
         (site.root / "policies" / "shop.yaml").write_text(text)
         (site.root / "programs").mkdir()

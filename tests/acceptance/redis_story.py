@@ -31,7 +31,7 @@ from drtool.stores.local import LocalStore
 from drtool.system.clock import SystemClock
 from tests.acceptance.redis_groups import Group
 from tests.acceptance.site import Site, until
-from tests.restore.redis_rig import free_ports
+from tests.servers.ports import free_row
 from tests.servers.redis import wait_for
 
 JOIN_SECONDS = 120.0
@@ -215,7 +215,7 @@ class Backups:
 def write_policy(site: Site, group: Group) -> None:
     """The policy of a site whose only source is `group`."""
     nodes = ", ".join(f'"{node.address}"' for node in group.asked)
-    port = free_ports(len(group.nodes))
+    port = free_row(len(group.nodes))
     text = _POLICY.format(root=site.root, topology=group.topology, nodes=nodes, port=port)
     (site.root / "policies").mkdir()
     (site.root / "policies" / "shop.yaml").write_text(text)

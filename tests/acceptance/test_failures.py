@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from tests.acceptance.site import DRTOOL, RECEIVE, SOURCE, Ran, Site, until
-from tests.servers.object_stores import ENVIRONMENT, free_ports
+from tests.servers.object_stores import ENVIRONMENT
+from tests.servers.ports import free_port
 from tests.servers.postgres import MakePostgres, PostgresServer, new_server, server_directory
 
 pytestmark = pytest.mark.postgres
@@ -106,7 +107,7 @@ def test_4_a_moment_outside_the_window_is_refused_before_anything_is_copied(
 
 
 def test_5_a_server_that_is_away_is_named_by_its_address(protected: Site) -> None:
-    [port] = free_ports(1)
+    port = free_port()
     nowhere = f"postgresql://drtool@127.0.0.1:{port}/postgres"
 
     ran = protected.run("backup", SOURCE, code=5, MAIN_DB_DSN=nowhere)
@@ -154,7 +155,7 @@ def test_5_a_server_whose_senders_are_used_up_is_told_where_to_look(
 
 def test_6_a_store_that_does_not_answer_is_never_an_empty_repository(site: Site) -> None:
     """Promise 4: "I could not look" is not "it is not there"."""
-    [port] = free_ports(1)
+    port = free_port()
     site.environ.update(ENVIRONMENT, DRTOOL_KEY="correct horse battery staple")
     endpoint = f"http://127.0.0.1:{port}"
     site.write_policy(url=f"s3://shop/main?endpoint={endpoint}&region=us-east-1")

@@ -52,7 +52,8 @@ from tests.acceptance.redis_story import (
     write_policy,
 )
 from tests.acceptance.site import Site, until
-from tests.restore.redis_rig import free_ports, started
+from tests.restore.redis_rig import started
+from tests.servers.ports import free_row
 from tests.servers.postgres import server_directory
 
 pytestmark = pytest.mark.redis
@@ -230,7 +231,7 @@ def restored(
     """What is wrong with a restore to `target`; None if it is refused."""
     place = site.root / "policies" / "shop.yaml"
     # An hour after the policy was written its ports may be somebody else's.
-    place.write_text(re.sub(r"port: \d+", f"port: {free_ports(MOST_SERVERS)}", place.read_text()))
+    place.write_text(re.sub(r"port: \d+", f"port: {free_row(MOST_SERVERS)}", place.read_text()))
     policy = read_policy(place)
     around = Surroundings(
         environ=site.environ,

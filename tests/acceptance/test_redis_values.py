@@ -24,7 +24,8 @@ from tests.acceptance.site import DRTOOL, Site, until
 from tests.archiving.redis_rig import attached
 from tests.bench.measuring import Cost, peak_bytes_of, run
 from tests.redis.filling import LIBRARY, fill, fill_databases
-from tests.restore.redis_rig import free_ports, started
+from tests.restore.redis_rig import started
+from tests.servers.ports import free_port
 from tests.servers.postgres import server_directory
 from tests.servers.redis import MakeRedis, RedisServer
 
@@ -66,7 +67,7 @@ def test_values_of_100_mb_and_all_structures_come_back_in_bounded_memory(
     server = make_redis(
         settings={"repl-backlog-size": "512mb", "client-output-buffer-limit": "replica 0 0 0"}
     )
-    text = POLICY.format(root=site.root, address=server.address, port=free_ports(1))
+    text = POLICY.format(root=site.root, address=server.address, port=free_port())
     (site.root / "policies").mkdir()
     (site.root / "policies" / "shop.yaml").write_text(text)
     site.run("repository", "init")

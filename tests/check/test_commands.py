@@ -13,7 +13,7 @@ import pytest
 
 from drtool.errors import ExitCode
 from tests.check.rig import Stack
-from tests.servers.postgres import free_port
+from tests.servers.ports import free_port
 from tests.servers.redis import MakeRedis
 
 pytestmark = pytest.mark.redis

@@ -18,7 +18,7 @@ from drtool.sources.files.guard import PlaceSigns
 from drtool.wiring.sync import sync
 from tests.check.rig import Stack, exit_code, facts, look, problems, told
 from tests.servers.object_stores import SHARED_BUCKET, S3Server
-from tests.servers.postgres import free_port
+from tests.servers.ports import free_port
 
 _SOURCE = """\
   uploads:

@@ -13,7 +13,8 @@ import pytest
 from drtool.errors import DrtoolError, PolicyError, SourceUnavailable, SourceUnsuitable
 from drtool.sources.postgres.connection import connect, connect_replication
 from drtool.sources.postgres.facts import read_facts, require_ready
-from tests.servers.postgres import TRUST, MakePostgres, PostgresServer, free_port
+from tests.servers.ports import free_port
+from tests.servers.postgres import TRUST, MakePostgres, PostgresServer
 
 pytestmark = pytest.mark.postgres
 

@@ -27,12 +27,12 @@ from drtool.sources.redis.rdbwrite import reshape
 from drtool.sources.redis.shape import RedisNode, Role, Shape, Shard
 from drtool.sources.redis.topology import _read_replica, choose_node, discover
 from tests.redis.linking import ANONYMOUS, Archive, address_of, join, keys_of
+from tests.servers.ports import free_port
 from tests.servers.redis import (
     ClusterGroup,
     MakeRedis,
     RedisServer,
     SentinelGroup,
-    cluster_port,
     is_linked,
     make_replica,
     new_redis,
@@ -330,7 +330,7 @@ def start_restored(
     parts: Sequence[bytearray], shares: Sequence[Sequence[SlotRange]]
 ) -> list[RedisServer]:
     """A cluster of masters on these RDBs, with a nodes.conf each."""
-    ports = [cluster_port() for _ in parts]
+    ports = [free_port() for _ in parts]
     nodes = [
         RestoredNode(address=NodeAddress("127.0.0.1", port), slots=tuple(share), epoch=number + 1)
         for number, (port, share) in enumerate(zip(ports, shares, strict=True))

@@ -43,7 +43,8 @@ from drtool.sources.redis.address import Login, NodeAddress
 from drtool.sources.redis.binaries import find_binaries, server_user
 from drtool.system.clock import Clock, SystemClock
 from tests.archiving.redis_rig import Running, attached, receiving, settings_for
-from tests.servers.postgres import as_server_user, free_port
+from tests.servers.ports import free_row
+from tests.servers.postgres import as_server_user
 from tests.servers.redis import RedisServer, wait_for
 
 SOURCE = "cache"
@@ -144,32 +145,10 @@ def restore(
         binaries=find_binaries(version_of(plan)),
         ttl=ttl,
         masters=masters,
-        first_port=first_port or free_ports(masters or servers),
+        first_port=first_port or free_row(masters or servers),
         heartbeat_key=key,
     )
     return run_redis_restore(plan, site, repository=repository, phases=Phases(CLOCK, emit))
-
-
-def free_ports(count: int) -> int:
-    """The first of `count` ports in a row that nobody listens on, those of the cluster's bus too."""
-    for _ in range(200):
-        first = free_port()
-        if first + count < 55000 and all(
-            _is_free(port + bus) for port in range(first, first + count) for bus in (0, 10000)
-        ):
-            return first
-    raise AssertionError("no free ports in a row")
-
-
-def _is_free(port: int) -> bool:
-    import socket
-
-    with socket.socket() as probe:
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-    return True
 
 
 @contextmanager

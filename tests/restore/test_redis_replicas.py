@@ -30,13 +30,13 @@ from tests.archiving.redis_rig import wait_for_more, wait_held
 from tests.restore.redis_rig import (
     SOURCE,
     digest_of,
-    free_ports,
     restore,
     servers_of,
     started,
     streamed,
     take_snapshot,
 )
+from tests.servers.ports import free_row
 from tests.servers.redis import ClusterGroup, MakeRedis, RedisServer, make_replica, wait_for
 
 pytest_plugins = ["tests.servers.redis"]
@@ -137,7 +137,7 @@ def test_a_replica_of_a_cluster_does_not_follow_whoever_listens_on_its_masters_p
     """PITFALLS 82: a node that is told of its master in nodes.conf follows any server at that address."""
     take_snapshot(repository, servers_of(*redis_cluster.nodes, kind=RedisTopology.CLUSTER))
     production = make_redis(is_started=False)
-    production.port = free_ports(6)
+    production.port = free_row(6)
     production.start()
 
     outcome = restore(repository, root / "copy", first_port=production.port)
@@ -248,7 +248,7 @@ def _with_replicas(
         destination=check_directory(root / "copy", owner=server_user(root), needed_bytes=0),
         binaries=find_binaries(version_of(plan)),
         masters=masters,
-        first_port=free_ports(6),
+        first_port=free_row(6),
     )
     return replace(plan, shards=shards), site
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -26,6 +25,8 @@ import boto3
 import pytest
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
+
+from tests.servers.ports import free_port, free_ports
 
 START_SECONDS = 60
 ACCESS_KEY = "drtooltestaccess"
@@ -92,18 +93,6 @@ class S3Server:
         SeaweedFS gives every bucket volumes of its own, and a session of tests would use them up.
         """
         return self.url(SHARED_BUCKET, f"{uuid.uuid4().hex[:12]}/{prefix}")
-
-
-def free_ports(count: int) -> list[int]:
-    """Different TCP ports of loopback that nobody uses now."""
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
-    finally:
-        for one in sockets:
-            one.close()
 
 
 def program(name: str) -> str:
@@ -182,12 +171,12 @@ def _seaweedfs_command(directory: Path) -> tuple[list[str], int]:
 
 
 def _moto_command(_directory: Path) -> tuple[list[str], int]:
-    [port] = free_ports(1)
+    port = free_port()
     return [sys.executable, str(Path(__file__).with_name("moto_in_turn.py")), str(port)], port
 
 
 def _rclone_command(directory: Path) -> tuple[list[str], int]:
-    [port] = free_ports(1)
+    port = free_port()
     data = directory / "data"
     data.mkdir()
     keys = f"{ACCESS_KEY},{SECRET_KEY}"

@@ -12,7 +12,6 @@ import os
 import pwd
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -24,6 +23,8 @@ import psycopg
 import pytest
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
+
+from tests.servers.ports import free_port
 
 START_SECONDS = 60
 STOP_SECONDS = 60
@@ -46,14 +47,6 @@ _FAST = {
     # Nothing of a killed server may stay behind in /dev/shm.
     "dynamic_shared_memory_type": "mmap",
 }
-
-
-def free_port() -> int:
-    """A TCP port of loopback that nobody uses now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def binaries_of(major: int) -> Path:

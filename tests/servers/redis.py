@@ -12,7 +12,6 @@ import importlib.util
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -24,7 +23,8 @@ from typing import Any
 import pytest
 import redis
 
-from tests.servers.postgres import as_server_user, free_port, server_directory
+from tests.servers.ports import free_port
+from tests.servers.postgres import as_server_user, server_directory
 
 START_SECONDS = 30
 STOP_SECONDS = 30
@@ -349,12 +349,10 @@ class ClusterGroup:
         settings = {"cluster-enabled": "yes", "cluster-node-timeout": "2000"}
         try:
             for _ in range(masters * (1 + replicas)):
-                port = cluster_port()
                 server = RedisServer(
                     server_directory("drtool-redis-"),
                     settings={**settings, "enable-debug-command": "yes"},
                 )
-                server.port = port
                 self.nodes.append(server)
                 server.start()
             addresses = [server.address for server in self.nodes]
@@ -404,21 +402,6 @@ def _raw(server: RedisServer, *words: str) -> bytes:
         client.response_callbacks.clear()
         reply = client.execute_command(*words)
     return reply if isinstance(reply, bytes) else str(reply).encode()
-
-
-def cluster_port() -> int:
-    """A free port whose bus port, 10,000 above, is free too."""
-    for _ in range(100):
-        port = free_port()
-        if port > 55535:
-            continue
-        with socket.socket() as probe:
-            try:
-                probe.bind(("127.0.0.1", port + 10000))
-            except OSError:
-                continue
-        return port
-    raise AssertionError("no pair of free ports")
 
 
 @pytest.fixture(scope="session")

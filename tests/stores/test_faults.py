@@ -27,8 +27,8 @@ from tests.servers.object_stores import (
     SECRET_KEY,
     SHARED_BUCKET,
     S3Server,
-    free_ports,
 )
+from tests.servers.ports import free_port
 from tests.servers.proxy import (
     Answer,
     CutAnswer,
@@ -235,7 +235,7 @@ def test_a_lease_taken_over_a_bad_line_is_known_to_be_taken(
 
 def test_missing_and_unreachable_are_different_answers(seaweedfs: S3Server) -> None:
     """PITFALLS 39, 79: not there, no bucket, no rights, no server."""
-    [port] = free_ports(1)
+    port = free_port()
     there = remote(seaweedfs.new_url())
     no_bucket = remote(seaweedfs.url("no-such-bucket", "main"))
     nobody = remote(seaweedfs.url(SHARED_BUCKET, endpoint=f"http://127.0.0.1:{port}"))
