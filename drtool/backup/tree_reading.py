@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -89,7 +89,7 @@ class TreeReader:
             self._omissions.add(ended.torn)
         if entry.size_bytes != reading.given:
             # A file that was cut or grew while it was read is stored as far as it was read.
-            entry = replace(entry, size_bytes=reading.given)
+            entry = entry._replace(size_bytes=reading.given)
         reading.finish(entry)
         with self._lock:
             self.files += 1

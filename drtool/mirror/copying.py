@@ -199,7 +199,7 @@ class Copier:
             Bucket=self._source.place.bucket, Key=self._source.object_path(wanted.key)
         )
         modified_ns = int(met["LastModified"].timestamp() * 1_000_000) * 1000
-        tree = replace(wanted.tree, size_bytes=met["ContentLength"], modified_ns=modified_ns)
+        tree = wanted.tree._replace(size_bytes=met["ContentLength"], modified_ns=modified_ns)
         return replace(wanted, tree=tree, source_etag=_bare(met["ETag"]))
 
     def _place_of(self, wanted: MirrorEntry) -> dict[str, str]:

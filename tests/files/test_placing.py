@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import resource
 import subprocess
@@ -10,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,13 +21,13 @@ from drtool.sources.files.placing import Difference, TreeWriter
 from tests.files.trees import contents, entries_of, likeness, opened, place, place_file
 
 
-def entry(path: bytes, kind: TreeKind = TreeKind.FILE, **more: object) -> TreeEntry:
+def entry(path: bytes, kind: TreeKind = TreeKind.FILE, **more: Any) -> TreeEntry:
     """An entry of root's that was last modified a second after 1970."""
     plain = TreeEntry(
         path=path, kind=kind, mode=0o644, uid=0, gid=0, owner="root", group="root",
         modified_ns=10**9, changed_ns=10**9, inode=1, device=1, links=1, size_bytes=1, link=b"x",
     )  # fmt: skip
-    return dataclasses.replace(plain, **more)  # type: ignore[arg-type] # fields by name
+    return plain._replace(**more)
 
 
 @contextmanager
@@ -308,6 +308,7 @@ def test_owners_are_found_by_name_where_the_numbers_are_other_ones(tmp_path: Pat
 AS_NOBODY = """
 import os, sys
 from pathlib import Path
+from typing import Any
 from tests.files.test_placing import entry
 from drtool.sources.files.entries import TreeKind
 from drtool.sources.files.filewriter import FileWriter

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from pathlib import Path
 
@@ -100,7 +99,7 @@ def test_a_file_written_near_the_last_run_or_dated_after_it_is_read_again(
 
 
 def test_a_time_of_modification_in_the_future_is_no_reason_to_trust(file: Path) -> None:
-    entry = dataclasses.replace(_entry(file.parent), modified_ns=1 << 62)
+    entry = _entry(file.parent)._replace(modified_ns=1 << 62)
 
     assert not is_unchanged(entry, signs_of(entry), horizon_ns=entry.changed_ns + HOUR_NS)
 
@@ -109,6 +108,6 @@ def test_another_number_of_the_device_changes_nothing(file: Path) -> None:
     entry = _entry(file.parent)
     known = signs_of(entry)
 
-    after_boot = dataclasses.replace(entry, device=entry.device + 1)
+    after_boot = entry._replace(device=entry.device + 1)
 
     assert is_unchanged(after_boot, known, horizon_ns=entry.changed_ns + HOUR_NS)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,7 @@ def test_the_files_to_read_are_those_that_the_rule_does_not_call_unchanged(tmp_p
         {"inode": 1},
     ]
     for number, change in enumerate(changes):
-        found = [replace(entry, **change) for entry in known]
+        found = [entry._replace(**change) for entry in known]
         catalogue = open_catalogue(tmp_path / f"{number}.sqlite", identity="x")
         try:
             catalogue.record(map(_stored, known), read_ns=_READ_NS, is_pending=False)

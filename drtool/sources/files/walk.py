@@ -222,16 +222,16 @@ class _Walk:
             if self._skip_caches and is_cache_directory(directory):
                 self._count_excluded(1)
                 return
+            above = join(path, b"")
             with os.scandir(directory) as listing:
                 for item in listing:
-                    name = os.fsencode(item.name)
-                    place = join(path, name)
+                    place = above + os.fsencode(item.name)
                     if self._exclude.lines and self._exclude.excludes(
                         place, is_directory=item.is_dir(follow_symlinks=False)
                     ):
                         excluded += 1
                         continue
-                    self._look(place, name, directory, found=found, below=below)
+                    self._look(place, item, directory, found=found, below=below)
                     if len(found) >= _BATCH:
                         # The entries first: what is below a directory must come after it.
                         yield found
@@ -259,7 +259,7 @@ class _Walk:
     def _look(
         self,
         path: bytes,
-        name: bytes,
+        item: os.DirEntry[str],
         directory: int,
         *,
         found: list[TreeEntry | Omitted],
@@ -267,7 +267,7 @@ class _Walk:
     ) -> None:
         """Add what stands at `path`, and note a directory that is to be listed."""
         try:
-            status = os.stat(name, dir_fd=directory, follow_symlinks=False)
+            status = item.stat(follow_symlinks=False)
             kind = kind_of(status.st_mode)
             if kind is None:
                 found.append(special(path, status.st_mode))
@@ -278,10 +278,12 @@ class _Walk:
                 found.append(Omitted(path, Omission.OTHER_FILE_SYSTEM, fact))
                 if kind is not TreeKind.DIRECTORY:
                     return
-            link = os.readlink(name, dir_fd=directory) if kind is TreeKind.SYMLINK else b""
+            link = b""
+            if kind is TreeKind.SYMLINK:
+                link = os.readlink(os.fsencode(item.name), dir_fd=directory)
             xattrs: tuple[Attribute, ...] = ()
             if kind in self.xattrs_of or not status.st_size:
-                xattrs = read_xattrs(path_in(directory, name))
+                xattrs = read_xattrs(path_in(directory, os.fsencode(item.name)))
             found.append(
                 make_entry(path, kind, status, names=self._names, xattrs=xattrs, link=link)
             )
