@@ -1,8 +1,9 @@
 """Leases: one writer at a time, by compare-and-swap in the store, with a fencing number.
 
-A lease that ran out, by the store's clock, can be taken over. Whoever lost it learns so at the next
-renewal and at every `check`, which asks the store: a process that was stopped for a while and goes
-on must not publish on what it believed before. What it did publish carries the older fencing
+A lease that ran out, by the store's clock, can be taken over; so can one whose process has ended
+without letting go, where that can be seen: on the same machine. Whoever lost it learns so at the
+next renewal and at every `check`, which asks the store: a process that was stopped for a while and
+goes on must not publish on what it believed before. What it did publish carries the older fencing
 number. On a store that cannot compare and swap, a lease only keeps honest runs apart: there a
 single writer is required, as `repository init` says.
 """
@@ -14,7 +15,7 @@ import os
 import secrets
 import socket
 import threading
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from typing import Protocol
 
@@ -23,6 +24,7 @@ from drtool.repository import layout
 from drtool.repository.repository import Repository
 from drtool.stores.protocol import Store
 from drtool.system.clock import Clock
+from drtool.system.identity import ProcessIdentity, this_process
 
 TERM = timedelta(seconds=60)
 RENEW_SECONDS = 15.0
@@ -35,9 +37,19 @@ class _Held:
     owner: str
     until: datetime
     fencing: int
+    process: ProcessIdentity | None
+
+    def is_over(self, now: datetime) -> bool:
+        """Whether anybody may take it, at `now` of the store's clock."""
+        return self.until <= now or (self.process is not None and self.process.has_ended())
 
     def to_json(self) -> bytes:
-        document = {"owner": self.owner, "until": self.until.isoformat(), "fencing": self.fencing}
+        document = {
+            "owner": self.owner,
+            "until": self.until.isoformat(),
+            "fencing": self.fencing,
+            "process": None if self.process is None else asdict(self.process),
+        }
         return json.dumps(document).encode()
 
     @classmethod
@@ -47,7 +59,8 @@ class _Held:
             until = datetime.fromisoformat(document["until"])
             if until.tzinfo is None:
                 raise ValueError("its term has no time zone")
-            return cls(str(document["owner"]), until, int(document["fencing"]))
+            process = _process_of(document.get("process"))
+            return cls(str(document["owner"]), until, int(document["fencing"]), process)
         except (ValueError, KeyError, TypeError) as error:
             raise IntegrityError(
                 f"object {key} is not a lease: {error}",
@@ -55,14 +68,26 @@ class _Held:
             ) from error
 
 
+def _process_of(told: dict[str, str | int] | None) -> ProcessIdentity | None:
+    """Leases of drtool 0.1.0 do not tell it; ValueError, KeyError or TypeError for nonsense."""
+    if told is None:
+        return None
+    return ProcessIdentity(
+        boot=str(told["boot"]),
+        namespace=str(told["namespace"]),
+        pid=int(told["pid"]),
+        started=int(told["started"]),
+    )
+
+
 def lease_holder(repository: Repository, name: str) -> str | None:
-    """Who holds the lease now, by the store's clock; None if nobody does."""
+    """Who holds the lease now, by the store's clock; None if nobody does, or who did has ended."""
     key = layout.lease_key(name)
     try:
         held = _Held.from_json(repository.store.read(key), key=key)
     except ObjectMissing:
         return None
-    return held.owner if held.until > repository.store.now() else None
+    return None if held.is_over(repository.store.now()) else held.owner
 
 
 class Leases(Protocol):
@@ -83,6 +108,7 @@ class Lease:
         self._name = name
         self._clock = clock
         self._owner = f"{socket.gethostname()} pid {os.getpid()} {secrets.token_hex(4)}"
+        self._process = this_process()
         self._stop = threading.Event()
         self._changing = threading.Lock()
         self._lost = False
@@ -133,7 +159,7 @@ class Lease:
         if current is not None:
             held = _Held.from_json(current, key=self._key)
             self.fencing = held.fencing
-            if held.until > now:
+            if not held.is_over(now):
                 raise self._held_by(held.owner, held.until)
         self.fencing += 1
         content = self._document(now + TERM)
@@ -145,7 +171,8 @@ class Lease:
         term = f" until {until:%H:%M:%SZ}" if until else ""
         return LeaseHeld(
             f"the lease {self._name} is held by {owner}{term}",
-            hint="Wait for that run, or stop it; a run that died loses its lease after a minute.",
+            hint="Wait for that run, or stop it. A run that died on this machine loses its lease at"
+            " once, one on another after a minute.",
         )
 
     def _read(self) -> bytes | None:
@@ -155,7 +182,7 @@ class Lease:
             return None
 
     def _document(self, until: datetime) -> bytes:
-        return _Held(self._owner, until, self.fencing).to_json()
+        return _Held(self._owner, until, self.fencing, self._process).to_json()
 
     def _renew(self) -> None:
         while not self._lost and not self._clock.wait(RENEW_SECONDS, self._stop):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -118,21 +120,27 @@ def test_a_receiver_that_survives_loses_only_what_was_on_its_way(
     assert low <= after.age_of_the_oldest_loss <= high
 
 
-def test_a_backup_beside_a_dead_receiver_fetches_its_wal_itself(
-    site: Site, make_postgres: MakePostgres
+@pytest.mark.parametrize("sent", [signal.SIGSTOP, signal.SIGKILL])
+def test_a_backup_beside_a_receiver_that_brings_nothing_fetches_its_wal_itself(
+    site: Site, make_postgres: MakePostgres, sent: signal.Signals
 ) -> None:
-    """PITFALLS 23, 28: a lease outlives its holder by a minute, and a receiver may have begun behind
-    the backup's start. Neither may keep a backup waiting for WAL that never comes.
+    """PITFALLS 23, 28: a receiver that hangs holds its lease, and one that was killed no longer does.
+    Neither may keep a backup waiting for WAL that never comes.
     """
     server = make_postgres(15)
     site.environ["MAIN_DB_DSN"] = server.dsn()
     site.write_policy(flush="100ms")
     site.run("repository", "init")
     receiver = site.receiver()
-    receiver.kill()
-    site.finished(receiver, RECEIVE, code=None)
+    try:
+        receiver.send_signal(sent)
+        os.waitid(os.P_PID, receiver.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
 
-    taken = site.run("backup", SOURCE)
+        taken = site.run("backup", SOURCE)
+    finally:
+        receiver.kill()
+        site.finished(receiver, RECEIVE, code=None)
 
-    assert "the receiver does not bring the WAL" in taken.err
+    is_waited_for = "the receiver does not bring the WAL" in taken.err
+    assert is_waited_for is (sent is signal.SIGSTOP)
     assert site.status()["latest"] is not None

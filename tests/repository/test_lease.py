@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -203,8 +208,112 @@ def test_leases_of_other_names_do_not_matter(repository: Repository, clock: Manu
         other.check()
 
 
+_HOLDER = """
+import sys, time
+from pathlib import Path
+from types import SimpleNamespace
+from drtool.repository.lease import Lease
+from drtool.stores.local import LocalStore
+from drtool.system.clock import SystemClock
+store = LocalStore(Path(sys.argv[1]), clock=SystemClock())
+Lease(SimpleNamespace(store=store), "backup-main", clock=SystemClock())
+print("held", flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.fixture
+def holder(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Another process that holds the lease of the repository in `tmp_path`."""
+    command = [sys.executable, "-c", _HOLDER, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"held\n"
+            yield process
+        finally:
+            process.kill()
+
+
+def _take_from(root: Path) -> Lease:
+    clock = SystemClock()
+    repository = SimpleNamespace(store=LocalStore(root, clock=clock))
+    return Lease(repository, "backup-main", clock=clock)
+
+
+@pytest.mark.parametrize("is_waited_for", [True, False])
+def test_the_lease_of_a_process_that_was_killed_is_free_at_once(
+    tmp_path: Path, holder: subprocess.Popen[bytes], is_waited_for: bool
+) -> None:
+    with pytest.raises(LeaseHeld):
+        _take_from(tmp_path)
+
+    holder.kill()
+    if is_waited_for:
+        holder.wait(60)
+    else:
+        os.waitid(os.P_PID, holder.pid, os.WEXITED | os.WNOWAIT)
+
+    with _take_from(tmp_path) as lease:
+        assert lease.fencing == 2
+        lease.check()
+
+
+def test_the_lease_of_a_process_that_is_stopped_is_held(
+    tmp_path: Path, holder: subprocess.Popen[bytes]
+) -> None:
+    holder.send_signal(signal.SIGSTOP)
+
+    with pytest.raises(LeaseHeld, match=f"pid {holder.pid}"):
+        _take_from(tmp_path)
+
+
 @pytest.mark.parametrize(
-    "content", [b"", b"{}", b"[]", b'{"owner": 1, "until": "x", "fencing": 1}']
+    ("change", "is_free"),
+    [
+        ({}, False),
+        ({"started": 1}, True),  # the number went to another process since
+        ({"boot": "another", "started": 1}, False),
+        ({"namespace": "pid:[1]", "started": 1}, False),
+        ({"pid": 1 << 40}, False),
+    ],
+)
+def test_only_of_processes_of_this_machine_is_it_known_that_they_ended(
+    tmp_path: Path, holder: subprocess.Popen[bytes], change: dict[str, object], is_free: bool
+) -> None:
+    store = LocalStore(tmp_path, clock=SystemClock())
+    before = store.read(KEY)
+    told = json.loads(before)
+    told["process"] |= change
+    assert store.replace_if(KEY, json.dumps(told).encode(), before)
+
+    with nullcontext() if is_free else pytest.raises(LeaseHeld):
+        _take_from(tmp_path).release()
+
+
+def test_a_lease_that_does_not_tell_its_process_runs_out_by_time_alone(
+    repository: Repository, take: Take, clock: ManualClock
+) -> None:
+    """As drtool 0.1.0 wrote them at first, and as it does where there is no /proc."""
+    until = clock.now() + timedelta(seconds=30)
+    old = {"owner": "somebody", "until": until.isoformat(), "fencing": 7}
+    repository.store.create(KEY, [json.dumps(old).encode()])
+
+    with pytest.raises(LeaseHeld, match="somebody"):
+        take()
+    clock.pass_(timedelta(seconds=31))
+    assert take().fencing == 8
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{}",
+        b"[]",
+        b'{"owner": 1, "until": "x", "fencing": 1}',
+        b'{"owner": "", "until": "2024-05-01T10:00:00+00:00", "fencing": 1, "process": {"pid": 1}}',
+    ],
 )
 def test_a_damaged_lease_is_named(content: bytes, clock: ManualClock) -> None:
     repository = new_repository(MemoryStore(clock=clock))
