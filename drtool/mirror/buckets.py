@@ -23,6 +23,7 @@ from drtool.mirror.copying import Copied, Copier, NotCopied, client_error
 from drtool.mirror.entries import MirrorEntry, from_line, to_line
 from drtool.mirror.entropy import SAMPLE_FILES, is_worth_a_look, with_entropy
 from drtool.mirror.keys import OWN
+from drtool.mirror.leftovers import no_parts_left
 from drtool.mirror.letting_go import let_go, tombstones
 from drtool.mirror.pages import pages
 from drtool.mirror.plan import MAX_DELETE_PERCENT, Told
@@ -250,7 +251,11 @@ def _copy_all(
     run.emit(PhaseBegan(phase="copy", title="copying", total=counts["touched"], unit="objects"))
     read_ns = int(began.timestamp() * 1_000_000_000)
     refused = 0
-    with ThreadPoolExecutor(_THREADS, thread_name_prefix="mirror") as executor:
+    keys = (job.path.decode() for job in run.catalogue.jobs())
+    with (
+        no_parts_left(run.bucket, run.catalogue, told, keys=keys),
+        ThreadPoolExecutor(_THREADS, thread_name_prefix="mirror") as executor,
+    ):
         for jobs in pages(run.catalogue.jobs(), _COPIES_AT_A_TIME):
             wanted = [from_line(job.line) for job in jobs if job.line is not None]
             done: list[MirrorEntry] = []

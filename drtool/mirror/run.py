@@ -16,6 +16,7 @@ from drtool.mirror.catalogue import Catalogue
 from drtool.mirror.checking import look_at_objects
 from drtool.mirror.entries import MirrorEntry, from_line
 from drtool.mirror.keys import key_of
+from drtool.mirror.leftovers import no_parts_left
 from drtool.mirror.letting_go import let_go, tombstones
 from drtool.mirror.pages import pages
 from drtool.mirror.plan import Survey, Told, TreeSettings, alarms, survey
@@ -186,11 +187,13 @@ class _Work:
             run.bucket, root, clock=run.clock, stop=run.stop, has_looked=self._tree.is_rehash
         )
         executor = ThreadPoolExecutor(THREADS, thread_name_prefix="mirror")
+        keys = (key_of(job.path) for job in run.catalogue.jobs())
         try:
-            for results in in_window(executor, uploader.store, self._batches()):
-                for result in results:
-                    self._take(result)
-                self._advance(found.touched_bytes)
+            with no_parts_left(run.bucket, run.catalogue, self._told, keys=keys):
+                for results in in_window(executor, uploader.store, self._batches()):
+                    for result in results:
+                        self._take(result)
+                    self._advance(found.touched_bytes)
         finally:
             # What is on its way ends first: a thread must not use a descriptor that was closed.
             executor.shutdown(wait=True, cancel_futures=True)

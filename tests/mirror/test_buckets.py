@@ -169,6 +169,17 @@ def test_only_what_changed_is_copied(pair: Pair) -> None:
     assert pair.objects()["a"] == b"A"
 
 
+def test_the_parts_that_a_killed_run_left_of_an_object_are_given_up(pair: Pair) -> None:
+    pair.put("a", b"a")
+    client, prefix = pair.mirror.client(), f"{pair.prefix}-dst/"
+    client.create_multipart_upload(Bucket=pair.mirror_bucket, Key=f"{prefix}a")
+
+    pair.sync()
+
+    answer = client.list_multipart_uploads(Bucket=pair.mirror_bucket, Prefix=prefix)
+    assert answer.get("Uploads", []) == []
+
+
 def test_a_deleted_object_can_still_be_read_as_of_then(pair: Pair) -> None:
     for name in "abcdefgh":
         pair.put(name, name.encode())

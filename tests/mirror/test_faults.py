@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 
@@ -20,8 +21,19 @@ from drtool.mirror.manifests import list_runs, run_key
 from drtool.model.finding import Severity
 from drtool.sources.files.entries import TreeEntry
 from drtool.sources.files.walk import walk_tree
+from tests.archiving.rig import until
 from tests.mirror.rig import Rig, contents, settle
-from tests.servers.proxy import Answer, CutRequest, Reset, always, every_other, first, proxied
+from tests.servers.object_stores import S3Server
+from tests.servers.proxy import (
+    Answer,
+    CutRequest,
+    Reset,
+    Silence,
+    always,
+    every_other,
+    first,
+    proxied,
+)
 
 pytestmark = pytest.mark.object_store
 
@@ -42,6 +54,74 @@ def test_a_killed_run_is_gone_on_with_where_it_was(plain: Rig) -> None:
     # 1,200 were put; what is remembered lags behind by 500 and what was on its way.
     assert outcome.put_files <= 900
     assert contents(plain.restore("out")) == contents(plain.tree)
+
+
+def test_the_parts_that_a_killed_run_left_are_given_up_and_nobody_elses(rig: Rig) -> None:
+    rig.write("big", os.urandom(17 << 20))
+    with proxied(rig.server.address) as proxy:
+        proxy.choice = lambda _number, line: Silence() if "partNumber=2" in line else None
+        url = rig.server.url(rig.bucket_name, rig.prefix, endpoint=proxy.endpoint)
+        command = [sys.executable, "-m", "tests.mirror.killed", url, str(rig.directory), "16"]
+        with subprocess.Popen(command) as process:
+            try:
+                until(lambda: uploads_of(rig) == ["big"], "parts of the large file")
+            finally:
+                process.kill()
+    client = rig.server.client()
+    client.create_multipart_upload(Bucket=rig.bucket_name, Key=f"{rig.prefix}/another's")
+
+    rig.sync()
+
+    assert uploads_of(rig) == ["another's"]
+    assert contents(rig.restore("out")) == contents(rig.tree)
+
+
+def test_a_run_that_came_to_its_end_leaves_no_question_for_the_next(rig: Rig) -> None:
+    rig.write("big", os.urandom(9 << 20))
+    rig.sync()
+    rig.write("small", b"new")
+    asked: list[str] = []
+    with proxied(rig.server.address) as proxy:
+        proxy.choice = lambda _number, line: asked.append(line)
+        rig.endpoint = proxy.endpoint
+        rig.sync()
+        rig.endpoint = None
+
+    assert asked
+    assert [line for line in asked if line.startswith("GET") and "uploads" in line] == []
+
+
+def test_a_store_that_lists_no_uploads_is_told_of_and_mirrored_to(plain: Rig) -> None:
+    plain.write("a", b"a")
+    with proxied(plain.server.address) as proxy:
+        refuse = Answer(403, "AccessDenied")
+        proxy.choice = lambda _number, line: refuse if "uploads" in line else None
+        plain.endpoint = proxy.endpoint
+        outcome = plain.sync()
+        plain.endpoint = None
+
+    [finding] = outcome.findings
+    assert (finding.severity, "AccessDenied" in finding.fact) == (Severity.NOTE, True)
+    assert plain.objects() == {"a": b"a"}
+
+
+def test_nothing_is_said_of_parts_in_a_bucket_that_never_had_any(
+    rclone_s3: S3Server, tmp_path: Path
+) -> None:
+    rig = Rig(rclone_s3, rclone_s3.new_bucket(), tmp_path)
+    rig.write("a", b"a")
+
+    assert rig.sync().findings == ()
+
+
+def uploads_of(rig: Rig) -> list[str]:
+    """The keys of objects that are being put in parts, as the bucket says it."""
+    client = rig.server.client()
+    try:
+        answer = client.list_multipart_uploads(Bucket=rig.bucket_name, Prefix=f"{rig.prefix}/")
+    except client.exceptions.NoSuchUpload:
+        return []  # rclone, of a bucket without any
+    return [one["Key"].removeprefix(f"{rig.prefix}/") for one in answer.get("Uploads", [])]
 
 
 def test_a_file_turned_back_after_a_run_that_was_killed_is_put_again(rig: Rig) -> None:
@@ -84,8 +164,7 @@ def test_a_large_file_whose_upload_breaks_is_read_and_put_anew(versioned: Rig) -
         versioned.sync()
         versioned.endpoint = None
 
-    uploads = versioned.server.client().list_multipart_uploads(Bucket=versioned.bucket_name)
-    assert uploads.get("Uploads", []) == []
+    assert uploads_of(versioned) == []
     assert versioned.objects() == {"big": content}
 
 
