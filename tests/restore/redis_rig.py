@@ -156,7 +156,16 @@ def started(
     outcome: RestoreOutcome, *, replicas: bool = False, password: str | None = None
 ) -> Iterator[list[redis.Redis]]:
     """The copy's masters, started as the report says, in the foreground; then its replicas, if wanted."""
-    lines = [line for line in outcome.how_to_start if "redis.conf" in line]
+    with started_by(outcome.how_to_start, replicas=replicas, password=password) as clients:
+        yield clients
+
+
+@contextmanager
+def started_by(
+    how_to_start: Sequence[str], *, replicas: bool = False, password: str | None = None
+) -> Iterator[list[redis.Redis]]:
+    """The same by the words of a report alone."""
+    lines = [line for line in how_to_start if "redis.conf" in line]
     lines = [line for line in lines if replicas or "-replica-" not in line]
     with ExitStack() as stack:
         copies = [_started_one(line, stack, password=password) for line in lines]
