@@ -46,7 +46,7 @@ from drtool.restore.redis_settle import (
     how_to_start,
     write_configuration,
 )
-from drtool.sources.redis.aof import MANIFEST, NAME, AofFiles, AofLayout
+from drtool.sources.redis.aof import MANIFEST, NAME, AofFiles, AofLayout, drop_open_transaction
 from drtool.sources.redis.binaries import check_aof, check_rdb
 from drtool.sources.redis.capture import CapturedServer
 from drtool.sources.redis.keyslot import SlotRange
@@ -248,12 +248,14 @@ def _about_expiry(count: int) -> list[Finding]:
 
 
 def _check(files: Sequence[AofFiles], site: RedisSite) -> None:
-    """Redis's own checkers, after the server has dropped what was half there."""
+    """Redis's own checkers, once what was half there has been dropped."""
     with tempfile.TemporaryDirectory(prefix="drtool-", dir=site.scratch) as scratch:
         for one in files:
             if AofLayout.of(site.binaries.version) is AofLayout.MULTI_PART:
                 check_rdb(site.binaries, one.paths[0], scratch=Path(scratch))
             checked = check_aof(site.binaries, one.startable, scratch=Path(scratch))
+            if checked.dropped_bytes and drop_open_transaction(one, checked.dropped_bytes):
+                checked = check_aof(site.binaries, one.startable, scratch=Path(scratch))
             if checked.dropped_bytes:
                 raise IntegrityError(
                     f"redis-check-aof finds {one.startable} damaged: {checked.dropped_bytes} bytes at"

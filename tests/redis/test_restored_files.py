@@ -14,7 +14,7 @@ import pytest
 import redis
 
 from drtool.errors import NotRecoverable
-from drtool.sources.redis.aof import AofLayout, cut, write_aof
+from drtool.sources.redis.aof import AofLayout, cut, drop_open_transaction, write_aof
 from drtool.sources.redis.binaries import (
     check_aof,
     check_rdb,
@@ -167,6 +167,40 @@ def test_a_cut_at_any_byte_never_leaves_half_a_transaction(
             values = copy.connection().ask("MGET", "a", "b", "c")
         assert isinstance(values, list)
         assert len({str(value) for value in values}) == 1, f"cut at {size}: {values}"
+
+
+_MULTI, _SET, _EXEC = (
+    b"*1\r\n$5\r\nMULTI\r\n",
+    b"*2\r\n$3\r\nSET\r\n$1\r\na\r\n",
+    b"*1\r\n$4\r\nEXEC\r\n",
+)
+
+
+@pytest.mark.parametrize(
+    ("end", "is_dropped"),
+    [
+        (_MULTI, True),
+        (_MULTI + _SET + _SET, True),
+        (_MULTI + _SET + _SET[:9], False),
+        (_SET, False),
+        (_MULTI + _SET + _EXEC, False),
+        (_MULTI + _SET + _EXEC + _MULTI, False),
+        (_SET + _MULTI, False),
+        (_MULTI + b"no command", False),
+        (b"\0" * 40, False),
+        (b"", False),
+    ],
+)
+def test_only_a_transaction_without_an_end_is_dropped_from_the_files(
+    tmp_path: Path, end: bytes, is_dropped: bool
+) -> None:
+    files = write_aof(tmp_path, [b"REDIS"], [_SET, end], layout=AofLayout.MULTI_PART)
+
+    assert drop_open_transaction(files, len(end)) is is_dropped
+
+    left = _SET if is_dropped else _SET + end
+    assert files.changes.read_bytes() == left
+    assert not drop_open_transaction(files, 1000)
 
 
 def test_a_key_that_lived_at_the_moment_is_there_though_its_time_is_over(

@@ -10,7 +10,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -131,13 +131,19 @@ def restore(
     accepts_gap: bool = False,
     key: str | None = None,
     first_port: int | None = None,
+    cut_bytes: int = 0,
     emit: Emit = silent,
 ) -> RestoreOutcome:
-    """As the command does it, on ports that are free unless some are given."""
+    """As the command does it, on ports that are free unless some are given; `cut_bytes` are left off
+    the end of each shard's stream.
+    """
     target = target or ToLatest()
     plan = plan_redis_restore(
         look_redis(repository, SOURCE, target), target, accepts_gap=accepts_gap
     )
+    if cut_bytes:
+        shards = (replace(one, until=one.until - cut_bytes) for one in plan.shards)
+        plan = replace(plan, shards=tuple(shards))
     owner = server_user(into)
     servers = sum(1 + (one.shard.replicas or 0) for one in plan.shards)
     site = RedisSite(

@@ -111,6 +111,36 @@ def test_any_moment_of_the_stream_is_reached(
         assert ledger[len(found) - 1][1] <= moment + timedelta(milliseconds=20)
 
 
+@pytest.mark.parametrize("version", ["7.0", "6.2"])
+def test_a_stream_that_ends_anywhere_in_a_transaction_comes_back_without_it(
+    make_redis: MakeRedis, repository: Repository, root: Path, version: str
+) -> None:
+    """A server that meets half a command in a transaction leaves the commands before it in its file,
+    where they would swallow what is written next.
+    """
+    server = make_redis(version)
+    with server.client() as client, streamed(repository, server):
+        take_snapshot(repository, servers_of(server))
+        size = 0
+        for number in range(3):
+            begin = client.info("replication")["master_repl_offset"]
+            with client.pipeline(transaction=True) as pipe:
+                pipe.rpush("ledger", number).set("last", number).incr("count").execute()
+            size = client.info("replication")["master_repl_offset"] - begin
+        wait_held(repository, server)
+
+    for cut_bytes in (1, 20, size // 2, size // 2 + 1, size // 2 + 7, size - 16, size - 1):
+        into = root / str(cut_bytes)
+        outcome = restore(repository, into, cut_bytes=cut_bytes)
+
+        with started(outcome) as [copy]:
+            assert copy.lrange("ledger", 0, -1) == [b"0", b"1"], f"{cut_bytes} bytes cut off"
+            assert copy.mget("last", "count") == [b"1", b"2"]
+            copy.set("after", "the restore")
+        with started(outcome) as [copy]:
+            assert copy.get("after") == b"the restore", f"{cut_bytes} bytes cut off"
+
+
 class Astray(SystemClock):
     """The wall clock of a machine that nobody sets."""
 

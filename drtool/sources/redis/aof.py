@@ -5,12 +5,14 @@ Source: src/aof.c of Redis 7.0 (multi-part AOF) and of 6.2 (AOF with an RDB prea
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import Enum
 from itertools import chain
 from pathlib import Path
 
+from drtool.sources.redis.commands import is_open_transaction
 from drtool.sources.redis.crc64 import Buffer
 from drtool.system.durable import create_durably, make_directory, sync_directory
 from drtool.system.users import RunAs, give
@@ -20,6 +22,7 @@ NAME = "appendonly.aof"
 _BASE = f"{NAME}.1.base.rdb"
 _CHANGES = f"{NAME}.1.incr.aof"
 MANIFEST = f"{NAME}.manifest"
+_PIECE_BYTES = 1 << 20
 
 
 class AofLayout(Enum):
@@ -45,6 +48,11 @@ class AofFiles:
     base_bytes: int
     stream_bytes: int
 
+    @property
+    def changes(self) -> Path:
+        """The file that ends with the stream."""
+        return self.paths[1] if len(self.paths) > 1 else self.paths[0]
+
 
 def write_aof(
     directory: Path,
@@ -58,7 +66,8 @@ def write_aof(
     """Write what a server with `appendonly yes` and `dir` = `directory` loads.
 
     `base` is an RDB, `stream` the history from the RDB's offset to where it is cut, at any byte:
-    `aof-load-truncated yes` drops half a command and half a transaction. `database` is the RDB's aux
+    `aof-load-truncated yes` drops half a command and half a transaction (but see
+    `drop_open_transaction`). `database` is the RDB's aux
     field `repl-stream-db` where it has one: a replica's snapshot begins in the middle of its master's
     history, and only that field says for which database the first command is.
     Everything is durable when this returns. FileExistsError if there is such a file already; what was
@@ -110,6 +119,26 @@ def cut(parts: Iterable[Buffer], size_bytes: int) -> Iterator[memoryview]:
         yield view
     if left > 0:
         raise EOFError(f"{left} bytes are missing of {size_bytes}")
+
+
+def drop_open_transaction(files: AofFiles, size_bytes: int) -> bool:
+    """Remove the last `size_bytes` if they are the beginning of a transaction and nothing else.
+
+    A server that has replayed a stream cut in half a command inside a transaction takes that half off
+    the file, and leaves the commands before it, none of which it carried out (`readerr` in
+    loadSingleAppendOnlyFile, src/aof.c): they would swallow what is appended next. False, and nothing
+    is changed, if the end is anything else. To be called while no server has the files.
+    """
+    with files.changes.open("r+b") as file:
+        begin = file.seek(0, os.SEEK_END) - size_bytes
+        if begin < 0:
+            return False
+        file.seek(begin)
+        if not is_open_transaction(iter(lambda: file.read(_PIECE_BYTES), b"")):
+            return False
+        file.truncate(begin)
+        os.fsync(file.fileno())
+    return True
 
 
 class _Counted:

@@ -43,6 +43,11 @@ class StreamScanner:
         self._name = b""
         self._number = 0
 
+    @property
+    def is_between_commands(self) -> bool:
+        """Whether the last command is whole."""
+        return not (self._rest or self._skip or self._left)
+
     def feed(self, part: Buffer) -> None:
         """Take in what follows."""
         self._scan(self._rest + bytes(part) if self._rest else bytes(part))
@@ -157,6 +162,17 @@ def safe_cut(parts: Iterable[Buffer], *, begin: int, until: int) -> int:
         left -= len(view)
         scanner.feed(view)
     return scanner.safe_offset
+
+
+def is_open_transaction(parts: Iterable[Buffer]) -> bool:
+    """Whether `parts` are a MULTI and whole commands, without an EXEC, and nothing before or behind."""
+    scanner = StreamScanner(0)
+    try:
+        for part in parts:
+            scanner.feed(part)
+    except StreamDamaged:
+        return False
+    return scanner.commands > 0 and scanner.safe_offset == 0 and scanner.is_between_commands
 
 
 class AbsoluteExpiries(StreamScanner):
