@@ -25,8 +25,14 @@ from drtool.sources.redis.clusternodes import ClusterNode, parse_nodes
 from drtool.sources.redis.connection import RedisConnection, connect
 from drtool.sources.redis.refusals import NEEDED_RIGHTS
 from drtool.sources.redis.rights import missing_rights, read_rules
+from drtool.sources.redis.sentinels import (
+    SentinelState,
+    check_count,
+    check_sentinel,
+    read_sentinel,
+)
 from drtool.sources.redis.shape import RedisNode, Role, Shape
-from drtool.sources.redis.topology import discover
+from drtool.sources.redis.topology import discover, look_at
 from drtool.wiring.check_stream import look_at_stream
 from drtool.wiring.checking import Checking
 from drtool.wiring.redis import login_of
@@ -91,10 +97,44 @@ def _look_at_servers(servers: _Servers) -> Iterator[Look]:
     if servers.shape is not None:
         shape = servers.shape
         yield Look(name="shape", seen=_shape_seen(shape), findings=tuple(check_shape(shape)))
+        if shape.kind is RedisTopology.SENTINEL:
+            yield from _look_at_sentinels(servers, seeds, shape.group)
     for node in nodes:
         look = attempt(f"server {node.address}", partial(_look_at_node, servers, node))
         if look.seen:
             yield look
+
+
+def _look_at_sentinels(
+    servers: _Servers, seeds: list[NodeAddress], group: str | None
+) -> Iterator[Look]:
+    """Those that the policy names, and those that they know of. `group` None: it names servers only."""
+    states: list[SentinelState] = []
+
+    def look(address: NodeAddress) -> Seen:
+        with look_at(address, servers.login) as connection:
+            told = connection.info("server")
+            run_id = told.get("run_id", str(address))
+            if run_id in servers.run_ids or told.get("redis_mode") != "sentinel":
+                return "", ()
+            servers.run_ids.add(run_id)
+            state = read_sentinel(connection, group or "")
+        states.append(state)
+        seen = f"watches {group} at {state.master}, knows {len(state.others)} others, quorum {state.quorum}"
+        return seen, check_sentinel(state, first=states[0])
+
+    waiting = [] if group is None else list(seeds)
+    met = set(waiting)
+    while waiting:
+        address = waiting.pop(0)
+        one = attempt(f"sentinel {address}", partial(look, address))
+        if one.seen:
+            yield one
+        told = {other for state in states for other in state.others} - met
+        waiting += sorted(told)
+        met |= told
+    if found := check_count(states):
+        yield Look(name="sentinels", seen=f"{len(states)} answer", findings=tuple(found))
 
 
 def _nodes(

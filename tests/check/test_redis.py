@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
@@ -12,7 +14,9 @@ import redis
 from drtool.errors import ExitCode
 from drtool.model.checked import Readiness
 from drtool.model.finding import Severity
+from drtool.sources.redis.address import NodeAddress
 from drtool.sources.redis.rights import missing_rights
+from drtool.sources.redis.sentinels import SentinelState, check_count, check_sentinel
 from tests.check.rig import (
     Stack,
     exit_code,
@@ -261,6 +265,71 @@ def test_servers_behind_sentinel_are_found_and_checked(
         f"server {node.address}" for node in redis_sentinel.nodes
     }
     assert look(report, "cache", "shape").seen == "sentinel, 1 masters, 2 replicas"
+
+
+def test_every_sentinel_is_asked_though_the_policy_names_one(
+    redis_sentinel: SentinelGroup, tmp_path: Path
+) -> None:
+    first = redis_sentinel.sentinels[0]
+    stack = stack_of(tmp_path, first, topology="sentinel")
+
+    report = stack.check()
+
+    looks = {one.name: one for one in part(report, "cache").looks}
+    for sentinel in redis_sentinel.sentinels:
+        found = looks[f"sentinel {sentinel.address}"]
+        master = redis_sentinel.master.address
+        assert found.seen == f"watches main at {master}, knows 2 others, quorum 2"
+        assert [one for one in found.findings if one.severity is not Severity.NOTE] == []
+    assert "sentinels" not in looks
+
+
+def test_sentinels_that_cannot_carry_out_a_failover_are_a_problem(tmp_path: Path) -> None:
+    group = SentinelGroup()
+    try:
+        kept, *lost = group.sentinels
+        for sentinel in lost:
+            sentinel.kill9()
+        stack = stack_of(tmp_path, kept, topology="sentinel")
+        with kept.client() as client:
+            wait_for(lambda: _has_no_quorum(client), what="the loss to be noticed")
+
+        report = stack.check()
+    finally:
+        group.close()
+
+    found = problems(report)
+    assert told(found, "no failover of main can be carried out: 1 usable Sentinels")
+    for sentinel in lost:
+        assert told(found, f"Redis at {sentinel.address} cannot be reached")
+
+
+def _has_no_quorum(client: Any) -> bool:
+    try:
+        client.execute_command("SENTINEL", "CKQUORUM", "main")
+    except redis.ResponseError as error:
+        return "NOQUORUM" in str(error)
+    return False
+
+
+def test_what_sentinels_say_is_judged() -> None:
+    master, other = NodeAddress("10.0.0.1", 6379), NodeAddress("10.0.0.2", 6379)
+    well = SentinelState(
+        address=NodeAddress("10.0.0.9", 26379), group="main", master=master, quorum=1, others=(other,),
+        refusal="", is_master_down=False, strays=0,
+    )  # fmt: skip
+
+    def facts_of(**changes: Any) -> str:
+        found = check_sentinel(replace(well, **changes), first=well)
+        return "; ".join(one.fact for one in found)
+
+    assert facts_of() == ""
+    assert "takes the master 10.0.0.1:6379 of main for down" in facts_of(is_master_down=True)
+    assert "10.0.0.2:6379, and 10.0.0.9:26379 says 10.0.0.1:6379" in facts_of(master=other)
+    assert "lists 2 replicas without a port" in facts_of(strays=2)
+    assert check_count([replace(well, others=(other, other))]) == []
+    assert "none was looked at" in check_count([])[0].fact
+    assert "there are 2: with one lost" in check_count([well])[0].fact
 
 
 def test_slots_that_are_missing_or_on_the_move_are_found(tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ def discover(
     last: SourceUnavailable | None = None
     for address in nodes:
         try:
-            with _open(address, login) as connection:
+            with look_at(address, login) as connection:
                 mode = connection.info("server").get("redis_mode", "standalone")
                 if mode == "sentinel":
                     return _behind_sentinel(connection, kind, login=login, group=group)
@@ -113,7 +113,8 @@ def _look(address: NodeAddress, login: Login) -> RedisConnection:
     )
 
 
-def _open(address: NodeAddress, login: Login) -> RedisConnection:
+def look_at(address: NodeAddress, login: Login) -> RedisConnection:
+    """A connection to a server or a sentinel, which is not waited for as long as one is elsewhere."""
     try:
         return _look(address, login)
     except SourceUnsuitable as error:
@@ -194,7 +195,7 @@ def _group(connection: RedisConnection, kind: RedisTopology, *, login: Login) ->
 
 def _read_master(address: NodeAddress, login: Login) -> tuple[RedisNode, list[NodeAddress]]:
     """The master there and the replicas that it knows; it must be one."""
-    with _open(address, login) as connection:
+    with look_at(address, login) as connection:
         told = connection.info("replication")
     if told.get("role") != "master":
         raise SourceUnavailable(

@@ -1,0 +1,140 @@
+"""What the sentinels of a group say of it, and whether they could carry out a failover.
+
+Source: sentinelCommand in src/sentinel.c of Redis 7.0 (MASTER, SENTINELS, REPLICAS, CKQUORUM).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from drtool.errors import SourceUnavailable
+from drtool.model.finding import Finding, Severity
+from drtool.sources.redis.address import NodeAddress
+from drtool.sources.redis.connection import RedisConnection, Reply, pairs
+
+_LEAST_SENTINELS = 3
+_DOWN = {"s_down", "o_down"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SentinelState:
+    """What one sentinel says. `others` are the sentinels it knows beside itself.
+
+    `refusal` is why it says that no failover could be carried out; empty if one could. `strays` is
+    how many replicas it lists that have no port: backup tools that once joined the master.
+    """
+
+    address: NodeAddress
+    group: str
+    master: NodeAddress
+    quorum: int
+    others: tuple[NodeAddress, ...]
+    refusal: str
+    is_master_down: bool
+    strays: int
+
+
+def read_sentinel(connection: RedisConnection, group: str) -> SentinelState:
+    """All that is looked at; nothing is changed. SourceUnavailable if it does not watch `group`."""
+    master = pairs(connection.ask("SENTINEL", "MASTER", group))
+    others = _rows(connection.ask("SENTINEL", "SENTINELS", group))
+    replicas = _rows(connection.ask("SENTINEL", "REPLICAS", group))
+    return SentinelState(
+        address=connection.address,
+        group=group,
+        master=_address(master),
+        quorum=int(master.get("quorum", "0")),
+        others=tuple(map(_address, others)),
+        refusal=_refusal(connection, group),
+        is_master_down=bool(_DOWN & set(master.get("flags", "").split(","))),
+        strays=sum(int(one.get("port", "0")) == 0 for one in replicas),
+    )
+
+
+def check_sentinel(state: SentinelState, *, first: SentinelState) -> list[Finding]:
+    """What is wrong with one sentinel; `first` is the one whose word was taken for the master."""
+    found = []
+    group, place = state.group, f"sentinel {state.address}"
+    if state.refusal:
+        found.append(
+            Finding(
+                severity=Severity.PROBLEM,
+                subject=place,
+                fact=f"it says that no failover of {group} can be carried out: {state.refusal}",
+                fix="Bring the missing sentinels back; those gone for good are forgotten by SENTINEL RESET.",
+            )
+        )
+    if state.is_master_down:
+        found.append(
+            Finding(
+                severity=Severity.PROBLEM,
+                subject=place,
+                fact=f"it takes the master {state.master} of {group} for down",
+                fix="Look at that server, and at the network between the two.",
+            )
+        )
+    if state.master != first.master:
+        found.append(
+            Finding(
+                severity=Severity.PROBLEM,
+                subject=place,
+                fact=f"it says that the master of {group} is {state.master}, and"
+                f" {first.address} says {first.master}",
+                fix="Wait for the failover to end; if it stays so, run SENTINEL RESET on the one that is"
+                " wrong.",
+            )
+        )
+    if state.strays:
+        found.append(
+            Finding(
+                severity=Severity.NOTE,
+                subject=place,
+                fact=f"it lists {state.strays} replicas without a port: programs that joined the master"
+                " and are gone",
+                fix=f"Run SENTINEL RESET {group} there to forget them.",
+            )
+        )
+    return found
+
+
+def check_count(states: Sequence[SentinelState]) -> list[Finding]:
+    """Whether there are enough sentinels that one of them may be lost."""
+    if not states:
+        return [
+            Finding(
+                severity=Severity.NOTE,
+                subject="sentinels",
+                fact="none was looked at: whether a failover can be carried out is not known",
+                fix="Name the sentinels under `nodes` in the policy.",
+            )
+        ]
+    known = max(1 + len(state.others) for state in states)
+    if known >= _LEAST_SENTINELS:
+        return []
+    return [
+        Finding(
+            severity=Severity.WARNING,
+            subject=f"sentinels of {states[0].group}",
+            fact=f"there are {known}: with one lost, no majority is left to carry out a failover",
+            fix="Run three of them, on machines that fail independently.",
+        )
+    ]
+
+
+def _refusal(connection: RedisConnection, group: str) -> str:
+    try:
+        connection.ask("SENTINEL", "CKQUORUM", group)
+    except SourceUnavailable as error:
+        if "NOQUORUM" not in error.message:
+            raise
+        return error.message.partition("NOQUORUM")[2].strip(" .")
+    return ""
+
+
+def _rows(reply: Reply) -> list[dict[str, str]]:
+    return [pairs(one) for one in reply] if isinstance(reply, list) else []
+
+
+def _address(told: Mapping[str, str]) -> NodeAddress:
+    return NodeAddress(told.get("ip", ""), int(told.get("port", "0")))
