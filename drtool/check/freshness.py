@@ -50,7 +50,7 @@ def check_age(table: Timetable, ended: datetime | None, *, now: datetime) -> Ite
         )
         return
     age = now - ended
-    if age > table.pause + min(GRACE, table.pause):
+    if is_overdue(age, table.pause):
         yield Finding(
             severity=Severity.PROBLEM,
             subject=subject,
@@ -58,6 +58,11 @@ def check_age(table: Timetable, ended: datetime | None, *, now: datetime) -> Ite
             f" {format_span(table.pause)}",
             fix=f"Run `{table.command}`, and look at why the scheduled one did not.",
         )
+
+
+def is_overdue(age: timedelta, pause: timedelta) -> bool:
+    """Whether the newest of what is due every `pause` is so old that one must be missing."""
+    return age > pause + min(GRACE, pause)
 
 
 def check_loss(

@@ -7,6 +7,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
+from drtool.check.freshness import is_overdue
 from drtool.config.promises import longest_pause
 from drtool.errors import IntegrityError
 from drtool.model.checked import MirrorStanding
@@ -31,9 +32,6 @@ from drtool.wiring.surroundings import Surroundings
 
 if TYPE_CHECKING:
     from drtool.archiving.status import WalStatus
-
-# A backup may take its time before it counts as overdue.
-GRACE = timedelta(hours=1)
 
 
 def status(request: StatusRequest, policy: Policy, around: Surroundings) -> StatusReport:
@@ -197,7 +195,7 @@ def _backup_findings(
     line = source.schedule.backup
     pause = longest_pause(line, policy.timezone) if line else None
     age = now - newest.ended
-    if pause is not None and age > pause + GRACE:
+    if pause is not None and is_overdue(age, pause):
         yield Finding(
             severity=Severity.WARNING,
             subject=f"source {name}",
