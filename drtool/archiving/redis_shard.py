@@ -39,7 +39,7 @@ from drtool.sources.redis.psync import (
 )
 from drtool.sources.redis.rdbcodes import RdbDamaged
 from drtool.sources.redis.shape import Shape, Shard
-from drtool.sources.redis.topology import choose_node, join_order
+from drtool.sources.redis.topology import choose_node, join_order, look_at
 from drtool.system.retry import RetryLimits
 
 _PAUSES = RetryLimits(first_pause_seconds=0.2, longest_pause_seconds=15.0)
@@ -157,7 +157,7 @@ class ShardReceiver:
                 if best is not shard.master and (best.offset or 0) >= (shard.master.offset or 0):
                     with (
                         suppress(SourceUnavailable),
-                        connect(best.address, self._site.login) as one,
+                        look_at(best.address, self._site.login) as one,
                     ):
                         backlog = Backlog.parse(one.place, one.info("replication"))
                         if backlog.has_room(durable) and 4 * arrived <= backlog.size_bytes:
