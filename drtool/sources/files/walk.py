@@ -87,7 +87,7 @@ def walk_tree(
 
     The thread that asks does the walking. Where a disk or a network keeps the process waiting, more
     threads join in. Where all is in memory they would only wait for each other: over 20,000 files
-    one thread took 0.28 s and four took 0.60 s.
+    one thread took 0.16 s and four took 0.34 s.
 
     Memory: 32 batches of 256 entries and 16,384 directories, whatever the size of the tree. A walk
     that is closed before its end lets its threads and descriptors go.
