@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
+import subprocess
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -133,8 +135,11 @@ def test_a_backup_beside_a_receiver_that_brings_nothing_fetches_its_wal_itself(
     site.run("repository", "init")
     receiver = site.receiver()
     try:
-        receiver.send_signal(sent)
-        os.waitid(os.P_PID, receiver.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+        if sent is signal.SIGSTOP:
+            until(lambda: _is_stopped(receiver, site), "a moment at which it holds no lock")
+        else:
+            receiver.kill()
+            os.waitid(os.P_PID, receiver.pid, os.WEXITED | os.WNOWAIT)
 
         taken = site.run("backup", SOURCE)
     finally:
@@ -144,3 +149,16 @@ def test_a_backup_beside_a_receiver_that_brings_nothing_fetches_its_wal_itself(
     is_waited_for = "the receiver does not bring the WAL" in taken.err
     assert is_waited_for is (sent is signal.SIGSTOP)
     assert site.status()["latest"] is not None
+
+
+def _is_stopped(receiver: subprocess.Popen[str], site: Site) -> bool:
+    """Stop it, unless it holds the lock of the store just now, on which everybody would wait."""
+    receiver.send_signal(signal.SIGSTOP)
+    os.waitid(os.P_PID, receiver.pid, os.WSTOPPED)
+    with (site.repository / ".drtool-lock.tmp").open("rb") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            receiver.send_signal(signal.SIGCONT)
+            return False
+    return True
