@@ -29,28 +29,26 @@ def no_parts_left(
     if bucket.place.scheme != "s3":
         yield  # others forget parts by themselves
         return
+    is_clean = True
     if catalogue.about("parts") != _NONE_LEFT:
         try:
             _give_up(bucket, keys)
         except (ClientError, BotoCoreError) as error:
-            # One server says so of a bucket in which there never was an upload.
-            if _code(error) != "NoSuchUpload":
-                told.add(_unseen(bucket, error))
+            told.add(_unseen(bucket, error))
+            is_clean = False
     catalogue.set_about(parts=_UNDER_WAY)
     yield
-    catalogue.set_about(parts=_NONE_LEFT)
+    if is_clean:
+        catalogue.set_about(parts=_NONE_LEFT)
 
 
 def _give_up(bucket: Bucket, keys: Iterable[str]) -> None:
     control, name = bucket.control(), bucket.place.bucket
     prefix = bucket.object_path("")
-    uploads = [
-        upload
-        for page in control.get_paginator("list_multipart_uploads").paginate(
-            Bucket=name, Prefix=prefix
-        )
-        for upload in page.get("Uploads", [])
-    ]
+    pages = control.get_paginator("list_multipart_uploads").paginate(Bucket=name, Prefix=prefix)
+    uploads = []
+    with _passing_over_none():
+        uploads = [upload for page in pages for upload in page.get("Uploads", [])]
     if not uploads:
         return
     # Without a prefix, others may have uploads under way in this bucket.
@@ -58,9 +56,20 @@ def _give_up(bucket: Bucket, keys: Iterable[str]) -> None:
     ours = met.intersection(bucket.object_path(key) for key in keys)
     for upload in uploads:
         if upload["Key"] in ours:
-            control.abort_multipart_upload(
-                Bucket=name, Key=upload["Key"], UploadId=upload["UploadId"]
-            )
+            with _passing_over_none():
+                control.abort_multipart_upload(
+                    Bucket=name, Key=upload["Key"], UploadId=upload["UploadId"]
+                )
+
+
+@contextmanager
+def _passing_over_none() -> Iterator[None]:
+    """An upload that is gone need not be given up; one server also says so of a bucket without any."""
+    try:
+        yield
+    except ClientError as error:
+        if _code(error) != "NoSuchUpload":
+            raise
 
 
 def _unseen(bucket: Bucket, error: Exception) -> Finding:

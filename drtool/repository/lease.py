@@ -72,10 +72,13 @@ def _process_of(told: dict[str, str | int] | None) -> ProcessIdentity | None:
     """Leases of drtool 0.1.0 do not tell it; ValueError, KeyError or TypeError for nonsense."""
     if told is None:
         return None
+    pid = int(told["pid"])
+    if pid <= 0:
+        raise ValueError(f"{pid} is no process")
     return ProcessIdentity(
         boot=str(told["boot"]),
         namespace=str(told["namespace"]),
-        pid=int(told["pid"]),
+        pid=pid,
         started=int(told["started"]),
     )
 
@@ -101,8 +104,15 @@ class Leases(Protocol):
 class Lease:
     """A lease that is held, and renewed by a thread of its own until `release`."""
 
-    def __init__(self, repository: Leases, name: str, *, clock: Clock) -> None:
-        """Take the lease; LeaseHeld if another run holds it. `clock` only paces the renewals."""
+    def __init__(
+        self, repository: Leases, name: str, *, clock: Clock, outlives_process: bool = False
+    ) -> None:
+        """Take the lease; LeaseHeld if another run holds it. `clock` only paces the renewals.
+
+        `outlives_process` is for what writes over objects in place: the last request of a process
+        that was killed may still be carried out, so its term is waited for all the same.
+        """
+        self._outlives_process = outlives_process
         self._store = repository.store
         self._key = layout.lease_key(name)
         self._name = name
@@ -159,7 +169,8 @@ class Lease:
         if current is not None:
             held = _Held.from_json(current, key=self._key)
             self.fencing = held.fencing
-            if not held.is_over(now):
+            is_over = held.until <= now if self._outlives_process else held.is_over(now)
+            if not is_over:
                 raise self._held_by(held.owner, held.until)
         self.fencing += 1
         content = self._document(now + TERM)

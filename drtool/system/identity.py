@@ -8,14 +8,17 @@ from pathlib import Path
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _PID_NAMESPACE = "/proc/self/ns/pid"
+# Start times are told by the clock of the reader's time namespace; kernels before 5.6 have none.
+_TIME_NAMESPACE = "/proc/self/ns/time"
 
 
 @dataclass(frozen=True, slots=True)
 class ProcessIdentity:
-    """One process, among all of all machines and their boots.
+    """One process, among those of all machines and their boots, but for copies of a running machine.
 
-    `boot` is the kernel's boot id and `namespace` the name of the PID namespace (proc(5)): two
-    containers may have the same `pid` on one machine. `started` is in clock ticks since the boot.
+    `boot` is the kernel's boot id and `namespace` the names of the PID and the time namespace
+    (namespaces(7)): two containers may have the same `pid` on one machine. `started` is in clock
+    ticks since the boot.
     """
 
     boot: str
@@ -56,7 +59,12 @@ class _Look:
 
 def _surroundings() -> tuple[str, str] | None:
     try:
-        return _BOOT_ID.read_text().strip(), os.readlink(_PID_NAMESPACE)
+        if os.readlink("/proc/self") != str(os.getpid()):
+            return None  # this /proc counts processes as another PID namespace does
+        names = os.readlink(_PID_NAMESPACE)
+        if os.path.lexists(_TIME_NAMESPACE):
+            names += " " + os.readlink(_TIME_NAMESPACE)
+        return _BOOT_ID.read_text().strip(), names
     except OSError:
         return None
 

@@ -73,7 +73,7 @@ def _sync_one(
     bucket = _mirror_of(source, around)
     origin = source.path if isinstance(source, FilesSource) else source.url
     identity = f"{name} {origin} {bucket.url}"
-    with Lease(leases, f"mirror-{name}", clock=around.clock) as lease:
+    with Lease(leases, f"mirror-{name}", clock=around.clock, outlives_process=True) as lease:
         catalogue = open_catalogue(default_place(identity), identity=identity)
         try:
             run = MirrorRun(

@@ -45,7 +45,8 @@ def read_sentinel(connection: RedisConnection, group: str) -> SentinelState:
         group=group,
         master=_address(master),
         quorum=int(master.get("quorum", "0")),
-        others=tuple(map(_address, others)),
+        # Redis 6.2 keeps those that came back under a new id, without a port.
+        others=tuple(_address(one) for one in others if int(one.get("port", "0"))),
         refusal=_refusal(connection, group),
         is_master_down=bool(_DOWN & set(master.get("flags", "").split(","))),
         strays=sum(int(one.get("port", "0")) == 0 for one in replicas),
@@ -62,7 +63,8 @@ def check_sentinel(state: SentinelState, *, first: SentinelState) -> list[Findin
                 severity=Severity.PROBLEM,
                 subject=place,
                 fact=f"it says that no failover of {group} can be carried out: {state.refusal}",
-                fix="Bring the missing sentinels back; those gone for good are forgotten by SENTINEL RESET.",
+                fix="Bring the missing sentinels back; those gone for good are forgotten by SENTINEL RESET,"
+                " on one sentinel at a time.",
             )
         )
     if state.is_master_down:
@@ -81,8 +83,8 @@ def check_sentinel(state: SentinelState, *, first: SentinelState) -> list[Findin
                 subject=place,
                 fact=f"it says that the master of {group} is {state.master}, and"
                 f" {first.address} says {first.master}",
-                fix="Wait for the failover to end; if it stays so, run SENTINEL RESET on the one that is"
-                " wrong.",
+                fix=f"Wait for the failover to end; if it stays so, run SENTINEL REMOVE {group} on the one"
+                f" that is wrong, then SENTINEL MONITOR {group} HOST PORT QUORUM and its options.",
             )
         )
     if state.strays:
