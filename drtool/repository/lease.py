@@ -180,10 +180,10 @@ class Lease:
 
     def _held_by(self, owner: str, until: datetime | None) -> LeaseHeld:
         term = f" until {until:%H:%M:%SZ}" if until else ""
+        here = "" if self._outlives_process else ", on this machine at once"
         return LeaseHeld(
             f"the lease {self._name} is held by {owner}{term}",
-            hint="Wait for that run, or stop it. A run that died on this machine loses its lease at"
-            " once, one on another after a minute.",
+            hint=f"Wait for that run, or stop it; one that died loses its lease after a minute{here}.",
         )
 
     def _read(self) -> bytes | None:

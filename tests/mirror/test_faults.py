@@ -103,6 +103,11 @@ def test_a_store_that_lists_no_uploads_is_told_of_and_mirrored_to(plain: Rig) ->
     [finding] = outcome.findings
     assert (finding.severity, "AccessDenied" in finding.fact) == (Severity.NOTE, True)
     assert plain.objects() == {"a": b"a"}
+    # It is asked again as long as it has not answered.
+    plain.server.client().create_multipart_upload(Bucket=plain.bucket_name, Key=f"{plain.prefix}/b")
+    plain.write("b", b"b")
+    assert plain.sync().findings == ()
+    assert uploads_of(plain) == []
 
 
 def test_nothing_is_said_of_parts_in_a_bucket_that_never_had_any(

@@ -235,10 +235,20 @@ def holder(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
             process.kill()
 
 
-def _take_from(root: Path) -> Lease:
+def _take_from(root: Path, *, outlives_process: bool = False) -> Lease:
     clock = SystemClock()
     repository = SimpleNamespace(store=LocalStore(root, clock=clock))
-    return Lease(repository, "backup-main", clock=clock)
+    return Lease(repository, "backup-main", clock=clock, outlives_process=outlives_process)
+
+
+def test_the_term_of_what_writes_in_place_is_waited_for_though_its_process_was_killed(
+    tmp_path: Path, holder: subprocess.Popen[bytes]
+) -> None:
+    holder.kill()
+    holder.wait(60)
+
+    with pytest.raises(LeaseHeld, match=f"pid {holder.pid}"):
+        _take_from(tmp_path, outlives_process=True)
 
 
 @pytest.mark.parametrize("is_waited_for", [True, False])
@@ -313,6 +323,10 @@ def test_a_lease_that_does_not_tell_its_process_runs_out_by_time_alone(
         b"[]",
         b'{"owner": 1, "until": "x", "fencing": 1}',
         b'{"owner": "", "until": "2024-05-01T10:00:00+00:00", "fencing": 1, "process": {"pid": 1}}',
+        (
+            b'{"owner": "", "until": "2024-05-01T10:00:00+00:00", "fencing": 1, "process": {"boot": "",'
+            b' "namespace": "", "pid": -5, "started": 1}}'
+        ),
     ],
 )
 def test_a_damaged_lease_is_named(content: bytes, clock: ManualClock) -> None:
