@@ -185,8 +185,23 @@ class RestoreReport:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Fact:
+    """One line of a fact sheet: `name` is its key in JSON; on a screen `label` (else the name)
+    stands before it, and `shown` in place of the value.
+    """
+
+    name: str
+    value: str | int | float | bool | datetime | tuple[str, ...] | None
+    shown: str = ""
+    label: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RestorePreview:
-    """What a restore would do, and has not done."""
+    """What a restore would do, and has not done.
+
+    `changes`: where it changes a place that is there, what would be made, changed, and left.
+    """
 
     source: str
     target: str
@@ -200,6 +215,7 @@ class RestorePreview:
     recoverable_until: datetime | None
     predicted: timedelta | None = None
     findings: tuple[Finding, ...] = ()
+    changes: tuple[Fact, ...] = ()
     kind: str = "postgres"
 
 
@@ -295,18 +311,6 @@ class VerifyOutcome:
     read_bytes: int
     gaps: tuple[LogGap, ...] = ()
     findings: tuple[Finding, ...] = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Fact:
-    """One line of a fact sheet: `name` is its key in JSON; on a screen `label` (else the name)
-    stands before it, and `shown` in place of the value.
-    """
-
-    name: str
-    value: str | int | float | bool | datetime | tuple[str, ...] | None
-    shown: str = ""
-    label: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

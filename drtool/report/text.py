@@ -16,6 +16,7 @@ from drtool.model.measure import format_moment, format_promise, format_size, for
 from drtool.model.objective import LossInterval, Verdict
 from drtool.model.outcome import (
     BackupOutcome,
+    Fact,
     FactSheet,
     Failure,
     Judgement,
@@ -222,6 +223,7 @@ def _preview(preview: RestorePreview, style: Style) -> str:
         style,
     )
     lines += ["", *(f"  {number}. {step}" for number, step in enumerate(preview.steps, start=1))]
+    lines += ["", *_pairs(_fact_pairs(preview.changes, style), style)] if preview.changes else []
     lines += _findings(preview.findings, style)
     return "\n".join([*lines, "", "Nothing was done: this is a plan."])
 
@@ -344,8 +346,14 @@ def _verify(outcome: VerifyOutcome, style: Style) -> str:
 
 
 def _facts(sheet: FactSheet, style: Style) -> str:
+    pairs = _fact_pairs(sheet.facts, style)
+    lines = [style.bold(sheet.title), *_pairs(pairs, style), *_findings(sheet.findings, style)]
+    return "\n".join(lines)
+
+
+def _fact_pairs(facts: Sequence[Fact], style: Style) -> list[tuple[str, str]]:
     pairs = []
-    for fact in sheet.facts:
+    for fact in facts:
         value = fact.shown
         if not value and isinstance(fact.value, datetime):
             value = style.moment(fact.value)
@@ -353,8 +361,7 @@ def _facts(sheet: FactSheet, style: Style) -> str:
             value = ", ".join(fact.value) or "none"
         label = fact.label or fact.name.replace("_", " ")
         pairs.append((label, value or _show(fact.value)))
-    lines = [style.bold(sheet.title), *_pairs(pairs, style), *_findings(sheet.findings, style)]
-    return "\n".join(lines)
+    return pairs
 
 
 def _show(value: object) -> str:

@@ -7,38 +7,23 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
-
 from drtool.errors import DestinationRefused, DrtoolError
-from drtool.model.finding import Finding, Severity
-from drtool.model.outcome import Question, Reached, RestoreOutcome
+from drtool.model.outcome import Reached, RestoreOutcome
 from drtool.model.target import describe_target
-from drtool.pipeline.pages import HOLE
 from drtool.repository.backups import open_table
 from drtool.repository.chunks import ChunkReader
 from drtool.repository.repository import Repository
-from drtool.repository.table import EntryKind, Table
-from drtool.repository.trees import entry_of
+from drtool.repository.table import Table
 from drtool.restore.phases import Phases
 from drtool.restore.tree_choice import chosen_records
 from drtool.restore.tree_chunks import Fetcher
 from drtool.restore.tree_fetch import TreeFetch, TreeWritten
+from drtool.restore.tree_look import first_answer, look_at_tree, surplus_findings
 from drtool.restore.tree_place import make_tree_place
 from drtool.restore.tree_plan import TreePlan
-from drtool.sources.files.entries import shown
-from drtool.sources.files.placing import Difference, TreeWriter
+from drtool.sources.files.placing import TreeWriter
 
 WORKERS = max(2, min(4, os.cpu_count() or 2))
-_MOST_NAMED = 20
-
-
-def occupied_bytes(plan: TreePlan, repository: Repository) -> int:
-    """What the files of the snapshot need on a disk: read from its file table."""
-    table = _table(plan, ChunkReader(repository.store, repository.ring))
-    return sum(
-        int(record.extents["length"][record.extents["pack"] != HOLE].sum(dtype=np.int64))
-        for record in table
-    )
 
 
 def run_tree_restore(
@@ -66,9 +51,10 @@ def run_tree_restore(
         finally:
             writer.close()
         with phases.phase("answer", "read the first file"):
-            first = _first_answer(plan, table, place)
+            first = first_answer(plan, table, place)
         with phases.phase("verify", "look at every file", unit="objects"):
-            wrong = _look_again(plan, table, place)
+            seen = look_at_tree(plan, table, place)
+            stays = surplus_findings(seen.surplus, place, is_delta=plan.is_delta)
     return RestoreOutcome(
         source=plan.source,
         backup_id=plan.manifest.backup_id,
@@ -80,8 +66,8 @@ def run_tree_restore(
         reached=Reached(commit_time=plan.manifest.files.taken_from, lsn=None, timeline=None),
         bytes_restored=written.size_bytes,
         wal_bytes=0,
-        questions=(first, _judged(written, wrong)),
-        findings=(*plan.findings, *findings, *wrong),
+        questions=(first, seen.answer(written=written.files, same=written.same_files)),
+        findings=(*plan.findings, *findings, *seen.wrong, *stays),
         how_to_start=_how_to_start(plan, place),
         kind="files",
     )
@@ -109,59 +95,6 @@ def _fetch(
     finally:
         if root is not None:
             os.close(root)
-
-
-def _first_answer(plan: TreePlan, table: Table, place: Path) -> Question:
-    """Read the first file that has content, as an application would."""
-    question = "the first file can be read"
-    for record in chosen_records(table, plan.wanted):
-        entry = record.attributes
-        if entry.kind is EntryKind.FILE and entry.size_bytes:
-            path = os.path.join(os.fsencode(place), entry.path)
-            try:
-                with open(path, "rb") as file:
-                    found = len(file.read(1 << 20))
-            except OSError as error:
-                return Question(question, f"{shown(entry.path)}: {error.strerror}", passed=False)
-            expected = min(entry.size_bytes, 1 << 20)
-            return Question(question, shown(entry.path), passed=found == expected)
-    return Question(question, "no file has content", passed=True)
-
-
-def _look_again(plan: TreePlan, table: Table, place: Path) -> list[Finding]:
-    """Every entry is where it belongs, with its kind, size, time and link."""
-    wrong: list[Finding] = []
-    writer = TreeWriter(place, is_delta=True)
-    try:
-        for record in chosen_records(table, plan.wanted):
-            if record.begin:
-                continue
-            difference = writer.compare(entry_of(record.attributes))
-            if difference in (Difference.NONE, Difference.ATTRIBUTES):
-                # Attributes that could not be set were told of when it was tried.
-                continue
-            wrong.append(
-                Finding(
-                    severity=Severity.PROBLEM,
-                    subject=shown(record.attributes.path),
-                    fact=f"differs from the snapshot after the restore: {difference}",
-                    fix="See whether something else writes there, and restore again with --delta.",
-                )
-            )
-            if len(wrong) >= _MOST_NAMED:
-                break
-    finally:
-        writer.close()
-    return wrong
-
-
-def _judged(written: TreeWritten, wrong: list[Finding]) -> Question:
-    same = f", {written.same_files:,} of them were right already" if written.same_files else ""
-    return Question(
-        "every entry is in its place with the size and time it had",
-        f"{written.files:,} files{same}" if not wrong else f"{len(wrong)} or more are not",
-        passed=not wrong,
-    )
 
 
 def _how_to_start(plan: TreePlan, place: Path) -> tuple[str, ...]:

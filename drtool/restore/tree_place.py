@@ -79,12 +79,12 @@ def _require_room(plan: TreePlan, path: Path, occupied: Callable[[], int]) -> No
         place = place.parent
     status = os.statvfs(place)
     free = status.f_bavail * status.f_frsize
-    if free >= plan.size_bytes or plan.wanted is not None:
+    if free >= plan.size_bytes:
         return
     needed = occupied()
     if free < needed:
         raise DestinationRefused(
-            f"destination {path} has {format_size(free)} free, and the tree needs"
-            f" {format_size(needed)}",
+            f"destination {path} has {format_size(free)} free, and what is to be restored"
+            f" needs {format_size(needed)}",
             hint="Restore --into a directory on a larger file system, or a part of it with --path.",
         )

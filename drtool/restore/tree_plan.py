@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from drtool.errors import NotRecoverable
 from drtool.model.finding import Finding, Severity
 from drtool.model.measure import format_size
-from drtool.model.outcome import RestorePreview
+from drtool.model.outcome import Fact, RestorePreview
 from drtool.model.target import RecoveryTarget, ToBackup, ToLatest, ToTime, describe_target
 from drtool.repository.backups import Manifest
 from drtool.sources.files.exclude import ExcludeRules
@@ -68,11 +68,13 @@ def plan_tree(
     )
 
 
-def preview_tree(plan: TreePlan, *, destination: str) -> RestorePreview:
-    """What `--plan` shows."""
+def preview_tree(
+    plan: TreePlan, *, destination: str, files: int, size_bytes: int, changes: tuple[Fact, ...] = ()
+) -> RestorePreview:
+    """What `--plan` shows: so many files with so many bytes, and for a delta what it would change."""
     manifest = plan.manifest
-    files = f"{manifest.sizes.files:,} files, {format_size(plan.size_bytes)},"
-    what = "the files that match" if plan.wanted else files
+    which = " that match" if plan.wanted else ""
+    what = f"{files:,} files{which}, {format_size(size_bytes)},"
     how = "and change only what differs" if plan.is_delta else "and write them"
     return RestorePreview(
         source=plan.source,
@@ -85,11 +87,12 @@ def preview_tree(plan: TreePlan, *, destination: str) -> RestorePreview:
             "make hard links, set owners, modes and times of directories, and sync the disk",
             "look at every file once more",
         ),
-        fetch_bytes=plan.size_bytes,
+        fetch_bytes=size_bytes,
         wal_bytes=0,
         recoverable_from=plan.earliest,
         recoverable_until=manifest.files.taken_from,
         findings=plan.findings,
+        changes=changes,
         kind="files",
     )
 

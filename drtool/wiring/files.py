@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING
 from drtool.backup.plan import BackupPlan, plan_snapshot
 from drtool.errors import UsageError
 from drtool.model.objective import LossInterval, Objective, judge
-from drtool.model.outcome import BackupOutcome, Fact, FactSheet, RestoreOutcome, StatusRow
+from drtool.model.outcome import (
+    BackupOutcome,
+    Fact,
+    FactSheet,
+    RestoreOutcome,
+    RestorePreview,
+    StatusRow,
+)
 from drtool.model.progress import Emit
 from drtool.model.request import BackupRequest, RestoreRequest
 from drtool.policy.sources import FilesSource, SourcePolicy
@@ -116,7 +123,7 @@ def plan_files(
     around: Surroundings,
 ) -> Planned:
     """NotRecoverable, naming the earliest moment, if there is no snapshot for the target."""
-    from drtool.restore.tree_plan import plan_tree, preview_tree
+    from drtool.restore.tree_plan import plan_tree
     from drtool.sources.files.exclude import compile_rules
 
     manifests, errors = read_manifests(repository, name)
@@ -135,7 +142,7 @@ def plan_files(
         source=name,
         earliest=plan.earliest,
         latest=None,
-        preview=lambda place: preview_tree(plan, destination=str(place)),
+        preview=job.preview,
         prepare=job.prepare,
     )
 
@@ -148,15 +155,41 @@ class _Restore:
     repository: Repository
     around: Surroundings
 
+    def preview(self, place: Path) -> RestorePreview:
+        """What would be done; refused as the run would be."""
+        from drtool.restore.tree_ahead import look_ahead
+        from drtool.restore.tree_plan import preview_tree
+
+        checked = self._checked(place)
+        ahead = look_ahead(
+            self.plan, self.repository, place=checked if self.plan.is_delta else None
+        )
+        return preview_tree(
+            self.plan,
+            destination=str(place),
+            files=ahead.files,
+            size_bytes=ahead.size_bytes,
+            changes=ahead.facts,
+        )
+
     def prepare(self, place: Path) -> Runner:
-        """Look at the place."""
-        from drtool.restore.tree import occupied_bytes
+        """Look at the place, and whether each pattern matches something."""
+        from drtool.restore.tree_ahead import look_ahead
+
+        checked = self._checked(place)
+        if self.plan.wanted is not None:
+            look_ahead(self.plan, self.repository)
+        return lambda emit: self._run(checked, emit)
+
+    def _checked(self, place: Path) -> Path:
+        from drtool.restore.tree_ahead import look_ahead
         from drtool.restore.tree_place import check_tree_place
 
-        checked = check_tree_place(
-            self.plan, place, occupied=lambda: occupied_bytes(self.plan, self.repository)
+        return check_tree_place(
+            self.plan,
+            place,
+            occupied=lambda: look_ahead(self.plan, self.repository).occupied_bytes,
         )
-        return lambda emit: self._run(checked, emit)
 
     def _run(self, place: Path, emit: Emit) -> RestoreOutcome:
         from drtool.drill.judging import judge_snapshot, judge_time

@@ -85,6 +85,32 @@ def test_a_part_or_a_delta_is_for_trees_and_a_full_place_is_refused(site: Site) 
     same(site.tree, site.place / "back")
 
 
+def test_a_plan_of_a_part_or_a_delta_fails_where_the_run_would_and_counts_what_it_would_do(
+    site: Site,
+) -> None:
+    site.run("backup", "uploads")
+    into = str(site.place / "back")
+    options = ["restore", "uploads", "--to", "latest", "--into", into]
+
+    for plan in ([], ["--plan"]):
+        error = site.run(*options, "--path", "/page", "--path", "/pag", *plan, code=4)
+        assert "'/pag' matches nothing" in error["message"]
+    error = site.run(*options, "--path", str(site.tree / "page"), "--plan", code=4)
+    assert "write --path '/page'" in error["hint"]
+    site.run(*options, "--delta", "--plan", code=ExitCode.DESTINATION_REFUSED)
+    assert not (site.place / "back").exists()
+    planned = site.run(*options, "--path", "/page", "--plan")
+    assert (planned["fetch_bytes"], planned["changes"]) == (300_001, [])
+
+    site.run(*options, "--path", "/page")
+    (site.place / "back/mine").write_text("later")
+    delta = site.run(*options, "--delta", "--plan")
+    done = site.run(*options, "--delta")
+
+    assert {fact["name"]: fact["value"] for fact in delta["changes"]}["stays"] == ["mine"]
+    assert ["mine" in finding["fact"] for finding in done["outcomes"][0]["findings"]] == [True]
+
+
 def test_an_unmounted_source_is_refused_with_its_exit_code(site: Site) -> None:
     """PITFALLS 86."""
     site.run("backup")

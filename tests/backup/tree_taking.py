@@ -17,9 +17,10 @@ from drtool.repository.extents import FilesExtent
 from drtool.repository.lease import Lease
 from drtool.repository.repository import Repository, open_repository
 from drtool.restore.phases import Phases
-from drtool.restore.tree import occupied_bytes, run_tree_restore
+from drtool.restore.tree import run_tree_restore
+from drtool.restore.tree_ahead import look_ahead
 from drtool.restore.tree_place import check_tree_place
-from drtool.restore.tree_plan import plan_tree
+from drtool.restore.tree_plan import TreePlan, plan_tree
 from drtool.sources.files.exclude import compile_rules
 from drtool.stores.local import LocalStore
 from drtool.system.clock import Clock, SystemClock
@@ -68,6 +69,25 @@ def snapshot(
         )
 
 
+def plan_of(
+    repository: Repository,
+    *,
+    target: RecoveryTarget | None = None,
+    patterns: tuple[str, ...] = (),
+    is_delta: bool = False,
+) -> TreePlan:
+    """Plan a restore as the command does."""
+    manifests, errors = read_manifests(repository, SOURCE)
+    return plan_tree(
+        SOURCE,
+        target or ToLatest(),
+        manifests=manifests,
+        damaged=[error.message for error in errors],
+        wanted=compile_rules(patterns) if patterns else None,
+        is_delta=is_delta,
+    )
+
+
 def bring_back(
     repository: Repository,
     place: Path,
@@ -77,16 +97,12 @@ def bring_back(
     is_delta: bool = False,
 ) -> RestoreOutcome:
     """Restore as the command does."""
-    manifests, errors = read_manifests(repository, SOURCE)
-    plan = plan_tree(
-        SOURCE,
-        target or ToLatest(),
-        manifests=manifests,
-        damaged=[error.message for error in errors],
-        wanted=compile_rules(patterns) if patterns else None,
-        is_delta=is_delta,
+    plan = plan_of(repository, target=target, patterns=patterns, is_delta=is_delta)
+    real = check_tree_place(
+        plan, place, occupied=lambda: look_ahead(plan, repository).occupied_bytes
     )
-    real = check_tree_place(plan, place, occupied=lambda: occupied_bytes(plan, repository))
+    if patterns:
+        look_ahead(plan, repository)
     return run_tree_restore(plan, real, repository=repository, phases=Phases(CLOCK, silent))
 
 

@@ -11,13 +11,22 @@ from pathlib import Path
 import pytest
 
 from drtool.errors import DestinationRefused, IntegrityError, NotRecoverable, ObjectMissing
+from drtool.model.finding import Severity
 from drtool.model.target import RecoveryTarget, ToBackup, ToLatest, ToLsn, ToTime
 from drtool.model.wal import Lsn
 from drtool.repository.backups import read_manifests
 from drtool.repository.repository import Repository
+from drtool.restore.tree_ahead import look_ahead
 from tests.backup.test_tree import same
-from tests.backup.tree_taking import SOURCE, a_rich_tree, bring_back, repository_in, snapshot
-from tests.files.trees import entries_of
+from tests.backup.tree_taking import (
+    SOURCE,
+    a_rich_tree,
+    bring_back,
+    plan_of,
+    repository_in,
+    snapshot,
+)
+from tests.files.trees import contents, entries_of
 from tests.repository.building import SECRET, new_repository, tamper
 
 RESCUE = Path(__file__).parents[2] / "drtool/repository/rescue.py"
@@ -89,7 +98,7 @@ def test_patterns_choose_what_comes_back_with_the_directories_above_it(
     found = set(entries_of(tmp_path / "some"))
     wanted = {p for p in entries_of(tree) if p.startswith(b"photos/2024") or p in (b"", b"photos")}
     assert found == wanted | {b"none"}
-    with pytest.raises(NotRecoverable, match="nothing in the snapshot matches"):
+    with pytest.raises(NotRecoverable, match="pattern '/not/there' matches nothing"):
         bring_back(repository, tmp_path / "none", patterns=("/not/there",))
 
 
@@ -151,6 +160,44 @@ def test_a_delta_writes_only_what_differs_and_leaves_the_rest_alone(
     # A file of several names is written anew if one of them could be outside.
     changed = sum(path.stat().st_size for path in (plain, page, copy / "database"))
     assert changed <= outcome.bytes_restored < changed + (1 << 20)
+
+
+def test_a_delta_tells_what_it_would_make_change_and_replace_and_what_stays(
+    tree: Path, tmp_path: Path
+) -> None:
+    repository = new_repository()
+    snapshot(repository, tree)
+    copy = tmp_path / "copy"
+    bring_back(repository, copy)
+    (copy / "page").write_bytes(b"other")
+    (copy / "none").unlink()
+    (copy / "dangling").unlink()
+    (copy / "dangling").mkdir()
+    (copy / "photos/2024/x.tmp").chmod(0o777)
+    (copy / "photos/born later").mkdir()
+    (copy / "photos/born later/a").write_text("after T")
+    (copy / "pictures too").symlink_to("photos")
+    before = contents(copy, entries_of(copy))
+
+    plan = plan_of(repository, is_delta=True)
+    ahead = look_ahead(plan, repository, place=copy)
+    facts = {fact.name: fact.value for fact in ahead.facts}
+    assert contents(copy, entries_of(copy)) == before
+    part = look_ahead(
+        plan_of(repository, patterns=("/page",), is_delta=True), repository, place=copy
+    )
+    outcome = bring_back(repository, copy, is_delta=True)
+
+    assert facts["made"] == ("none",)
+    assert facts["changed"] == ("page",)
+    assert facts["replaced"] == ("dangling",)
+    assert facts["attributes"] == ("photos", "photos/2024/x.tmp")
+    assert facts["stays"] == ("photos/born later", "photos/born later/a", "pictures too")
+    assert {fact.name: fact.value for fact in part.facts}["stays"] == ()
+    [stays] = outcome.findings
+    assert stays.severity is Severity.WARNING
+    assert "2 files and links and 1 directories stand there" in stays.fact
+    assert "photos/born later/a" in stays.fact
 
 
 def test_a_delta_of_a_large_file_writes_only_its_changed_pages(tmp_path: Path) -> None:
@@ -234,3 +281,39 @@ def test_the_rescue_program_restores_a_tree_without_drtool(tree: Path, tmp_path:
 
     assert (done.returncode, done.stderr) == (0, "")
     same(tree, tmp_path / "restored")
+
+
+NEIGHBOURS = ("DIR", "DIR-old", "DIR!", "DIR.txt", "DIR+1/DIR", "DIR0", "D", "DI", "other/DIR")
+
+
+def a_tree_of_neighbours(root: Path) -> Path:
+    """Directories whose names begin alike: in order of bytes they stand between DIR and DIR/x."""
+    for name in NEIGHBOURS:
+        (root / name / "sub").mkdir(parents=True)
+        (root / name / "file").write_text(f"in {name}")
+        (root / name / "sub/file").write_text(f"below {name}")
+    return root
+
+
+@pytest.mark.parametrize("pattern", ["DIR", "/DIR", "/DIR/", "/DIR/**", "DIR-old", "D*/sub", "sub"])
+def test_a_directory_comes_back_whole_whatever_its_siblings_are_called(
+    pattern: str, tmp_path: Path
+) -> None:
+    repository = new_repository()
+    tree = a_tree_of_neighbours(tmp_path / "tree")
+    snapshot(repository, tree)
+
+    outcome = bring_back(repository, tmp_path / "some", patterns=(pattern,))
+
+    # What git says of the same pattern in the same tree.
+    subprocess.run(["git", "init", "-q", tree], check=True)
+    (tree / ".git/info/exclude").write_text(pattern + "\n")
+    every = [path for path in entries_of(tree) if not path.startswith(b".git")]
+    files = {path for path in every if path and (tree / os.fsdecode(path)).is_file()}
+    told = subprocess.run(
+        ["git", "-C", tree, "check-ignore", "--stdin", "-z"],
+        input=b"\0".join(sorted(files)), capture_output=True, check=True,
+    ).stdout.split(b"\0")[:-1]  # fmt: skip
+    found = {path for path, one in entries_of(tmp_path / "some").items() if one.size_bytes}
+    assert found == set(told) != set()
+    assert f"{len(found)} files" in outcome.questions[-1].answer

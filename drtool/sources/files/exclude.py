@@ -124,7 +124,12 @@ def _matches(regex: re.Pattern[str] | None, text: str) -> bool:
 
 
 def _for_contents(line: str) -> str:
-    """`x/**` is what lies in x, not x itself; pathspec takes x too, and then `!x/keep` is too late."""
+    """`x/**` is what lies in x, not x itself; pathspec takes x too, and then `!x/keep` is too late.
+
+    `x/**/` likewise is the directories in it.
+    """
+    if line.endswith("/**/"):
+        return line + "*/"
     return line + "/*" if line.rstrip().endswith("/**") and not line.endswith(" ") else line
 
 
