@@ -70,3 +70,8 @@ _MOST_INTEGER = 1 << 63
 def signed(number: int) -> int:
     """An inode number may take all of 64 bits; SQLite's integers have a sign."""
     return number - (1 << 64) if number >= _MOST_INTEGER else number
+
+
+def held_time(nanoseconds: int) -> int:
+    """The nearest time that a column holds (1677 to 2262); an entry's line has the time itself."""
+    return min(max(nanoseconds, -_MOST_INTEGER), _MOST_INTEGER - 1)

@@ -311,10 +311,11 @@ class _Stream:
 
 def attributes_of(tree: TreeEntry, content: str) -> dict[str, str]:
     """The metadata of an object, by the names that rclone knows (mtime, mode, uid, gid)."""
-    seconds, nanoseconds = divmod(tree.modified_ns, 1_000_000_000)
+    seconds, nanoseconds = divmod(abs(tree.modified_ns), 1_000_000_000)
+    sign = "-" if tree.modified_ns < 0 else ""
     return {
         "Content-Type": _content_type(tree.path.rpartition(b".")[2][:16]),
-        "mtime": f"{seconds}.{nanoseconds:09d}",
+        "mtime": f"{sign}{seconds}.{nanoseconds:09d}",
         "mode": f"{0o100000 | tree.mode:o}",
         "uid": str(tree.uid),
         "gid": str(tree.gid),

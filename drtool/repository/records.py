@@ -29,6 +29,7 @@ _NUMBERING = struct.Struct(">BHH36xII")
 _SPAN = struct.Struct(">BHH28xQI")
 _HAS_EXTRA = 0x20  # clear in the letter of the kind, which makes it upper case
 _NO_DIGESTS = 0xFFFFFFFF
+_LEAST_TIME, _MOST_TIME = -(1 << 63), (1 << 63) - 1
 
 
 class EntryKind(Enum):
@@ -43,6 +44,8 @@ class EntryKind(Enum):
 class Attributes:
     """What a file is besides its bytes. Times are nanoseconds since 1970; `link` is a symlink's text.
 
+    A time of modification that a record cannot hold (it reaches from 1677 to 2262) is stored as the
+    nearest one that it can; for trees, `extra` has the time itself.
     `extra` is what only trees of files have (`trees.py` makes and reads it); the first record of a
     file keeps it.
     """
@@ -86,6 +89,11 @@ class TableRecord:
         return int(self.extents["length"].sum(dtype=np.int64))
 
 
+def recordable_time(nanoseconds: int) -> int:
+    """The nearest time that a record can hold."""
+    return min(max(nanoseconds, _LEAST_TIME), _MOST_TIME)
+
+
 def encode_record(record: TableRecord) -> bytes:
     """Its bytes as FORMAT.md has them; pack indices are those of the record."""
     entry, extents, digests = record.attributes, record.extents, record.digests
@@ -93,7 +101,7 @@ def encode_record(record: TableRecord) -> bytes:
     head = RECORD_HEAD.pack(
         entry.kind.value & ~_HAS_EXTRA if extra else entry.kind.value,
         len(entry.path), len(entry.link), entry.mode, entry.uid, entry.gid,
-        entry.modified_ns, entry.size_bytes, record.begin, len(extents),
+        recordable_time(entry.modified_ns), entry.size_bytes, record.begin, len(extents),
         _NO_DIGESTS if digests is None else digests.pack,
         0 if digests is None else digests.chunk,
         0 if digests is None else digests.offset,

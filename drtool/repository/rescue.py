@@ -39,6 +39,8 @@ KEY_BLOCK = 64  # key version (4), nonce (12), object key (32), tag (16)
 TAG = 16
 LONGEST_RECORD = 256 << 20
 HOLE = 0xFFFFFFFF  # in place of a pack: zeros
+FAR_TIME = 4  # a flag of section 6.1
+LONGEST_PATH = 4000  # Linux takes 4,095 bytes
 CHUNKS_KEPT = 128
 FOOTERS_KEPT = 64
 Json = Any  # what json.loads gives: authenticated, or checked where it is used
@@ -295,6 +297,9 @@ def read_record(plain: bytes, place: int, packs: list[bytes]) -> tuple[Record, i
         extra = plain[extents_at - extra_bytes : extents_at]
     numbers = struct.unpack_from(f">{4 * count}I", plain, extents_at)
     length, pack, chunk, offset = (numbers[count * n : count * (n + 1)] for n in range(4))
+    if extra and extra[1] & FAR_TIME:
+        seconds, nanoseconds = struct.unpack(">qI", extra[-12:])
+        modified_ns = seconds * 10**9 + nanoseconds
     ids = [b"" if index == HOLE else packs[index] for index in pack]
     extents = [(length[n], ids[n], chunk[n], offset[n]) for n in range(count)]
     kind_letter, owner = chr(kind).lower(), (uid, gid)
@@ -338,7 +343,8 @@ class Restorer:
         self.destination = os.fsencode(os.path.abspath(destination))
         self.tablespaces = self.destination + b"-tablespaces"
         self.tree = False
-        self.names: dict[tuple[int, int], Record] = {}
+        self.names: dict[tuple[str, tuple[int, int]], Record] = {}
+        self.held: list[int] = []
         self.linked = b""
         self.files = 0
         self.bytes = 0
@@ -378,17 +384,39 @@ class Restorer:
             raise Trouble(f"the backup holds the unsafe path {record.path!r}")
         if parts[0] == b"pg_tblspc" and len(parts) > 1 and not self.tree:
             return os.path.join(self.tablespaces, *parts[1:])
-        return os.path.join(self.destination, *parts)
+        return self.reach(os.path.join(self.destination, *parts), parts)
+
+    def reach(self, path: bytes, parts: list[bytes]) -> bytes:
+        """The same place by a path that a system call takes: those of a tree may be longer."""
+        if len(path) < LONGEST_PATH:
+            return path
+        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
+        directory = os.open(self.destination, flags)
+        for name in parts[:-1]:
+            above, directory = directory, os.open(name, flags, dir_fd=directory)
+            os.close(above)
+        self.held.append(directory)
+        if len(self.held) > 2:  # a hard link needs two at a time
+            os.close(self.held.pop(0))
+        return b"/proc/self/fd/%d/%s" % (directory, parts[-1])
+
+    def link_name(self, record: Record) -> bool:
+        """Make it another name of what is there already, if it is one."""
+        if not record.extra or read_extra(record.extra).links < 2:
+            return False
+        group = record.kind, read_extra(record.extra).inode
+        first = self.names.setdefault(group, record)
+        if first is record or (first.extents, first.link) != (record.extents, record.link):
+            return False
+        make_directory(os.path.dirname(self.path(record)))
+        os.link(self.path(first), self.path(record), follow_symlinks=False)
+        return True
 
     def write_or_link(self, record: Record) -> None:
         """Write a file of a tree; or link it, if it is another name of one that is there."""
-        if record.begin == 0 and record.extra and read_extra(record.extra).links > 1:
-            first = self.names.setdefault(read_extra(record.extra).inode, record)
-            if first is not record and first.extents == record.extents:
-                make_directory(os.path.dirname(self.path(record)))
-                os.link(self.path(first), self.path(record))
-                self.linked, self.files = record.path, self.files + 1
-                return
+        if record.begin == 0 and self.link_name(record):
+            self.linked, self.files = record.path, self.files + 1
+            return
         if record.path != self.linked:
             self.write(record)
 
@@ -419,7 +447,7 @@ class Restorer:
         for record in links:
             if record.path.startswith(b"pg_tblspc/") and not self.tree:
                 spaces.append(record.path.split(b"/")[1])
-            else:
+            elif not (self.tree and self.link_name(record)):
                 path = self.path(record)
                 make_directory(os.path.dirname(path))
                 os.symlink(record.link, path)

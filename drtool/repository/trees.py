@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import struct
 
-from drtool.repository.records import Attributes, EntryKind, extra_at
+from drtool.repository.records import Attributes, EntryKind, extra_at, recordable_time
 from drtool.repository.sealing import damaged
 from drtool.sources.files.entries import TreeEntry, TreeKind
 
 _VERSION = 1
-_IS_SPARSE, _LOOKED_RANDOM = 1, 2
+_IS_SPARSE, _LOOKED_RANDOM, _FAR_TIME = 1, 2, 4
 # Version, flags, ctime, inode, device, number of links.
 _HEAD = struct.Struct(">BBqQQI")
 # In the head of the record itself, from byte 17 on.
 _TIME_AND_SIZE = struct.Struct(">qQ")
 _XATTR = struct.Struct(">HI")
+# Seconds and nanoseconds of a time of modification that the record's own field cannot hold.
+_TIME = struct.Struct(">qI")
 _LONGEST_NAME = 255
 _PLAIN_FILE = ord("F")
 
@@ -28,10 +30,12 @@ _TREE_KINDS = {kind: tree_kind for tree_kind, kind in _KINDS.items()}
 
 def attributes_of(entry: TreeEntry, *, looked_random: bool = False) -> Attributes:
     """What a table keeps of an entry. `looked_random`: its content could have been encrypted."""
-    flags = _IS_SPARSE * entry.is_sparse | _LOOKED_RANDOM * looked_random
+    is_far = recordable_time(entry.modified_ns) != entry.modified_ns
+    flags = _IS_SPARSE * entry.is_sparse | _LOOKED_RANDOM * looked_random | _FAR_TIME * is_far
     parts = [
         _HEAD.pack(
-            _VERSION, flags, entry.changed_ns, entry.inode, entry.device, entry.links
+            _VERSION, flags, recordable_time(entry.changed_ns), entry.inode, entry.device,
+            entry.links,
         ),
         _named(entry.owner),
         _named(entry.group),
@@ -39,6 +43,8 @@ def attributes_of(entry: TreeEntry, *, looked_random: bool = False) -> Attribute
     ]  # fmt: skip
     for name, value in entry.xattrs:
         parts += [_XATTR.pack(len(name), len(value)), name, value]
+    if is_far:
+        parts.append(_TIME.pack(*divmod(entry.modified_ns, 1_000_000_000)))
     return Attributes(
         path=entry.path,
         kind=_KINDS[entry.kind],
@@ -63,8 +69,8 @@ def compare_signs(entry: TreeEntry, encoded: bytes) -> tuple[bool, bool]:
     _, flags, changed_ns, inode, _, _ = _HEAD.unpack_from(encoded, at)
     modified_ns, size_bytes = _TIME_AND_SIZE.unpack_from(encoded, 17)
     is_same = (
-        changed_ns == entry.changed_ns
-        and modified_ns == entry.modified_ns
+        changed_ns == recordable_time(entry.changed_ns)
+        and modified_ns == recordable_time(entry.modified_ns)
         and size_bytes == entry.size_bytes
         and inode == entry.inode
     )
@@ -78,7 +84,7 @@ def moved_sign(entry: TreeEntry) -> int:
 
 def entry_of(attributes: Attributes) -> TreeEntry:
     """The entry again; IntegrityError if it was written by something else than drtool."""
-    extra = attributes.extra
+    extra, modified_ns = attributes.extra, attributes.modified_ns
     try:
         version, flags, changed_ns, inode, device, links = _HEAD.unpack_from(extra)
         if version != _VERSION:
@@ -94,6 +100,9 @@ def entry_of(attributes: Attributes) -> TreeEntry:
             end = at + name_bytes + value_bytes
             xattrs.append((extra[at : at + name_bytes], extra[at + name_bytes : end]))
             at = end
+        if flags & _FAR_TIME:
+            seconds, nanoseconds = _TIME.unpack_from(extra, at)
+            modified_ns = seconds * 1_000_000_000 + nanoseconds
         if at > len(extra):
             raise ValueError("its attributes are cut short")
     except (struct.error, ValueError, IndexError) as error:
@@ -106,7 +115,7 @@ def entry_of(attributes: Attributes) -> TreeEntry:
         gid=attributes.gid,
         owner=owner,
         group=group,
-        modified_ns=attributes.modified_ns,
+        modified_ns=modified_ns,
         changed_ns=changed_ns,
         inode=inode,
         device=device,

@@ -132,10 +132,15 @@ class TreeFetch:
             case EntryKind.DIRECTORY:
                 self._writer.directory(entry)
             case EntryKind.SYMLINK:
-                if self._delta_root is None or self._writer.compare(entry) is not Difference.NONE:
-                    self._writer.symlink(entry)
+                self._place_symlink(entry, record)
             case EntryKind.FILE:
                 self._place_file(entry, record)
+
+    def _place_symlink(self, entry: TreeEntry, record: TableRecord) -> None:
+        if self._is_linked(entry, record):
+            return
+        if self._delta_root is None or self._writer.compare(entry) is not Difference.NONE:
+            self._writer.symlink(entry)
 
     def _place_file(self, entry: TreeEntry, record: TableRecord) -> None:
         self.files += 1
@@ -157,7 +162,7 @@ class TreeFetch:
         group = entry.link_group
         if group is None:
             return False
-        mine = entry.path, entry.changed_ns, record.extents.tobytes()
+        mine = entry.path, entry.changed_ns, entry.link or record.extents.tobytes()
         first = self._groups.setdefault(group, mine)
         if first is mine or first[1:] != mine[1:]:
             return False

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import random
 import sqlite3
+import tempfile
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -323,6 +325,28 @@ def test_attributes_links_and_empty_directories_come_back(plain: Rig) -> None:
     assert (status.st_mode & 0o7777, status.st_mtime_ns) == (0o750, path.stat().st_mtime_ns)
     assert os.readlink(out / "link") == "nowhere/../tool"
     assert (out / "empty").is_dir()
+
+
+def test_a_time_of_modification_far_off_is_mirrored(plain: Rig) -> None:
+    """Years that 64 bits of nanoseconds do not reach, on a file system that holds them."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as directory:
+        far = replace(plain, directory=Path(directory), prefix="far-off")
+        for seconds in (-(10**10), -1, 16_725_225_600, 10**11):
+            path = far.write(f"{seconds}/file", b"%d" % seconds)
+            at = seconds * 10**9 + 500_000_000
+            os.utime(path, ns=(at, at))
+            os.utime(path.parent, ns=(at, at))
+
+        first, second = far.sync(), far.sync()
+
+        assert (first.put_files, second.put_files, second.findings) == (4, 0, ())
+        restored = far.restore("back")
+        for path in far.tree.rglob("*"):
+            found = restored / path.relative_to(far.tree)
+            assert found.stat().st_mtime_ns == path.stat().st_mtime_ns
+        client = far.server.client()
+        met = client.head_object(Bucket=far.bucket_name, Key="far-off/-1/file")
+        assert met["Metadata"].get("mtime") in ("-0.500000000", None)
 
 
 def test_what_was_excluded_is_not_mirrored(plain: Rig) -> None:

@@ -53,6 +53,11 @@ def _number(look: Callable[[], int]) -> int | None:
         return None
 
 
+def is_far_time(nanoseconds: int) -> bool:
+    """Whether there are file systems that cannot hold this time: before 1901, or after 2038."""
+    return not -(1 << 31) <= nanoseconds // 1_000_000_000 < 1 << 31
+
+
 class AttributeSetter:
     """Sets attributes; what it may not set, it adds to `shortfalls` and goes on. Any thread may use it."""
 
@@ -78,6 +83,8 @@ class AttributeSetter:
         # Time of access: that of the last change; it was not recorded, and now would be a lie too.
         times = entry.modified_ns, entry.modified_ns
         self._try(entry, "time of modification", lambda: os.utime(descriptor, ns=times))
+        if is_far_time(entry.modified_ns):
+            self._check_time(entry, os.fstat(descriptor))
 
     def set_link(self, directory: int, name: bytes, entry: TreeEntry) -> None:
         """Of a symbolic link itself. It has no mode of its own."""
@@ -90,6 +97,8 @@ class AttributeSetter:
             "time of modification",
             lambda: os.utime(name, ns=times, dir_fd=directory, follow_symlinks=False),
         )
+        if is_far_time(entry.modified_ns):
+            self._check_time(entry, os.stat(name, dir_fd=directory, follow_symlinks=False))
 
     def differs(self, entry: TreeEntry, found: TreeEntry) -> bool:
         """Whether `set_open` would change anything of what is `found` in the entry's place."""
@@ -105,6 +114,12 @@ class AttributeSetter:
             or found.modified_ns != entry.modified_ns
             or _without_labels(entry, found.xattrs) != entry.xattrs
         )
+
+    def _check_time(self, entry: TreeEntry, found: os.stat_result) -> None:
+        """The kernel takes any time, and sets the nearest that the file system can hold."""
+        if found.st_mtime_ns != entry.modified_ns:
+            fact = "has another time of modification: the file system cannot hold the one it had"
+            self._shortfalls.add(entry.path, fact)
 
     def _own(self, entry: TreeEntry, place: int | bytes) -> bool:
         """Set owner and group; whether both are right now."""

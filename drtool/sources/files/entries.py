@@ -51,10 +51,10 @@ class TreeEntry(NamedTuple):
 
     @property
     def link_group(self) -> tuple[int, int] | None:
-        """What all names of one hard-linked file share; None for a file of one name."""
-        if self.kind is TreeKind.FILE and self.links > 1:
-            return self.device, self.inode
-        return None
+        """What all names of one file or symbolic link share; None for what has one name."""
+        if self.kind is TreeKind.DIRECTORY or self.links <= 1:
+            return None
+        return self.device, self.inode
 
     @property
     def acls(self) -> tuple[Attribute, ...]:
@@ -71,6 +71,7 @@ class Omission(StrEnum):
     TORN = "torn"
     OTHER_FILE_SYSTEM = "other file system"
     ALL_EXCLUDED = "all excluded"
+    TOO_LONG = "too long"
 
 
 _SEVERITY = {
@@ -80,12 +81,14 @@ _SEVERITY = {
     Omission.TORN: Severity.WARNING,
     Omission.OTHER_FILE_SYSTEM: Severity.WARNING,
     Omission.ALL_EXCLUDED: Severity.PROBLEM,
+    Omission.TOO_LONG: Severity.PROBLEM,
 }
 _FIX = {
     Omission.UNREADABLE: "Let the user that runs drtool read it, or exclude it in the policy.",
     Omission.TORN: "Back it up while nothing writes to it, or exclude it in the policy.",
     Omission.OTHER_FILE_SYSTEM: "Make it a source of its own, or exclude it in the policy.",
     Omission.ALL_EXCLUDED: "Correct the exclude patterns of this source in the policy.",
+    Omission.TOO_LONG: "Rename the directories above it, or exclude it in the policy.",
 }
 
 

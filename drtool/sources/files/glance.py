@@ -7,6 +7,8 @@ from collections import deque
 from dataclasses import dataclass
 
 from drtool.errors import SourceUnavailable
+from drtool.sources.files.beneath import Beneath
+from drtool.sources.files.entries import join
 from drtool.sources.files.guard import PlaceSigns, look_at_place
 
 # So many names are looked at; a larger tree is only known to be at least as large.
@@ -34,28 +36,29 @@ def glance_at(root: int) -> Glance:
     """
     told = os.statvfs(root)
     files = unreadable = seen = 0
-    waiting: deque[str] = deque([f"/proc/self/fd/{root}"])
-    is_first = True
+    waiting: deque[bytes] = deque([b""])
     while waiting and seen < MOST_NAMES:
         directory = waiting.popleft()
         try:
-            with os.scandir(directory) as names:
+            # By descriptors: a path may be longer than a system call takes.
+            with Beneath(root) as beneath, os.scandir(beneath.directory(directory)) as names:
                 for entry in names:
                     seen += 1
                     if seen > MOST_NAMES:
                         break
                     if entry.is_dir(follow_symlinks=False):
-                        waiting.append(entry.path)
+                        waiting.append(join(directory, os.fsencode(entry.name)))
                     else:
                         files += entry.is_file(follow_symlinks=False)
+        except (FileNotFoundError, NotADirectoryError):
+            continue  # removed while we looked
         except OSError as error:
-            if is_first:
+            if not directory:
                 raise SourceUnavailable(
                     f"the directory cannot be listed: {error.strerror}",
                     hint="Let the user that runs drtool read it.",
                 ) from error
             unreadable += 1
-        is_first = False
     return Glance(
         place=look_at_place(root),
         files=files,

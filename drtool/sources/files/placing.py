@@ -14,7 +14,7 @@ from pathlib import Path
 
 from drtool.errors import DestinationRefused
 from drtool.model.finding import Finding
-from drtool.sources.files.applying import AttributeSetter, OwnerOf, owners_by_number
+from drtool.sources.files.applying import AttributeSetter, OwnerOf, is_far_time, owners_by_number
 from drtool.sources.files.attributes import OwnerNames, make_entry, path_in, read_xattrs
 from drtool.sources.files.beneath import Beneath, check_path, split
 from drtool.sources.files.entries import TreeEntry, TreeKind, kind_of, shown
@@ -158,6 +158,7 @@ class TreeWriter:
     def compare(self, entry: TreeEntry) -> Difference:
         """How what stands there differs. NONE and ATTRIBUTES take size and mtime for the content's word.
 
+        A time that the destination may not be able to hold counts as an attribute alone.
         Who wants more than their word reads the file with `patch`. Only in a delta.
         """
         found = self._found(entry.path)
@@ -167,10 +168,11 @@ class TreeWriter:
             return Difference.OTHER_KIND
         if entry.kind is TreeKind.SYMLINK and found.link != entry.link:
             return Difference.CONTENT
-        if entry.kind is TreeKind.FILE and (found.size_bytes, found.modified_ns) != (
-            entry.size_bytes,
-            entry.modified_ns,
-        ):
+        is_other_time = found.modified_ns != entry.modified_ns and not is_far_time(
+            entry.modified_ns
+        )
+        is_other = is_other_time or found.size_bytes != entry.size_bytes
+        if entry.kind is TreeKind.FILE and is_other:
             return Difference.CONTENT
         return Difference.ATTRIBUTES if self._setter.differs(entry, found) else Difference.NONE
 

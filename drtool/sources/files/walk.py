@@ -36,6 +36,8 @@ THREADS = 4
 _BATCH = 256
 _BATCHES_WAITING = 32
 _LOOK_AGAIN_SECONDS = 0.5
+# What a file table records of a path; FORMAT.md, section 6.
+MOST_PATH_BYTES = 65_535
 EVERY_KIND = frozenset(TreeKind)
 # A file whose ctime has not changed has the extended attributes that it had; one that is read is asked
 # for them then.
@@ -266,6 +268,10 @@ class _Walk:
         below: list[bytes],
     ) -> None:
         """Add what stands at `path`, and note a directory that is to be listed."""
+        if len(path) > MOST_PATH_BYTES:
+            fact = f"has a path of {len(path):,} bytes, and {MOST_PATH_BYTES:,} can be recorded"
+            found.append(Omitted(path, Omission.TOO_LONG, fact))
+            return
         try:
             status = item.stat(follow_symlinks=False)
             kind = kind_of(status.st_mode)
