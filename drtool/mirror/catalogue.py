@@ -137,9 +137,7 @@ class Catalogue:
         rows = [
             (
                 entry.path, entry.tree.kind is TreeKind.FILE, entry.tree.size_bytes,
-                tables.held_time(entry.tree.modified_ns), tables.held_time(entry.tree.changed_ns),
-                tables.signed(entry.tree.inode),
-                read_ns, to_line(entry), is_pending,
+                *tables.signs(entry.tree), read_ns, to_line(entry), is_pending,
             )
             for entry in entries
         ]  # fmt: skip
@@ -195,9 +193,7 @@ class Catalogue:
         """These are in the tree."""
         rows = [
             (
-                entry.path, tables.KINDS[entry.kind], entry.size_bytes,
-                tables.held_time(entry.modified_ns), tables.held_time(entry.changed_ns),
-                tables.signed(entry.inode),
+                entry.path, tables.KINDS[entry.kind], entry.size_bytes, *tables.signs(entry),
             )
             for entry in entries
         ]  # fmt: skip

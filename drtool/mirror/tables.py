@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from drtool.sources.files.entries import TreeKind
+from drtool.sources.files.entries import TreeEntry, TreeKind
 
 SCHEMA_VERSION = 1
 
@@ -72,6 +72,11 @@ def signed(number: int) -> int:
     return number - (1 << 64) if number >= _MOST_INTEGER else number
 
 
-def held_time(nanoseconds: int) -> int:
+def signs(entry: TreeEntry) -> tuple[int, int, int]:
+    """The columns modified_ns, changed_ns and inode of an entry."""
+    return _held_time(entry.modified_ns), _held_time(entry.changed_ns), signed(entry.inode)
+
+
+def _held_time(nanoseconds: int) -> int:
     """The nearest time that a column holds (1677 to 2262); an entry's line has the time itself."""
     return min(max(nanoseconds, -_MOST_INTEGER), _MOST_INTEGER - 1)
