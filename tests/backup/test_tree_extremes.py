@@ -63,9 +63,9 @@ def deep_tree(root: Path, *, levels: int) -> bytes:
     os.write(file, b"deep down")
     os.close(file)
     os.symlink("nowhere", "link", dir_fd=descriptor)
-    for name in ("file", "link"):
+    for one in ("file", "link"):
         os.link(
-            name, f"{name} again", src_dir_fd=descriptor, dst_dir_fd=descriptor,
+            one, f"{one} again", src_dir_fd=descriptor, dst_dir_fd=descriptor,
             follow_symlinks=False,
         )  # fmt: skip
     os.close(descriptor)
