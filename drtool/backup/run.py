@@ -133,6 +133,8 @@ def _extent(source: BackupSource, read: ReadStream, stopped_at: datetime) -> Pos
         bootstrap_role=source.bootstrap_role,
         has_checksums=facts.has_checksums,
         tablespaces=tuple((space.oid, space.location) for space in read.began.tablespaces),
+        settings=facts.settings,
+        locales=facts.locales,
     )
 
 

@@ -17,7 +17,9 @@ class PostgresExtent:
     """What a base backup covers: consistent from `stop_lsn` on, if WAL from `start_lsn` is replayed.
 
     `stopped_at` is the server's clock at the end of the backup: a recovery to this moment or a
-    later one may begin here. `tablespaces` are (oid, location on the source).
+    later one may begin here. `tablespaces` are (oid, location on the source). `settings` are those of
+    the server that a recovery may need to know, by name; empty where they were not recorded, as are
+    `locales`, the names of libc's that its databases use.
     """
 
     kind: ClassVar[str] = "postgres"
@@ -32,6 +34,8 @@ class PostgresExtent:
     bootstrap_role: str
     has_checksums: bool
     tablespaces: tuple[tuple[int, str], ...] = ()
+    settings: tuple[tuple[str, str], ...] = ()
+    locales: tuple[str, ...] = ()
 
     def to_json(self) -> Json:
         return {
@@ -45,6 +49,9 @@ class PostgresExtent:
             "bootstrap_role": self.bootstrap_role,
             "has_checksums": self.has_checksums,
             "tablespaces": [[oid, location] for oid, location in self.tablespaces],
+            # Absent where nothing was recorded, as in manifests from before there were any.
+            **({"settings": dict(self.settings)} if self.settings else {}),
+            **({"locales": list(self.locales)} if self.locales else {}),
         }
 
     @classmethod
@@ -60,6 +67,10 @@ class PostgresExtent:
             bootstrap_role=document["bootstrap_role"],
             has_checksums=document["has_checksums"],
             tablespaces=tuple((oid, location) for oid, location in document["tablespaces"]),
+            settings=tuple(
+                (str(name), str(value)) for name, value in document.get("settings", {}).items()
+            ),
+            locales=tuple(str(name) for name in document.get("locales", ())),
         )
 
 

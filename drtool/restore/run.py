@@ -38,6 +38,7 @@ from drtool.restore.supply import PATIENCE, WalSupply
 from drtool.sources.postgres.binaries import ServerBinaries
 from drtool.sources.postgres.control import read_control
 from drtool.sources.postgres.recovery_settings import isolated_settings, target_settings
+from drtool.sources.postgres.replay_needs import replay_needs
 from drtool.sources.postgres.server import RunningServer, ServerPlan, start_server
 from drtool.system.process import machine_memory_bytes
 from drtool.system.retry import RetryLimits
@@ -207,13 +208,16 @@ def _server_plan(plan: RestorePlan, site: RestoreSite) -> ServerPlan:
             f" and its manifest says {extent.system_id}",
             hint="Restore from another backup (`drtool status` lists them).",
         )
+    needs = replay_needs(control, dict(extent.settings), data_directory=destination.data)
     recovery = target_settings(plan.target, timeline=plan.timeline, restore_command=RESTORE_COMMAND)
     return ServerPlan(
         data_directory=destination.data,
         binaries=site.binaries,
         run_as=destination.owner,
         settings={
-            **isolated_settings(control, memory_bytes=machine_memory_bytes()),
+            **isolated_settings(
+                control, needs, major=site.binaries.major, memory_bytes=machine_memory_bytes()
+            ),
             **recovery,
         },
     )

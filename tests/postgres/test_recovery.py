@@ -45,6 +45,7 @@ from drtool.sources.postgres.recovery_settings import (
     rewrite_auto_conf,
     target_settings,
 )
+from drtool.sources.postgres.replay_needs import replay_needs
 from drtool.sources.postgres.server import RunningServer, ServerPlan, start_server
 from drtool.system.clock import SystemClock
 from drtool.system.users import choose_user
@@ -152,7 +153,10 @@ def _copy(story: Story, root: Path) -> Path:
 def _recover(
     story: Story, copy: Path, target: RecoveryTarget, *, restore_command: str | None = None
 ) -> RunningServer:
-    settings = isolated_settings(read_control(copy, story.binaries), memory_bytes=MEMORY)
+    control = read_control(copy, story.binaries)
+    needs = replay_needs(control, {}, data_directory=copy)
+    major = story.binaries.major
+    settings = isolated_settings(control, needs, major=major, memory_bytes=MEMORY)
     settings |= target_settings(
         target,
         timeline=1,

@@ -184,10 +184,10 @@ def restore(
 
 
 @contextmanager
-def started(major: int, data: Path) -> Iterator[PostgresServer]:
+def started(major: int, data: Path, **settings: str) -> Iterator[PostgresServer]:
     """A server on a restored directory, started with its own configuration, as its owner would."""
     beside = server_directory("drtool-test-started-")  # its socket and its log
-    server = PostgresServer(beside, major)
+    server = PostgresServer(beside, major, settings=settings)
     server.data = data
     (data / "pg_hba.conf").write_text("local all all trust\n")
     try:

@@ -32,6 +32,7 @@ class ControlFile:
     block_bytes: int
     has_checksums: bool
     capacities: Capacities
+    tracks_commit_timestamps: bool
 
 
 def read_control(data_directory: Path, binaries: ServerBinaries) -> ControlFile:
@@ -77,6 +78,7 @@ def _parse(fields: dict[str, str]) -> ControlFile:
         segment_bytes=int(fields["Bytes per WAL segment"]),
         block_bytes=int(fields["Database block size"]),
         has_checksums=fields["Data page checksum version"] != "0",
+        tracks_commit_timestamps=fields["track_commit_timestamp setting"] == "on",
         capacities=Capacities(
             max_connections=int(fields["max_connections setting"]),
             max_worker_processes=int(fields["max_worker_processes setting"]),

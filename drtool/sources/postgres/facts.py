@@ -7,7 +7,7 @@ with nothing but REPLICATION is enough; an SQL connection adds what only catalog
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import psycopg
 
@@ -21,6 +21,38 @@ from drtool.sources.postgres.connection import (
 )
 
 BLOCK_BYTES = 8192
+# Settings by name, and never all: one of somebody's own may hold a password.
+RECORDED_SETTINGS = (
+    "default_table_access_method",
+    "dynamic_library_path",
+    "extension_control_path",
+    "jit_provider",
+    "lc_messages",
+    "lc_monetary",
+    "lc_numeric",
+    "lc_time",
+    "local_preload_libraries",
+    "max_active_replication_origins",
+    "max_connections",
+    "max_locks_per_transaction",
+    "max_prepared_transactions",
+    "max_replication_slots",
+    "max_wal_senders",
+    "max_worker_processes",
+    "session_preload_libraries",
+    "shared_preload_libraries",
+    "track_commit_timestamp",
+    "wal_compression",
+    "wal_consistency_checking",
+    "wal_level",
+)
+LONGEST_SETTING_BYTES = 8192
+# What our role may not read is not there: no error in the server's log. Sessions change none of these.
+_SETTINGS = "SELECT name, setting FROM pg_settings WHERE name = ANY(%s) ORDER BY name"
+_LOCALES = (
+    "SELECT DISTINCT locale FROM pg_database, LATERAL (VALUES (datcollate), (datctype)) AS used(locale)"
+    " WHERE datallowconn ORDER BY locale"
+)
 _UNITS = {"B": 1, "kB": 1 << 10, "MB": 1 << 20, "GB": 1 << 30}
 
 
@@ -46,7 +78,10 @@ class Capacities:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerFacts:
-    """A server at one moment. None: our role may not know it."""
+    """A server at one moment. None, or not in `settings`: our role may not know it.
+
+    `settings` are those that a recovery may need to know; `locales` are the databases', of libc.
+    """
 
     place: str
     system_id: int
@@ -63,6 +98,8 @@ class ServerFacts:
     data_directory: str | None
     bootstrap_role: str | None
     tablespaces: tuple[Tablespace, ...] | None
+    settings: tuple[tuple[str, str], ...] = ()
+    locales: tuple[str, ...] = ()
 
     @property
     def major(self) -> int:
@@ -76,8 +113,8 @@ class ServerFacts:
 def read_facts(dsn: str, *, timeout_seconds: float = 10) -> ServerFacts:
     """Ask the server at `dsn`. SourceUnavailable or SourceUnsuitable if it does not let us."""
     with connect_replication(dsn, purpose="facts", timeout_seconds=timeout_seconds) as connection:
-        role, tablespaces = _catalog_facts(dsn, timeout_seconds)
-        return replication_facts(connection, bootstrap_role=role, tablespaces=tablespaces)
+        facts = replication_facts(connection)
+        return _with_catalog_facts(facts, dsn, timeout_seconds)
 
 
 def require_ready(facts: ServerFacts) -> None:
@@ -103,9 +140,6 @@ def require_ready(facts: ServerFacts) -> None:
 
 def replication_facts(
     connection: ReplicationConnection,
-    *,
-    bootstrap_role: str | None = None,
-    tablespaces: tuple[Tablespace, ...] | None = None,
 ) -> ServerFacts:
     """The facts as a replication connection tells them."""
     system_id, timeline, flushed, _ = connection.rows("IDENTIFY_SYSTEM")[0]
@@ -133,8 +167,8 @@ def replication_facts(
         ),
         synchronous_standby_names=_show(connection, "synchronous_standby_names"),
         data_directory=_show_if_permitted(connection, "data_directory"),
-        bootstrap_role=bootstrap_role,
-        tablespaces=tablespaces,
+        bootstrap_role=None,
+        tablespaces=None,
     )
 
 
@@ -159,10 +193,10 @@ def _show_if_permitted(connection: ReplicationConnection, name: str) -> str | No
         return None
 
 
-def _catalog_facts(
-    dsn: str, timeout_seconds: float
-) -> tuple[str | None, tuple[Tablespace, ...] | None]:
-    """The bootstrap superuser's name and the tablespaces; None where no SQL connection is to be had."""
+def _with_catalog_facts(facts: ServerFacts, dsn: str, timeout_seconds: float) -> ServerFacts:
+    """With the bootstrap superuser's name, tablespaces, settings and locales; without any of them where
+    no SQL connection is to be had.
+    """
     try:
         with connect(dsn, purpose="facts", timeout_seconds=timeout_seconds) as connection:
             role = connection.execute("SELECT rolname FROM pg_roles WHERE oid = 10").fetchone()
@@ -170,10 +204,19 @@ def _catalog_facts(
                 "SELECT oid::bigint, pg_tablespace_location(oid) FROM pg_tablespace"
                 " WHERE spcname NOT IN ('pg_default', 'pg_global') ORDER BY oid"
             ).fetchall()
+            settings = connection.execute(_SETTINGS, (list(RECORDED_SETTINGS),)).fetchall()
+            locales = connection.execute(_LOCALES).fetchall()
     except SourceUnavailable:
-        return None, None
+        return facts
     except psycopg.Error as error:
         place = place_of(dsn)
         raise SourceUnavailable(f"{place} broke off: {error.sqlstate}: {error}") from error
-    spaces = tuple(Tablespace(oid=oid, location=location) for oid, location in rows)
-    return (role[0] if role else None), spaces
+    return replace(
+        facts,
+        bootstrap_role=role[0] if role else None,
+        tablespaces=tuple(Tablespace(oid=oid, location=location) for oid, location in rows),
+        settings=tuple(
+            (name, value) for name, value in settings if len(value) <= LONGEST_SETTING_BYTES
+        ),
+        locales=tuple(name for (name,) in locales),
+    )

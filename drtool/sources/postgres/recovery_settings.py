@@ -19,6 +19,7 @@ from drtool.model.target import (
     ToXid,
 )
 from drtool.sources.postgres.control import ControlFile
+from drtool.sources.postgres.replay_needs import ReplayNeeds
 
 _MIB = 1 << 20
 _SMALLEST_BUFFERS = 32 * _MIB
@@ -57,25 +58,22 @@ _HEADER = "# Left by drtool: a restored copy does not archive, follow or wait fo
 _PINNED = ("archive_mode = off", "synchronous_standby_names = ''", "primary_conninfo = ''")
 
 
-def isolated_settings(control: ControlFile, *, memory_bytes: int) -> dict[str, str]:
+def isolated_settings(
+    control: ControlFile, needs: ReplayNeeds, *, major: int, memory_bytes: int
+) -> dict[str, str]:
     """Settings for any start of a restored copy, with or without recovery.
 
     Buffers are modest: an eighth of the memory, at most 1 GiB, whatever production has (PITFALLS 60).
-    What a replay needs at least as large as on the primary is taken from the control file. fsync
+    What a replay needs at least as large as on the primary is in `needs`. fsync
     stays on: what a restore calls done must be durable, and replay hardly syncs between its few
     restart points; the start syncs with one syncfs instead of file by file.
     """
     buffers = min(_LARGEST_BUFFERS, max(_SMALLEST_BUFFERS, memory_bytes // 8))
-    needed = control.capacities
     return {
         **_CUT_OFF,
+        **needs.settings(major),
         "listen_addresses": "",
         "ssl": "off",
-        "max_connections": str(max(20, needed.max_connections)),
-        "max_worker_processes": str(max(8, needed.max_worker_processes)),
-        "max_wal_senders": str(max(10, needed.max_wal_senders)),
-        "max_prepared_transactions": str(needed.max_prepared_transactions),
-        "max_locks_per_transaction": str(max(64, needed.max_locks_per_transaction)),
         "wal_level": control.wal_level if control.wal_level != "minimal" else "replica",
         "shared_buffers": f"{buffers // _MIB}MB",
         "huge_pages": "off",
