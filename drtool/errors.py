@@ -110,6 +110,14 @@ class NotSupported(RepositoryUnavailable):
     retryable = False
 
 
+class ConditionsRefused(NotSupported):
+    """The store takes no conditional put. That says nothing of a plain one."""
+
+
+class NotKept(RepositoryUnavailable):
+    """The store acknowledged an object and does not have it, or has other bytes in its place."""
+
+
 class StoreFull(RepositoryUnavailable):
     """The store has no room for another byte, or is read-only."""
 

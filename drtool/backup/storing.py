@@ -17,6 +17,7 @@ from drtool.model.finding import Finding
 from drtool.model.progress import Emit, Noted
 from drtool.repository.backups import BackupSizes, Manifest, begin_attempt, commit_backup
 from drtool.repository.chunks import ChunkReader
+from drtool.repository.confirmation import confirm_packs
 from drtool.repository.extents import Extent
 from drtool.repository.lease import Lease
 from drtool.repository.places import ChunkPlace
@@ -79,7 +80,10 @@ class Storing:
         lease: Lease,
         clock: Clock,
     ) -> Manifest:
-        """Put the manifest, if the lease is still ours: from then on the backup exists."""
+        """Put the manifest, if the lease is still ours: from then on the backup exists.
+
+        NotKept, and no backup, if the store does not have every pack that it needs.
+        """
         manifest = Manifest(
             source=self.plan.source,
             backup_id=self.plan.backup_id,
@@ -98,6 +102,7 @@ class Storing:
             packs=stored.packs,
             findings=(*findings, *self.known.findings()),
         )
+        confirm_packs(self.repository.store, stored.packs, sizes=self.hall.sizes)
         lease.check()
         commit_backup(self.repository, manifest)
         return manifest

@@ -347,7 +347,8 @@ class _Run:
         reader = self._reader
         files = self._files - len(reader.omitted)
         known = _files_before(plan) or 0
-        deleted = max(0, known - self._seen)
+        # Where the previous table cannot be read, all names are new: only numbers can be compared.
+        deleted = max(0, known - (self._seen if self._stores.previous else files))
         counts = ChangeCounts(
             known=known,
             deleted=deleted,

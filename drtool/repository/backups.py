@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from drtool.errors import DrtoolError, IntegrityError, NotRecoverable, ObjectMissing
+from drtool.errors import DrtoolError, IntegrityError, NotKept, NotRecoverable, ObjectMissing
 from drtool.model.finding import Finding, Severity
 from drtool.repository import layout
 from drtool.repository.extents import EXTENTS, Extent, FilesExtent, PostgresExtent, RedisExtent
@@ -149,9 +149,19 @@ def backed_up_sources(repository: Repository) -> list[str]:
 
 
 def commit_backup(repository: Repository, manifest: Manifest) -> None:
-    """Put the manifest: from now on the backup exists."""
+    """Put the manifest and read it back: from now on the backup exists. NotKept if it does not."""
     key = layout.manifest_key(manifest.source, manifest.backup_id)
-    repository.put(ObjectType.MANIFEST, key, encode_manifest(manifest))
+    plain = encode_manifest(manifest)
+    repository.put(ObjectType.MANIFEST, key, plain)
+    try:
+        is_kept = repository.get(ObjectType.MANIFEST, key) == plain
+    except (ObjectMissing, IntegrityError):
+        is_kept = False
+    if not is_kept:
+        raise NotKept(
+            f"{repository.store.url}: the store acknowledged the manifest {key}, and does not have it whole",
+            hint="The backup does not exist. Look at the store, then run the backup again.",
+        )
 
 
 def read_manifest(repository: Repository, source: str, backup_id: str) -> Manifest:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from drtool.errors import AlreadyExists, IntegrityError, ObjectMissing
 from drtool.model.wal import Lsn, TimelineHistory, WalSegment
 from drtool.repository import layout
+from drtool.repository.confirmation import confirm_put
 from drtool.repository.layout import Lineage, RecordedGap, SegmentPart, WholeSegment
 from drtool.repository.repository import Repository
 from drtool.repository.sealing import (
@@ -62,14 +63,17 @@ class SegmentWriter:
 
 
 def put_log_object(repository: Repository, key: str, parts: list[bytes]) -> None:
-    """Create a sealed log object, or accept an existing one that holds the same plain bytes."""
+    """Create a sealed log object and see it there, or accept one that holds the same plain bytes.
+
+    NotKept, which is `retryable` with the same parts, if the store acknowledges it and has it not.
+    """
     store = repository.store
-    if store.stat(key) is None:
-        try:
-            store.create(key, parts)
-            return
-        except AlreadyExists:
-            pass  # another writer was quicker: its bytes are compared like any that stood there before
+    try:
+        store.create(key, parts)
+        confirm_put(store, key, parts)
+        return
+    except AlreadyExists:
+        pass  # what stands there is compared
     mine = unseal_whole(repository.ring, ObjectType.LOG, key, sealed=b"".join(parts))
     if read_log_object(repository, key) != mine:
         raise IntegrityError(

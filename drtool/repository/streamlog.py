@@ -15,6 +15,7 @@ from datetime import UTC, datetime, timedelta
 
 from drtool.errors import AlreadyExists, IntegrityError
 from drtool.repository import layout
+from drtool.repository.confirmation import confirm_put
 from drtool.repository.layout import (
     ReplicationHistory,
     StreamBeginName,
@@ -121,18 +122,18 @@ def put_stream(
     key = history.segment_key(index.begin, index.end)
     if sum(map(len, content)) != index.end - index.begin:
         raise ValueError(f"{key} is to hold {index.end - index.begin} bytes")
-    store = repository.store
-    if store.stat(key) is None:
-        seal = new_seal(repository.ring, ObjectType.LOG, key)
-        writer = SealedWriter(seal, ObjectType.LOG, Compressor(1))
-        writer.write(index.to_bytes())
-        for part in content:
-            writer.write(part)
-        try:
-            store.create(key, writer.finish())
-            return
-        except AlreadyExists:
-            pass  # another writer was quicker: its bytes are compared like any that stood there
+    seal = new_seal(repository.ring, ObjectType.LOG, key)
+    writer = SealedWriter(seal, ObjectType.LOG, Compressor(1))
+    writer.write(index.to_bytes())
+    for part in content:
+        writer.write(part)
+    sealed = writer.finish()
+    try:
+        repository.store.create(key, sealed)
+        confirm_put(repository.store, key, sealed)
+        return
+    except AlreadyExists:
+        pass  # what stands there is compared
     _, there = read_stream_segment(repository, history, StreamSegment(index.begin, index.end))
     if there != b"".join(content):
         raise IntegrityError(

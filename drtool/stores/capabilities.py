@@ -104,8 +104,8 @@ def _writing_findings(capabilities: Capabilities) -> list[Finding]:
             Finding(
                 severity=Severity.WARNING,
                 subject="conditional put",
-                fact="this store ignores If-None-Match: two writers could overwrite each other, so "
-                "drtool requires a single writer and looks before it puts",
+                fact="this store ignores or refuses If-None-Match: two writers could overwrite each"
+                " other, so drtool requires a single writer and looks before it puts",
                 fix="Run one `drtool` at a time against it, or use a store that honours it.",
             )
         )
@@ -114,7 +114,7 @@ def _writing_findings(capabilities: Capabilities) -> list[Finding]:
             Finding(
                 severity=Severity.WARNING,
                 subject="compare and swap",
-                fact="this store ignores If-Match: a lease cannot keep two machines from running "
+                fact="this store ignores or refuses If-Match: a lease cannot keep two machines from running "
                 "the same work",
                 fix="Schedule backups and expiry on one machine only.",
             )

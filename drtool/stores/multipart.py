@@ -11,7 +11,13 @@ from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from drtool.errors import AccessDenied, DrtoolError, PlaceMissing, RepositoryUnavailable
+from drtool.errors import (
+    AccessDenied,
+    ConditionsRefused,
+    DrtoolError,
+    PlaceMissing,
+    RepositoryUnavailable,
+)
 
 # Above this an object goes up in parts. drtool's own packs and segments are smaller.
 SINGLE_PUT_BYTES = 64 * 1024 * 1024
@@ -49,7 +55,10 @@ def put_in_parts(
     except ClientError as error:
         if if_absent and _code(error) in _TAKEN:
             return False
-        raise _translated(error, f"s3://{bucket}/{path}") from error
+        told = _translated(error, f"s3://{bucket}/{path}")
+        if if_absent and _status(error) in (400, 405, 501):
+            raise ConditionsRefused(told.message, hint=told.hint) from error
+        raise told from error
     except BotoCoreError as error:
         raise RepositoryUnavailable(
             f"s3://{bucket}/{path} cannot be put: {type(error).__name__}",
@@ -114,9 +123,13 @@ def _code(error: ClientError) -> str:
     return str(error.response.get("Error", {}).get("Code", ""))
 
 
+def _status(error: ClientError) -> int:
+    return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+
+
 def _translated(error: ClientError, what: str) -> DrtoolError:
     code = _code(error)
-    status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    status = _status(error)
     message = f"{what} cannot be put: the store answered {status} {code}"
     if code == "NoSuchBucket":
         return PlaceMissing(message, hint="Make the bucket, or correct the url in the policy.")

@@ -37,6 +37,17 @@ def believing(store: Store, capabilities: Capabilities) -> Store:
     return store.with_capabilities(capabilities) if isinstance(store, RemoteStore) else store
 
 
+def refuses_conditions(store: Store) -> bool:
+    """Whether the store has refused a conditional put since it was opened, and taken a plain one."""
+    from drtool.stores.local import LocalStore
+
+    if isinstance(store, LocalStore):
+        return False
+    from drtool.stores.remote import RemoteStore
+
+    return isinstance(store, RemoteStore) and store.has_refused_conditions
+
+
 def prepare_place(url: str) -> None:
     """Make the directory of a file:// url, and its parents; buckets are their owners' to make.
 

@@ -33,6 +33,8 @@ _TOLD_TO_BELIEVE = Capabilities(
 def probe_store(store: Store, *, clock: Clock) -> Capabilities:
     """What `store` does, measured with objects below `probe/<random>/`, which are removed again.
 
+    A store that refuses conditions and takes plain puts is measured with those.
+
     RepositoryUnavailable and its kinds if it cannot be asked at all. What only some stores can be
     asked (versioning, lock, checksums) is None where the answer is not to be had.
     """
@@ -47,14 +49,15 @@ def probe_store(store: Store, *, clock: Clock) -> Capabilities:
 
 def _measured(store: Store, place: str, clock: Clock) -> Capabilities:
     store.create(f"{place}first", [b"first"])
+    is_kept = _reads_after_write(store, place)
     remote = store if isinstance(store, RemoteStore) else None
     control = remote.control() if remote is not None and remote.place.scheme == "s3" else None
     return Capabilities(
         creates_atomically=_creates_atomically(store, place),
         replaces_if_matching=_replaces_if_matching(store, place),
-        reads_after_write=_reads_after_write(store, place),
-        ranges=_ranges(store, f"{place}first"),
-        lists_in_order=_lists_in_order(store, place),
+        reads_after_write=is_kept,
+        ranges=is_kept and _ranges(store, f"{place}first"),
+        lists_in_order=is_kept and _lists_in_order(store, place),
         refuses_wrong_checksum=_refuses_wrong_checksum(remote, control, place),
         versioning=_versioning(remote, control),
         object_lock=_object_lock(remote, control),
@@ -63,6 +66,8 @@ def _measured(store: Store, place: str, clock: Clock) -> Capabilities:
 
 
 def _creates_atomically(store: Store, place: str) -> bool:
+    if not store.creates_atomically:
+        return False  # its first put was refused for its condition
     if _succeeds(lambda: store.create(f"{place}first", [b"other"])):
         return False
     return all(_one_creator_wins(store, f"{place}race-{number}") for number in range(ROUNDS))
@@ -76,6 +81,8 @@ def _one_creator_wins(store: Store, key: str) -> bool:
 
 def _replaces_if_matching(store: Store, place: str) -> bool:
     """Whether of eight that saw the same content exactly one may replace it."""
+    if not store.creates_atomically:
+        return False
     current = b"0"
     key = f"{place}lease"
     try:

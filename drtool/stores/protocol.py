@@ -14,11 +14,16 @@ Names = list[str]
 
 @dataclass(frozen=True, slots=True)
 class StoredObject:
-    """What a listing tells of an object; `modified` is the store's clock."""
+    """What a listing tells of an object; `modified` is the store's clock.
+
+    `md5` is the store's ETag where it has the form of one, in hexadecimal. It may be something else
+    in that form (with SSE-KMS): equal to the bytes' own it proves them, different it proves nothing.
+    """
 
     key: str
     size_bytes: int
     modified: datetime
+    md5: str | None = None
 
 
 class Store(Protocol):

@@ -11,8 +11,8 @@ from obstore.exceptions import AlreadyExistsError, PreconditionError
 
 from drtool.errors import (
     AlreadyExists,
+    ConditionsRefused,
     DrtoolError,
-    IntegrityError,
     ObjectMissing,
     RepositoryUnavailable,
 )
@@ -28,19 +28,14 @@ from drtool.stores.remote_client import (
     writing_client,
 )
 from drtool.stores.remote_clock import server_time
-from drtool.stores.remote_errors import LIBRARY_ERRORS, is_bad_range, translated
-from drtool.stores.remote_listing import (
-    Level,
-    Listed,
-    list_by_directories,
-    list_flat,
-    stored,
-)
+from drtool.stores.remote_errors import LIBRARY_ERRORS, is_bad_range, refuses_condition, translated
+from drtool.stores.remote_listing import Level, Listed, list_by_directories, list_flat
+from drtool.stores.remote_reading import ObjectReader
 from drtool.system.clock import Clock
 from drtool.system.retry import retrying
 
 if TYPE_CHECKING:
-    from obstore import PutMode, UpdateVersion
+    from obstore import PutMode
 
 T = TypeVar("T")
 
@@ -52,8 +47,9 @@ class RemoteStore:
 
     What the server can do is believed from `capabilities` (measured by `stores.probe`); without
     them it is believed to honour conditions, and to list in order only if no endpoint was given.
-    Where it does not honour conditions, `create` and `replace_if` look first and put then: two
-    writers at the same moment could overwrite each other, so there must be one only.
+    Where it does not honour conditions, or answers that it knows none, `create` and `replace_if`
+    look first and put then: two writers at the same moment could overwrite each other, so there
+    must be one only.
     """
 
     def __init__(
@@ -68,7 +64,10 @@ class RemoteStore:
         self.capabilities = capabilities
         self._clock = clock
         self._limits = limits or RemoteLimits()
+        # Answered with a refusal while plain puts were taken: no longer sent.
+        self._creates_plainly = self._replaces_plainly = False
         self._reader = reading_client(place, self._limits)
+        self._objects = ObjectReader(self._reader, place.url)
         self._writer = writing_client(place, self._limits)
 
     def with_capabilities(self, capabilities: Capabilities) -> RemoteStore:
@@ -83,7 +82,20 @@ class RemoteStore:
 
     @property
     def creates_atomically(self) -> bool:
+        if self._creates_plainly:
+            return False
         return self.capabilities is None or self.capabilities.creates_atomically
+
+    @property
+    def _replaces_if_matching(self) -> bool:
+        if self._replaces_plainly:
+            return False
+        return self.capabilities is None or self.capabilities.replaces_if_matching
+
+    @property
+    def has_refused_conditions(self) -> bool:
+        """Whether a conditional put was answered with a refusal, and plain ones were made since."""
+        return self._creates_plainly or self._replaces_plainly
 
     @property
     def _lists_in_order(self) -> bool:
@@ -98,21 +110,21 @@ class RemoteStore:
 
     def read(self, key: str) -> bytes:
         check_key(key)
-        return self._retry(lambda: self._fetch_once(key))[0]
+        return self._retry(lambda: self._objects.fetch(key))[0]
 
     def read_range(self, key: str, start: int, length: int) -> memoryview:
         check_key(key)
         check_range(start, length)
-        return self._retry(lambda: self._range_once(key, start, length))
+        return self._retry(lambda: self._objects.part(key, start, length))
 
     def read_tail(self, key: str, length: int) -> memoryview:
         check_key(key)
         check_range(0, length)
-        return self._retry(lambda: self._tail_once(key, length))
+        return self._retry(lambda: self._objects.tail(key, length))
 
     def stat(self, key: str) -> StoredObject | None:
         check_key(key)
-        return self._retry(lambda: self._stat_once(key))
+        return self._retry(lambda: self._objects.stat(key))
 
     def list(self, prefix: str, *, after: str | None = None) -> Iterator[StoredObject]:
         check_prefix(prefix)
@@ -145,7 +157,7 @@ class RemoteStore:
             if self._swap_once(key, content, expected):
                 return True
             # The answer to an earlier try may have been lost after it had its effect.
-            return tries > 1 and self._content_once(key) == content
+            return tries > 1 and self._objects.content(key) == content
 
         return self._retry(attempt)
 
@@ -200,16 +212,9 @@ class RemoteStore:
         return translated(error, url=self.url, key=key)
 
     def _create_once(self, key: str, views: Sequence[memoryview]) -> None:
-        if self.creates_atomically:
-            if self._put_new(key, views):
-                return
-        elif self._stat_once(key) is None:
-            if self._is_large(views):
-                self._put_large(key, views, if_absent=False)
-            else:
-                self._put(key, views, mode="overwrite")
+        if self._put_new(key, views):
             return
-        found = self._stat_once(key)
+        found = self._objects.stat(key)
         if found is None:
             # 409: another writer was putting it, and has not finished or has failed.
             raise RepositoryUnavailable(
@@ -220,7 +225,23 @@ class RemoteStore:
             raise AlreadyExists(key)
 
     def _put_new(self, key: str, views: Sequence[Buffer]) -> bool:
-        """Put if absent; False if the store refuses because something is there."""
+        """Put if absent; False if something is there."""
+        if self.creates_atomically:
+            try:
+                return self._put_conditionally(key, views)
+            except ConditionsRefused:
+                if self._objects.stat(key) is not None:
+                    return False
+                self._put_plainly(key, views)
+                # Only now is it known that it was the condition, and not the object.
+                self._creates_plainly = True
+                return True
+        if self._objects.stat(key) is not None:
+            return False
+        self._put_plainly(key, views)
+        return True
+
+    def _put_conditionally(self, key: str, views: Sequence[Buffer]) -> bool:
         if self._is_large(views):
             return self._put_large(key, views, if_absent=True)
         try:
@@ -228,6 +249,12 @@ class RemoteStore:
         except AlreadyExistsError:
             return False
         return True
+
+    def _put_plainly(self, key: str, views: Sequence[Buffer]) -> None:
+        if self._is_large(views):
+            self._put_large(key, views, if_absent=False)
+        else:
+            self._put(key, views, mode="overwrite")
 
     def _is_large(self, views: Sequence[Buffer]) -> bool:
         """Whether it takes more than one put; Google and Azure take gigabytes in one."""
@@ -249,7 +276,10 @@ class RemoteStore:
         except (AlreadyExistsError, PreconditionError):
             raise
         except LIBRARY_ERRORS as error:
-            raise self._translated(error, key) from error
+            told = self._translated(error, key)
+            if mode != "overwrite" and refuses_condition(error):
+                raise ConditionsRefused(told.message, hint=told.hint) from error
+            raise told from error
 
     def _holds(self, found: StoredObject, views: Sequence[memoryview]) -> bool:
         if found.size_bytes != sum(len(view) for view in views):
@@ -258,120 +288,30 @@ class RemoteStore:
         for view in views:
             for start in range(0, len(view), _COMPARED_BYTES):
                 wanted = view[start : start + _COMPARED_BYTES]
-                if self._range_once(found.key, offset + start, len(wanted)) != wanted:
+                if self._objects.part(found.key, offset + start, len(wanted)) != wanted:
                     return False
             offset += len(view)
         return True
 
-    def _fetch_once(self, key: str) -> tuple[bytes, UpdateVersion]:
-        """The whole object, and the version to match for replacing it."""
-        try:
-            result = obstore.get(self._reader, key)
-            content = bytes(result.bytes())
-            meta = result.meta
-        except LIBRARY_ERRORS as error:
-            raise self._translated(error, key) from error
-        if len(content) != meta["size"]:
-            raise self._cut_short(key)
-        version: UpdateVersion = {}
-        # The library's types allow None here; its code does not.
-        if meta["e_tag"] is not None:
-            version["e_tag"] = meta["e_tag"]
-        if meta["version"] is not None:
-            version["version"] = meta["version"]
-        return content, version
-
-    def _range_once(self, key: str, start: int, length: int) -> memoryview:
-        if length == 0:
-            return self._empty_range(key, start)
-        try:
-            found = memoryview(obstore.get_range(self._reader, key, start=start, length=length))
-        except LIBRARY_ERRORS as error:
-            if not is_bad_range(error):
-                raise self._translated(error, key) from error
-            self._require_size(key, start + length)
-            found = memoryview(self._fetch_once(key)[0])[start : start + length]
-        if len(found) != length:
-            self._require_size(key, start + length)
-            raise self._cut_short(key)
-        return found
-
-    def _empty_range(self, key: str, start: int) -> memoryview:
-        self._require_size(key, start)
-        return memoryview(b"")
-
-    def _require_size(self, key: str, size_bytes: int) -> None:
-        found = self._stat_once(key)
-        if found is None:
-            raise ObjectMissing(key)
-        if found.size_bytes < size_bytes:
-            raise IntegrityError(
-                f"object {key} is shorter than {size_bytes} bytes",
-                hint="Run `drtool verify` to see which backups need it.",
-            )
-
-    def _tail_once(self, key: str, length: int) -> memoryview:
-        if length == 0:
-            return self._empty_range(key, 0)
-        try:
-            result = obstore.get(self._reader, key, options={"range": {"suffix": length}})
-            tail = memoryview(result.bytes())
-            size = result.meta["size"]
-        except LIBRARY_ERRORS as error:
-            if not is_bad_range(error):
-                raise self._translated(error, key) from error
-            return self._tail_by_size(key, length)
-        if len(tail) != min(length, size):
-            raise self._cut_short(key)
-        return tail
-
-    def _tail_by_size(self, key: str, length: int) -> memoryview:
-        """For empty objects, which have no tail to ask for, and stores without suffix ranges."""
-        found = self._stat_once(key)
-        if found is None:
-            raise ObjectMissing(key)
-        length = min(length, found.size_bytes)
-        return self._range_once(key, found.size_bytes - length, length)
-
-    def _stat_once(self, key: str) -> StoredObject | None:
-        try:
-            return stored(obstore.head(self._reader, key))
-        except FileNotFoundError:
-            pass
-        except LIBRARY_ERRORS as error:
-            raise self._translated(error, key) from error
-        # The answer to HEAD has no body, so a missing bucket looks like a missing object. The
-        # answer to GET says which it is.
-        try:
-            return stored(self._asked(key, lambda: obstore.get(self._reader, key)).meta)
-        except ObjectMissing:
-            return None
-
-    def _content_once(self, key: str) -> bytes | None:
-        try:
-            return self._fetch_once(key)[0]
-        except ObjectMissing:
-            return None
-
     def _swap_once(self, key: str, content: bytes, expected: bytes | None) -> bool:
         if expected is None:
-            if self.creates_atomically:
-                return self._put_new(key, [content])
-            if self._stat_once(key) is not None:
-                return False
-            self._put(key, [content], mode="overwrite")
-            return True
+            return self._put_new(key, [content])
         try:
-            found, version = self._fetch_once(key)
+            found, version = self._objects.fetch(key)
         except ObjectMissing:
             return False
         if found != expected:
             return False
-        matching = self.capabilities is None or self.capabilities.replaces_if_matching
+        if not self._replaces_if_matching:
+            self._put(key, [content], mode="overwrite")
+            return True
         try:
-            self._put(key, [content], mode=version if matching else "overwrite")
+            self._put(key, [content], mode=version)
         except (AlreadyExistsError, PreconditionError):
             return False
+        except ConditionsRefused:
+            self._put(key, [content], mode="overwrite")
+            self._replaces_plainly = True
         return True
 
     def _pages(self, directory: str, offset: str | None) -> Iterator[Sequence[Listed]]:
@@ -388,9 +328,3 @@ class RemoteStore:
             return {"common_prefixes": found["common_prefixes"], "objects": objects}
 
         return self._retry(lambda: self._asked("", once))
-
-    def _cut_short(self, key: str) -> RepositoryUnavailable:
-        return RepositoryUnavailable(
-            f"{self.url}: object {key}: the answer was cut short",
-            hint="Look at the network between here and the store, then run the command again.",
-        )

@@ -94,6 +94,22 @@ def is_bad_range(error: Exception) -> bool:
     )
 
 
+def refuses_condition(error: Exception) -> bool:
+    """Whether a conditional put was refused in a way that a plain one may not be.
+
+    501 by the book; other servers call the header, the request or the method a bad one.
+    """
+    return (
+        isinstance(error, NotSupportedError)
+        or _found(_STATUS, str(error))
+        in (
+            "405",
+            "501",
+        )
+        or is_refused(error)
+    )
+
+
 def is_refused(error: Exception) -> bool:
     """Whether the store will not have this object, however often it is asked: its name, or its size."""
     text = str(error)

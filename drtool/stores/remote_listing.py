@@ -6,6 +6,7 @@ the directories are walked by us, each sorted; the larger of page and directory 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from typing import TypedDict
@@ -14,6 +15,9 @@ from drtool.errors import RepositoryUnavailable
 from drtool.stores.keys import in_order
 from drtool.stores.protocol import StoredObject
 
+# Without its quotes in the listings of some servers.
+_MD5 = re.compile(r'"?([0-9a-f]{32})"?')
+
 
 class Listed(TypedDict):
     """The part of the library's description of an object that we read."""
@@ -21,6 +25,7 @@ class Listed(TypedDict):
     path: str
     size: int
     last_modified: datetime
+    e_tag: str | None
 
 
 class Level(TypedDict):
@@ -38,7 +43,9 @@ MayResume = Callable[[int], bool]
 
 def stored(listed: Listed) -> StoredObject:
     """The library's description of an object in our words."""
-    return StoredObject(listed["path"], listed["size"], listed["last_modified"])
+    found = _MD5.fullmatch(listed["e_tag"] or "")
+    md5 = found[1] if found else None
+    return StoredObject(listed["path"], listed["size"], listed["last_modified"], md5)
 
 
 def list_flat(

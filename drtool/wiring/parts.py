@@ -12,11 +12,16 @@ from drtool.policy.secrets import NoEncryption, SecretReference
 from drtool.policy.sources import FilesSource, PostgresSource, RedisSource, SourcePolicy
 from drtool.repository.keys import KeySecret
 from drtool.repository.repository import Repository
-from drtool.stores.open import open_store
+from drtool.stores.open import open_store, refuses_conditions
 from drtool.stores.protocol import Store
 from drtool.wiring import opening
 from drtool.wiring.opening import open_now
 from drtool.wiring.surroundings import Surroundings
+
+_SINGLE_WRITER = (
+    "the store refuses conditional puts, which it took when the repository was made: what it was asked"
+    " to put was looked for first. Run one `drtool` at a time against it"
+)
 
 
 @contextmanager
@@ -31,13 +36,18 @@ def opened_store(policy: Policy, around: Surroundings) -> Iterator[Store]:
 
 @contextmanager
 def opened_repository(policy: Policy, around: Surroundings) -> Iterator[Repository]:
-    """The repository of the policy, opened with its key: the one that is being opened, or anew."""
+    """The repository of the policy, opened with its key: the one that is being opened, or anew.
+
+    A store that came to refuse conditional puts since it was probed is told of at the end.
+    """
     opened = around.opening.take() if around.opening else None
     if opened is None:
         opened = open_now(policy, around.environ, redactor=around.redactor, clock=around.clock)
     try:
         yield opened.repository
     finally:
+        if refuses_conditions(opened.repository.store):
+            around.emit(Noted(_SINGLE_WRITER, "warning"))
         opened.store.close()
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from drtool.errors import UsageError
+from drtool.errors import NotKept, UsageError
 from drtool.model.finding import Finding, Severity
 from drtool.model.outcome import Fact, FactSheet
 from drtool.model.request import (
@@ -72,6 +72,12 @@ def _init(request: RepositoryInit, policy: Policy, around: Surroundings) -> Fact
                 hint="Run `drtool repository info` to see whose it is, or choose another url.",
             )
         capabilities = probe_store(store, clock=around.clock)
+        if not capabilities.reads_after_write:
+            raise NotKept(
+                f"{store.url} does not have what it has just acknowledged",
+                hint="Use a store that shows at once what was put: drtool looks for every object"
+                " before it relies on it. Nothing was made.",
+            )
         repository = create_repository(
             store, secret, now=around.clock.now(), capabilities=capabilities
         )

@@ -18,7 +18,8 @@ class FaultyStore:
     """Passes on to `inner`; real in everything but the faults.
 
     `dies_at`: the n-th create from now raises Died, after the object was put if `after_put`.
-    `is_away`: every call raises RepositoryUnavailable.
+    `is_away`: every call raises RepositoryUnavailable. `forgets`: keys that begin so are acknowledged
+    and not kept.
     """
 
     def __init__(self, inner: Store) -> None:
@@ -26,6 +27,8 @@ class FaultyStore:
         self.dies_at: int | None = None
         self.after_put = False
         self.is_away = False
+        self.forgets: str | None = None
+        self.forgotten: list[str] = []
         self.creates = 0
 
     @property
@@ -42,7 +45,10 @@ class FaultyStore:
         dies = self.dies_at is not None and self.creates >= self.dies_at
         if dies and not self.after_put:
             raise Died
-        self.inner.create(key, parts)
+        if self.forgets is not None and key.startswith(self.forgets):
+            self.forgotten.append(key)
+        else:
+            self.inner.create(key, parts)
         if dies:
             raise Died
 

@@ -203,3 +203,29 @@ def test_a_store_that_is_away_is_waited_for_and_nothing_is_acknowledged(
 
     begin = inventory(repository, server).timelines[1].runs[-1].begin
     assert logged(repository, server, begin, end=end) == own_files(server, begin, end=end)
+
+
+def test_wal_that_the_store_acknowledges_and_does_not_keep_is_not_acknowledged_to_the_server(
+    make_postgres: MakePostgres,
+) -> None:
+    """Issue 8.6, promise 3: it is put again while it is in memory, until the store has it."""
+    server = make_postgres(15, segment_mb=1, settings={"wal_keep_size": "1GB"})
+    store = FaultyStore(MemoryStore())
+    repository = new_repository(store)
+    with receiving(repository, settings_for(server)) as running:
+        until(lambda: is_streaming(server), "it streams")
+        begin = flushed(server)
+        until(lambda: held_to(repository, server) >= begin, "it is held")
+        store.forgets = "log/"
+        fill(server, 3)
+        end = flushed(server)
+        until(lambda: len(store.forgotten) > 3, "it is put again and again")
+        before = acknowledged(server)
+        held = held_to(repository, server)
+        store.forgets = None
+        until(lambda: held_to(repository, server) >= end, "it is held in the end")
+
+    assert before is not None
+    assert before <= held < end
+    assert logged(repository, server, begin, end=end) == own_files(server, begin, end=end)
+    assert any("acknowledged object log/" in text for text in running.warnings)

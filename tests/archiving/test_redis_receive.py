@@ -7,6 +7,7 @@ import pytest
 from drtool.errors import LeaseHeld
 from drtool.repository.repository import Repository
 from drtool.repository.streampath import find_path
+from drtool.stores.memory import MemoryStore
 from tests.archiving.faults import Died, FaultyStore
 from tests.archiving.redis_rig import (
     SOURCE,
@@ -237,3 +238,23 @@ def test_a_redis_of_six_is_archived_from_a_first_full_resync(make_redis: MakeRed
         witness.close()
 
     assert archived(repository, witness.begin, end=end.offset) == sent
+
+
+def test_a_stream_that_the_store_acknowledges_and_does_not_keep_is_put_again(
+    make_redis: MakeRedis,
+) -> None:
+    """Issue 8.6: nothing is told to be durable that is not there."""
+    store = FaultyStore(MemoryStore())
+    server, repository = make_redis(), new_repository(store)
+    with receiving(repository, settings_for([server])) as running:
+        begun(server)
+        write(server, 10)
+        wait_held(repository, server)
+        store.forgets = "log/"
+        write(server, 10)
+        until(lambda: len(store.forgotten) > 2, "it is put again and again")
+        store.forgets = None
+        end = wait_held(repository, server)
+
+    assert holds(repository, end)
+    assert running.warned("acknowledged object log/")

@@ -21,8 +21,6 @@ from drtool.repository.log import (
 )
 from drtool.repository.repository import Repository
 from drtool.repository.sealing import ObjectType
-from drtool.stores.memory import MemoryStore
-from drtool.stores.protocol import StoredObject
 from tests.repository.building import (
     MIB,
     SYSTEM,
@@ -82,21 +80,6 @@ def test_the_same_bytes_again_are_a_success_and_other_bytes_are_refused(
         writer.finish()
 
     assert repository.store.read(key_of(5)) == before
-
-
-def test_two_writers_of_one_segment_at_once_compare_their_bytes() -> None:
-    class Raced(MemoryStore):
-        def stat(self, key: str) -> StoredObject | None:
-            return None if key.startswith("log/") else super().stat(key)
-
-    repository = new_repository(Raced())
-    put_segments(repository, [5])
-
-    put_segments(repository, [5])
-    writer = SegmentWriter(repository, LINEAGE, WalSegment(1, 5).name(MIB))
-    writer.write(wal_bytes(6))
-    with pytest.raises(IntegrityError, match="other WAL"):
-        writer.finish()
 
 
 def test_the_whole_segment_is_preferred_to_its_parts(repository: Repository) -> None:

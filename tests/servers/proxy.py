@@ -67,7 +67,19 @@ class Answer:
         return head.encode() + body
 
 
-Fault = CutAnswer | CutRequest | LoseAnswer | Reset | Delay | Silence | Answer
+@dataclass(frozen=True, slots=True)
+class Acknowledge:
+    """Answer that a put has succeeded, and keep nothing."""
+
+    def encoded(self) -> bytes:
+        etag = "d41d8cd98f00b204e9800998ecf8427e"
+        head = (
+            f'HTTP/1.1 200 OK\r\nETag: "{etag}"\r\nContent-Length: 0\r\nConnection: close\r\n\r\n'
+        )
+        return head.encode()
+
+
+Fault = CutAnswer | CutRequest | LoseAnswer | Reset | Delay | Silence | Answer | Acknowledge
 # The fault for a request, by its number (from 1) and first line; None lets it pass.
 Choice = Callable[[int, str], Fault | None]
 
@@ -110,6 +122,8 @@ class FaultProxy:
 
     def __init__(self, address: tuple[str, int]) -> None:
         self.choice: Choice = lambda _number, _line: None
+        # By header of the request, in small letters: what every request that bears it meets.
+        self.by_header: dict[str, Fault] = {}
         self.lines: list[str] = []
         self._address = address
         self._lock = threading.Lock()
@@ -150,18 +164,23 @@ class FaultProxy:
         line = head.split(b"\r\n", 1)[0].decode(errors="replace")
         with self._lock:
             self.lines.append(line)
-            fault = self.choice(len(self.lines), line)
+            fault = self.choice(len(self.lines), line) or self._fault_by_header(head)
         if isinstance(fault, Reset):
             _reset(client)
         elif isinstance(fault, Silence):
             self._stopped.wait(_WAIT_SECONDS)
-        elif isinstance(fault, Answer):
+        elif isinstance(fault, Answer | Acknowledge):
             _drain_body(client, head)
             client.sendall(fault.encoded())
         else:
             if isinstance(fault, Delay):
                 time.sleep(fault.seconds)
             self._relay(client, _closing(head), fault)
+
+    def _fault_by_header(self, head: bytes) -> Fault | None:
+        names = {field.partition(b":")[0].strip().lower() for field in head.split(b"\r\n")[1:]}
+        met = (fault for name, fault in self.by_header.items() if name.encode() in names)
+        return next(met, None)
 
     def _relay(self, client: socket.socket, head: bytes, fault: Fault | None) -> None:
         sent = received = 0
