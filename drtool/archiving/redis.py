@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from drtool.archiving.patience import Patience
+from drtool.archiving.redis_recording import HeldStream
 from drtool.archiving.redis_shard import ShardReceived, ShardReceiver, ShardSite
 from drtool.errors import SourceUnavailable
 from drtool.model.progress import Emit, Noted, PhaseBegan, silent
@@ -15,7 +16,6 @@ from drtool.repository.backups import read_newest_manifest
 from drtool.repository.extents import RedisExtent, RedisShard
 from drtool.repository.lease import Lease
 from drtool.repository.repository import Repository
-from drtool.repository.streamlog import take_stream_inventory
 from drtool.sources.redis.address import Login, NodeAddress
 from drtool.sources.redis.shape import Shape
 from drtool.sources.redis.topology import discover
@@ -176,7 +176,7 @@ class _Receiver:
             source=settings.source,
             login=settings.login,
             find=self._find,
-            inventory=take_stream_inventory(self._repository, settings.source),
+            held=HeldStream(self._repository, settings.source, self._patience),
             patience=self._patience,
             flush_seconds=settings.flush_seconds,
             heartbeat_seconds=settings.heartbeat_seconds,

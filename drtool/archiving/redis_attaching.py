@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 
 from drtool.archiving.patience import Patience
 from drtool.archiving.redis_clock import TOLERATED_DIFFERENCE, ServerClock
-from drtool.archiving.redis_joining import Backlog, Start, held_ends, plan_again, plan_start
+from drtool.archiving.redis_joining import (
+    Backlog,
+    Start,
+    held_ends,
+    on_held,
+    plan_again,
+    plan_start,
+)
 from drtool.errors import SourceUnavailable
 from drtool.model.measure import format_span
 from drtool.model.progress import Noted
@@ -48,14 +55,14 @@ class Attacher:
         login: Login,
         patience: Patience,
         *,
-        inventory: StreamInventory,
+        look: Callable[[], StreamInventory],
         snapshot: RedisShard | None,
         server_clock: ServerClock,
     ) -> None:
         self._name = name
         self._login = login
         self._clock, self._emit, self._stop = patience.clock, patience.emit, patience.stop
-        self._inventory = inventory
+        self._look = look
         self._snapshot = snapshot
         self._server_clock = server_clock
         self._lost_since: float | None = None
@@ -165,13 +172,14 @@ class Attacher:
     def _start(self, backlog: Backlog, position: Position | None) -> Start:
         if position is not None:
             start = plan_again(backlog, position)
+            if start.is_loss:
+                inventory = self._look()
+                ends = held_ends(inventory, self._name)
+                start = on_held(backlog, ends, inventory=inventory) or start
         else:
-            start = plan_start(
-                backlog,
-                held_ends(self._inventory, self._name),
-                inventory=self._inventory,
-                snapshot=self._snapshot,
-            )
+            inventory = self._look()
+            ends = held_ends(inventory, self._name)
+            start = plan_start(backlog, ends, inventory=inventory, snapshot=self._snapshot)
         if start.position is not None and backlog.is_behind(start.position):
             raise SourceUnavailable(
                 f"{backlog.place} is at {backlog.offset}, and the stream is archived up to"

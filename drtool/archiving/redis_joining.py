@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from drtool.errors import SourceUnavailable
 from drtool.repository.extents import RedisShard
+from drtool.repository.streambranch import changes_of, find_path
 from drtool.repository.streamlog import StreamInventory
-from drtool.repository.streampath import find_path
 from drtool.sources.redis.psync import Position
 
 
@@ -70,7 +70,7 @@ class Start:
     """Where to begin. `position` None: the server keeps no backlog, and has to send a snapshot.
 
     `is_new`: nothing held ends there, so the log begins anew, for this `reason`; `previous` is what
-    was held until then.
+    was held until then. `is_return`: a branch that another had taken the place of is live again.
     """
 
     position: Position | None
@@ -78,6 +78,7 @@ class Start:
     reason: str = ""
     previous: Position | None = None
     is_loss: bool = False
+    is_return: bool = False
 
 
 def held_ends(inventory: StreamInventory, shard: str) -> list[Position]:
@@ -110,7 +111,7 @@ def plan_start(
         if path.last_id is not None and (backlog.grants(wanted) or backlog.is_behind(wanted)):
             return Start(position=wanted, is_new=False)
         parted = parting(backlog, wanted)
-        if parted is not None and parted.offset >= snapshot.offset:
+        if parted is not None and _is_held(inventory, parted):
             return Start(position=parted, is_new=False)
         before = [position for position in held if position.offset <= snapshot.offset]
         if before:
@@ -120,14 +121,45 @@ def plan_start(
             return Start(
                 position=wanted, is_new=True, reason="at the newest snapshot", previous=previous
             )
-    if held:
-        return Start(position=held[-1], is_new=False)
+    found = on_held(backlog, ends, inventory=inventory)
+    if found is not None:
+        return found
     last = ends[-1] if ends else None
     if last is None and snapshot is not None:
         last = Position(snapshot.replication_id, snapshot.offset)
     if last is None:
         return _now(backlog, previous=None, reason="the first time")
     return after_loss(backlog, last)
+
+
+def on_held(
+    backlog: Backlog, ends: Sequence[Position], *, inventory: StreamInventory
+) -> Start | None:
+    """The farthest place in what is held from which the server can go on, whichever branch it is of.
+
+    None if there is none. A branch may be live again: after a failover that was taken back, or where
+    the new master was lost before another replica had heard of it.
+    """
+    parted = [parting(backlog, one) for one in ends]
+    found = [one for one in ends if backlog.grants(one)]
+    found += [one for one in parted if one is not None and _is_held(inventory, one)]
+    if not found:
+        return None
+    best = max(found, key=lambda one: one.offset)
+    changes = changes_of(inventory, best.replid)
+    is_return = best.replid == backlog.replid and bool(changes)
+    return Start(
+        position=best,
+        is_new=False,
+        is_return=is_return and changes[-1].replication_id != best.replid,
+    )
+
+
+def _is_held(inventory: StreamInventory, position: Position) -> bool:
+    """Whether something that is held begins, ends or goes on there."""
+    log = inventory.logs.get(position.replid)
+    runs = log.runs if log is not None else ()
+    return any(run.begin <= position.offset <= run.end for run in runs)
 
 
 def plan_again(backlog: Backlog, held: Position) -> Start:

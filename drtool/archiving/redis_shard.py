@@ -14,6 +14,7 @@ from drtool.archiving.redis_joining import Backlog, Start
 from drtool.archiving.redis_keeping import StreamKeeper
 from drtool.archiving.redis_marks import StreamHeart
 from drtool.archiving.redis_pressure import Pressure, read_limit
+from drtool.archiving.redis_recording import HeldStream, StreamRecorder
 from drtool.errors import DrtoolError, SourceUnavailable
 from drtool.model.finding import Severity
 from drtool.model.progress import Noted, PhaseAdvanced
@@ -21,13 +22,6 @@ from drtool.policy.sources import RedisTopology
 from drtool.repository.extents import RedisShard
 from drtool.repository.layout import ReplicationHistory
 from drtool.repository.repository import Repository
-from drtool.repository.streamlog import (
-    StreamBegin,
-    StreamInventory,
-    StreamLink,
-    put_begin,
-    put_link,
-)
 from drtool.sources.redis.address import Login, NodeAddress
 from drtool.sources.redis.connection import RedisConnection, connect
 from drtool.sources.redis.heartbeat import heartbeat_key
@@ -68,7 +62,7 @@ class ShardSite:
     source: str
     login: Login
     find: Callable[[], Shape]
-    inventory: StreamInventory
+    held: HeldStream
     patience: Patience
     flush_seconds: float
     heartbeat_seconds: float
@@ -104,7 +98,7 @@ class ShardReceiver:
         self._emit = site.patience.emit
         self._stop = site.patience.stop
         self._position: Position | None = None
-        self._received_bytes = self._segments = self._links = self._holes = 0
+        self._received_bytes = self._segments = 0
         self._failures = 0
         self._told: set[str] = set()
         self._heart: StreamHeart | None = None
@@ -118,9 +112,19 @@ class ShardReceiver:
             name,
             site.login,
             site.patience,
-            inventory=site.inventory,
+            look=site.held.look,
             snapshot=snapshot,
             server_clock=self._server_clock,
+        )
+        self._recorder = StreamRecorder(
+            repository=site.repository,
+            source=site.source,
+            shard=name,
+            patience=site.patience,
+            server_clock=self._server_clock,
+            held=site.held,
+            snapshot=snapshot,
+            ask_for_base=site.ask_for_base,
         )
         self.failure: BaseException | None = None
         self.thread = threading.Thread(target=self._run, name=f"receive {name}", daemon=True)
@@ -136,8 +140,8 @@ class ShardReceiver:
             received_bytes=self._received_bytes,
             segments=self._segments,
             marks=self._heart.kept if self._heart else 0,
-            links=self._links,
-            holes=self._holes,
+            links=self._recorder.links,
+            holes=self._recorder.gaps,
         )
 
     def look(self, shape: Shape) -> None:
@@ -220,7 +224,7 @@ class ShardReceiver:
 
     def _stream(self, connection: RedisConnection, link: ReplicaLink, start: Start) -> None:
         site, begun = self._site, link.begun.position
-        self._record(link, start)
+        self._recorder.record(link, start, self._position)
         history = ReplicationHistory(site.source, begun.replid)
         keeper = StreamKeeper(
             site.repository,
@@ -243,72 +247,6 @@ class ShardReceiver:
                 self._segments += keeper.segments
         if is_stream:
             link.acknowledge(keeper.durable)
-
-    def _record(self, link: ReplicaLink, start: Start) -> None:
-        """Write down how this stretch of stream is joined to what is held."""
-        begun, asked = link.begun.position, start.position
-        if isinstance(link.begun, FullResync):
-            reason = start.reason or "the server no longer had what came next"
-            # What was asked for and refused is where the hole begins.
-            lost = start.previous or (None if start.is_new else asked)
-            self._record_begin(begun, reason, lost, is_loss=lost is not None)
-            return
-        if start.is_new and asked is not None:
-            self._record_begin(asked, start.reason, start.previous, is_loss=start.is_loss)
-        if asked is not None and asked.replid != begun.replid:
-            self._tell_lost_by_redis(asked)
-            word = StreamLink(
-                replication_id=begun.replid,
-                previous=asked.replid,
-                offset=asked.offset,
-                at=self._server_clock.now(),
-                shard=self._name,
-            )
-            self._site.patience.put(
-                lambda: put_link(self._site.repository, self._site.source, word)
-            )
-            self._links += 1
-            self._emit(
-                Noted(f"{self._name} goes on as {begun.replid} from {asked.offset}: a failover")
-            )
-
-    def _tell_lost_by_redis(self, asked: Position) -> None:
-        held = self._position
-        if held is not None and held.offset > asked.offset:
-            text = (
-                f"{self._name}: the new master never had the last {held.offset - asked.offset} bytes"
-                " that are archived of the old one: Redis has lost those writes"
-            )
-            self._emit(Noted(text, "warning"))
-
-    def _record_begin(
-        self, position: Position, reason: str, previous: Position | None, *, is_loss: bool
-    ) -> None:
-        word = StreamBegin(
-            replication_id=position.replid,
-            offset=position.offset,
-            reason=reason,
-            at=self._server_clock.now(),
-            shard=self._name,
-            previous=(previous.replid, previous.offset) if previous else None,
-        )
-        self._site.patience.put(lambda: put_begin(self._site.repository, self._site.source, word))
-        source = self._site.source
-        if is_loss and previous is not None:
-            self._holes += 1
-            ask = self._site.ask_for_base
-            what_now = f"take a new one now with `drtool backup {source}`"
-            text = (
-                f"the stream of {self._name} has a hole after {previous.offset} of"
-                f" {previous.replid}: {reason}. Snapshots made before reach only so far;"
-                f" {what_now if ask is None else 'a new one is taken now'}"
-            )
-            if ask is not None:
-                ask()
-            self._emit(Noted(text, "warning"))
-        elif self._snapshot is None:
-            text = f"{self._name} has no snapshot yet: take one with `drtool backup {source}`"
-            self._emit(Noted(text, "warning"))
 
     def _receive(
         self, connection: RedisConnection, link: ReplicaLink, keeper: StreamKeeper

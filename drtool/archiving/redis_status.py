@@ -7,11 +7,13 @@ from datetime import datetime
 
 from drtool.archiving.redis import lease_name, newest_snapshot
 from drtool.archiving.redis_joining import held_ends
-from drtool.repository.extents import RedisShard
+from drtool.repository.backups import read_manifests
+from drtool.repository.extents import RedisExtent, RedisShard
 from drtool.repository.lease import lease_holder
 from drtool.repository.repository import Repository
+from drtool.repository.streambranch import DeadBranch, dead_branches, find_path, left_behind
 from drtool.repository.streamlog import StreamBegin, StreamInventory, take_stream_inventory
-from drtool.repository.streampath import find_path, newest
+from drtool.repository.streampath import newest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,7 +22,7 @@ class ShardStatus:
 
     `recoverable_until` is when the last of that arrived, or when the snapshot was taken; None without
     a snapshot. `holes` are where the log had to begin anew; `is_joined` says that what is received
-    now is joined to the newest snapshot.
+    now is joined to the snapshot. `dead` is what failovers since then left behind of the old master.
     """
 
     name: str
@@ -29,6 +31,7 @@ class ShardStatus:
     recoverable_until: datetime | None
     holes: tuple[StreamBegin, ...]
     is_joined: bool
+    dead: tuple[DeadBranch, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +53,7 @@ class StreamStatus:
 def stream_status(repository: Repository, source: str) -> StreamStatus:
     """Look at what is held; bytes are not read, save one index a shard."""
     inventory = take_stream_inventory(repository, source)
-    snapshots = newest_snapshot(repository, source)
+    snapshots = _live_snapshot(repository, inventory)
     labels = {link.shard for log in inventory.logs.values() for link in log.links}
     labels |= {begin.shard for log in inventory.logs.values() for begin in log.begins}
     names = sorted({*snapshots, *labels})
@@ -62,6 +65,24 @@ def stream_status(repository: Repository, source: str) -> StreamStatus:
             for name in names
         ),
     )
+
+
+def _live_snapshot(repository: Repository, inventory: StreamInventory) -> dict[str, RedisShard]:
+    """The newest snapshot that leads to what is received now; for want of one, the newest."""
+    newest_one = newest_snapshot(repository, inventory.source)
+    if not any(_is_left(inventory, shard) for shard in newest_one.values()):
+        return newest_one
+    manifests, _ = read_manifests(repository, inventory.source)
+    for manifest in reversed(manifests):
+        shards = manifest.extent.shards if isinstance(manifest.extent, RedisExtent) else ()
+        if shards and not any(_is_left(inventory, shard) for shard in shards):
+            return {shard.name: shard for shard in shards}
+    return newest_one
+
+
+def _is_left(inventory: StreamInventory, shard: RedisShard) -> bool:
+    name, begin, after = shard.replication_id, shard.offset, shard.taken_at
+    return left_behind(inventory, name, begin=begin, after=after) is not None
 
 
 def _shard_status(
@@ -85,12 +106,13 @@ def _shard_status(
             is_joined=False,
         )
     path = find_path(inventory, snapshot.replication_id, begin=snapshot.offset)
-    last = newest(repository, inventory, snapshot.replication_id, begin=snapshot.offset)
+    last = newest(repository, inventory.source, path)
     return ShardStatus(
         name=name,
         replication_id=path.last_id or snapshot.replication_id,
         end=path.end,
         recoverable_until=last.moment if last else snapshot.taken_at,
         holes=ordered,
-        is_joined=not any(begin.at > snapshot.taken_at for begin in ordered),
+        is_joined=not _is_left(inventory, snapshot),
+        dead=dead_branches(inventory, snapshot.replication_id, begin=snapshot.offset),
     )

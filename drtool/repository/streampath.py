@@ -1,9 +1,8 @@
-"""The way through the log of a Redis: over failovers from one replication id to the next."""
+"""The bytes and the moments of a path through the log of a Redis."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import datetime
 
 from drtool.errors import NotRecoverable, ObjectMissing
@@ -16,13 +15,12 @@ from drtool.repository.sealing import (
     damaged,
     unseal_frames,
 )
+from drtool.repository.streambranch import StreamPath, Stretch
 from drtool.repository.streamlog import (
     MOST_SEGMENT_BYTES,
     StreamIndex,
-    StreamInventory,
     StreamMoment,
     read_stream_segment,
-    take_stream_inventory,
 )
 
 # How far back is looked for the segment that holds an offset; the last window is always enough.
@@ -31,119 +29,28 @@ _WINDOWS = (64 << 10, 4 << 20, MOST_SEGMENT_BYTES)
 _HEAD_BYTES = (1 << 20) + (4 << 10)
 
 
-@dataclass(frozen=True, slots=True)
-class Stretch:
-    """A part of a path: bytes of one replication id without a hole."""
-
-    replication_id: str
-    begin: int
-    end: int
-
-
-@dataclass(frozen=True, slots=True)
-class StreamPath:
-    """Bytes from `begin` on without a hole, over one id after the other."""
-
-    begin: int
-    stretches: tuple[Stretch, ...]
-
-    @property
-    def end(self) -> int:
-        """How far it goes; `begin` if nothing is held there."""
-        return self.stretches[-1].end if self.stretches else self.begin
-
-    @property
-    def last_id(self) -> str | None:
-        """The replication id at its end; None if nothing is held."""
-        return self.stretches[-1].replication_id if self.stretches else None
-
-
-def find_path(inventory: StreamInventory, replication_id: str, *, begin: int) -> StreamPath:
-    """How the history that `replication_id` had at `begin` goes on, as far as it is held. Pure.
-
-    Bytes that an id's own log lacks are taken from the ids whose past it shares. Of several ids that
-    go on with the same past, the one counts that is held farthest.
-    """
-    names = [replication_id, *_descendants(inventory, replication_id, begin)]
-    ways = [_walk(inventory, name, begin) for name in names]
-    return max(ways, key=lambda way: way.end)  # the first of equals: the id that was asked for
-
-
-def _descendants(inventory: StreamInventory, replication_id: str, begin: int) -> list[str]:
-    """All ids that have the history of `replication_id` up to `begin` as their past."""
-    found = [replication_id]
-    for name in found:
-        for log in inventory.logs.values():
-            shares = any(one.previous == name and one.offset >= begin for one in log.links)
-            if shares and log.replication_id not in found:
-                found.append(log.replication_id)
-    return found[1:]
-
-
-def _walk(inventory: StreamInventory, name: str, begin: int) -> StreamPath:
-    stretches: list[Stretch] = []
-    reached = begin
-    while (found := _held(inventory, name, reached, seen=())) is not None:
-        stretches.append(found)
-        reached = found.end
-    return StreamPath(begin, tuple(stretches))
-
-
-def _held(
-    inventory: StreamInventory, name: str, offset: int, *, seen: tuple[str, ...]
-) -> Stretch | None:
-    """The bytes from `offset` on of the history `name`, in its own log or in that of its past."""
-    log = inventory.logs.get(name)
-    if log is None or name in seen:
-        return None
-    run = log.run_holding(offset)
-    if run is not None:
-        return Stretch(name, offset, run.end)
-    for link in log.links:
-        if offset < link.offset:
-            past = _held(inventory, link.previous, offset, seen=(*seen, name))
-            if past is not None:
-                return Stretch(past.replication_id, offset, min(past.end, link.offset))
-    return None
-
-
-def read_stream(
-    repository: Repository,
-    source: str,
-    replication_id: str,
-    *,
-    begin: int,
-    end: int,
-    inventory: StreamInventory | None = None,
+def read_path(
+    repository: Repository, source: str, path: StreamPath, *, end: int
 ) -> Iterator[memoryview]:
-    """The bytes from offset `begin` up to, not including, `end`, in pieces, each authenticated.
+    """The bytes of a path up to, not including, offset `end`, in pieces, each authenticated.
 
-    Follows the history over failovers. NotRecoverable, before the first piece, if a byte of it is not
-    held. Memory: one segment. An `inventory` that was taken spares a second listing.
+    NotRecoverable, before the first piece, if a byte of it is not held. Memory: one segment.
     """
-    known = inventory or take_stream_inventory(repository, source)
-    path = find_path(known, replication_id, begin=begin)
     if path.end < end:
         raise NotRecoverable(
-            f"the stream of {source} is held from offset {begin} of {replication_id} up to"
-            f" {path.end} only, not to {end}",
+            f"the stream of {source} is held from offset {path.begin} up to {path.end} only, not to"
+            f" {end}",
             hint="Choose an earlier moment: `drtool redis status` shows how far the stream goes.",
         )
     return _pieces(repository, source, path, end=end)
 
 
 def read_arrivals(
-    repository: Repository,
-    inventory: StreamInventory,
-    replication_id: str,
-    *,
-    begin: int,
-    end: int,
+    repository: Repository, source: str, path: StreamPath, *, end: int
 ) -> Iterator[tuple[datetime, memoryview]]:
-    """As `read_stream`, each piece with the moment by which it had arrived."""
-    path = find_path(inventory, replication_id, begin=begin)
-    reached = begin
-    for index, content, last in _contents(repository, inventory.source, path, end=end):
+    """As `read_path`, each piece with the moment by which it had arrived."""
+    reached = path.begin
+    for index, content, last in _contents(repository, source, path, end=end):
         for one in index.moments:
             if one.offset > reached and reached < last:
                 until = min(one.offset, last)
@@ -249,27 +156,21 @@ def read_index(
 
 
 def offset_at(
-    repository: Repository,
-    inventory: StreamInventory,
-    replication_id: str,
-    *,
-    begin: int,
-    moment: datetime,
+    repository: Repository, source: str, path: StreamPath, *, moment: datetime
 ) -> int | None:
-    """The last offset that had arrived by `moment`, of the history that goes on from `begin`.
+    """The last offset of a path that had arrived by `moment`.
 
-    None if the first bytes behind `begin` came later: whoever has a snapshot at `begin` then needs
-    nothing of the stream. If the log ends before `moment` it is the log's end: look at `newest`.
+    None if its first bytes came later: whoever has a snapshot at its beginning then needs nothing of
+    the stream. If the log ends before `moment` it is the log's end: look at `newest`.
     """
-    path = find_path(inventory, replication_id, begin=begin)
     for stretch in reversed(path.stretches):
-        history = ReplicationHistory(inventory.source, stretch.replication_id)
+        history = ReplicationHistory(source, stretch.replication_id)
         segment = _last_begun(repository, history, stretch, moment=moment)
         if segment is not None:
             index = read_index(repository, history, segment)
             reached = max(index.offset_at(moment) or 0, stretch.begin)
             reached = _advance(repository, history, stretch, reached=reached, moment=moment)
-            return reached if reached > begin else None
+            return reached if reached > path.begin else None
     return None
 
 
@@ -292,15 +193,12 @@ def _advance(
     return min(reached, stretch.end)
 
 
-def newest(
-    repository: Repository, inventory: StreamInventory, replication_id: str, *, begin: int
-) -> StreamMoment | None:
-    """The end of the history that goes on from `begin`, and when it arrived; None if none is held."""
-    path = find_path(inventory, replication_id, begin=begin)
+def newest(repository: Repository, source: str, path: StreamPath) -> StreamMoment | None:
+    """The end of a path, and when it arrived; None if nothing is held."""
     if not path.stretches:
         return None
     last = path.stretches[-1]
-    history = ReplicationHistory(inventory.source, last.replication_id)
+    history = ReplicationHistory(source, last.replication_id)
     for segment in _segments(repository, history, begin=last.end - 1, end=last.end):
         index = read_index(repository, history, segment)
         held = [one for one in index.moments if one.offset >= last.end]

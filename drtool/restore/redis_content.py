@@ -11,7 +11,7 @@ from drtool.pipeline.pages import HOLE, Extents
 from drtool.repository.backups import Manifest, open_table
 from drtool.repository.chunks import ChunkReader
 from drtool.repository.repository import Repository
-from drtool.repository.streamlog import StreamInventory
+from drtool.repository.streambranch import StreamPath
 from drtool.repository.streampath import read_arrivals
 from drtool.repository.table import PackList, TableRecord
 
@@ -98,13 +98,8 @@ def _units(records: list[TableRecord]) -> Iterator[Extents]:
 
 
 def arrivals_ms(
-    repository: Repository,
-    inventory: StreamInventory,
-    replication_id: str,
-    *,
-    begin: int,
-    end: int,
+    repository: Repository, source: str, path: StreamPath, *, end: int
 ) -> Iterator[tuple[int, memoryview]]:
     """The stream in pieces, each with the moment by which it had arrived, in milliseconds."""
-    for moment, piece in read_arrivals(repository, inventory, replication_id, begin=begin, end=end):
+    for moment, piece in read_arrivals(repository, source, path, end=end):
         yield round(moment.timestamp() * 1000), piece

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from drtool.repository.repository import Repository
-from drtool.repository.streamlog import take_stream_inventory
-from drtool.repository.streampath import read_stream
+from drtool.repository.streampath import read_path
 from drtool.restore.redis_content import SnapshotFiles, arrivals_ms
 from drtool.restore.redis_places import RedisSite
 from drtool.restore.redis_plan import RedisPlan, ShardPlan
@@ -53,21 +52,10 @@ def fetch_shard(
 
 
 def _stream(one: ShardPlan, plan: RedisPlan, repository: Repository) -> Iterable[Part]:
-    shard = one.shard
-    inventory = take_stream_inventory(repository, plan.source)
     if version_of(plan) >= _SAYS_MOMENTS:
-        return read_stream(
-            repository,
-            plan.source,
-            shard.replication_id,
-            begin=shard.offset,
-            end=one.until,
-            inventory=inventory,
-        )
-    arrived = arrivals_ms(
-        repository, inventory, shard.replication_id, begin=shard.offset, end=one.until
-    )
-    return absolute_expiries(arrived, begin=shard.offset)
+        return read_path(repository, plan.source, one.path, end=one.until)
+    arrived = arrivals_ms(repository, plan.source, one.path, end=one.until)
+    return absolute_expiries(arrived, begin=one.shard.offset)
 
 
 def version_of(plan: RedisPlan) -> tuple[int, int, int]:

@@ -10,8 +10,15 @@ from drtool.model.target import RecoveryTarget, ToBackup, ToTime
 from drtool.repository.backups import Manifest, read_manifests
 from drtool.repository.extents import RedisShard
 from drtool.repository.repository import Repository
+from drtool.repository.streambranch import (
+    StreamPath,
+    dead_branches,
+    find_path,
+    left_behind,
+)
 from drtool.repository.streamlog import StreamInventory, StreamMoment, take_stream_inventory
 from drtool.repository.streampath import newest, offset_at
+from drtool.restore.redis_lost import LostWrites, count_lost
 
 # So many snapshots are looked at from the newest on; each costs some listings.
 MOST_CANDIDATES = 5
@@ -19,18 +26,21 @@ MOST_CANDIDATES = 5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShardReach:
-    """How far the stream goes on from one shard's snapshot.
+    """How far the stream goes on from one shard's snapshot, along `path`.
 
     `newest` is its end, None if nothing is held there; `wanted` the offset at the moment asked for and
     `at_latest` that at the newest moment which all shards reach, None if nothing had come by then.
-    `taken_up_again` is when the stream was taken up again behind a hole.
+    `taken_up_again` is when the stream was taken up again where this snapshot does not lead: behind a
+    gap, or on a new master that had less. `lost` are the writes that failovers on the way lost.
     """
 
     shard: RedisShard
+    path: StreamPath
     newest: StreamMoment | None
     wanted: int | None
     at_latest: int | None
     taken_up_again: datetime | None
+    lost: tuple[LostWrites, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,11 +84,15 @@ def look_redis(repository: Repository, source: str, target: RecoveryTarget) -> R
         )
     ordered = sorted(manifests, key=lambda one: one.redis.stopped_at, reverse=True)
     inventory = take_stream_inventory(repository, source)
-    head = look_at(repository, inventory, ordered[0])
+    newest_live = _live_first(inventory, ordered, moment=None)[0]
+    head = look_at(repository, inventory, newest_live)
     moment = target.moment if isinstance(target, ToTime) else None
     chosen: list[RedisCandidate] = []
-    for manifest in _fitting(ordered, target)[:MOST_CANDIDATES]:
-        is_head = manifest is ordered[0] and moment is None
+    fitting = _fitting(ordered, target)
+    if not isinstance(target, ToBackup):
+        fitting = _live_first(inventory, fitting, moment=moment)
+    for manifest in fitting[:MOST_CANDIDATES]:
+        is_head = manifest is newest_live and moment is None
         found = head if is_head else look_at(repository, inventory, manifest, moment=moment)
         chosen.append(found)
         if moment is None or found.reaches_to(moment):
@@ -105,6 +119,33 @@ def _fitting(ordered: list[Manifest], target: RecoveryTarget) -> list[Manifest]:
     return ordered
 
 
+def _live_first(
+    inventory: StreamInventory, manifests: list[Manifest], *, moment: datetime | None
+) -> list[Manifest]:
+    """Those that lead to the history which was live at `moment`, and then the others; each in order.
+
+    A snapshot of what an old master had alone leads nowhere else.
+    """
+
+    def is_left(manifest: Manifest) -> bool:
+        return any(
+            left_behind(
+                inventory,
+                shard.replication_id,
+                begin=shard.offset,
+                after=shard.taken_at,
+                moment=moment,
+            )
+            for shard in manifest.redis.shards
+        )
+
+    left = [is_left(manifest) for manifest in manifests]
+    paired = list(zip(manifests, left, strict=True))
+    return [one for one, is_dead in paired if not is_dead] + [
+        one for one, is_dead in paired if is_dead
+    ]
+
+
 def look_at(
     repository: Repository,
     inventory: StreamInventory,
@@ -113,11 +154,12 @@ def look_at(
     moment: datetime | None = None,
 ) -> RedisCandidate:
     """How far one snapshot goes, and where its shards stood at `moment`."""
-    extent = manifest.redis
-    ends = [
-        newest(repository, inventory, shard.replication_id, begin=shard.offset)
+    extent, source = manifest.redis, inventory.source
+    paths = [
+        find_path(inventory, shard.replication_id, begin=shard.offset, moment=moment)
         for shard in extent.shards
     ]
+    ends = [newest(repository, source, path) for path in paths]
     moments = [end.moment for end in ends if end is not None]
     is_followed = len(moments) == len(ends)
     latest = max(min(moments), extent.stopped_at) if is_followed else extent.stopped_at
@@ -125,37 +167,30 @@ def look_at(
         # Shards that have a stream are not brought further than those that have none.
         ends = [None for _ in ends]
 
-    def reach(shard: RedisShard, end: StreamMoment | None) -> ShardReach:
+    def reach(shard: RedisShard, path: StreamPath, end: StreamMoment | None) -> ShardReach:
         def at(asked: datetime | None) -> int | None:
             if end is None or asked is None:
                 return None
-            return offset_at(
-                repository, inventory, shard.replication_id, begin=shard.offset, moment=asked
-            )
+            return offset_at(repository, source, path, moment=asked)
 
+        name, begin = shard.replication_id, shard.offset
+        left = left_behind(inventory, name, begin=begin, after=latest)
         return ShardReach(
             shard=shard,
+            path=path,
             newest=end,
             wanted=at(moment),
             at_latest=at(latest) if moment is None else None,
-            taken_up_again=_taken_up_again(inventory, shard, after=latest),
+            taken_up_again=left.at if left else None,
+            lost=count_lost(
+                repository,
+                source,
+                dead_branches(inventory, name, begin=begin, moment=moment),
+            ),
         )
 
     return RedisCandidate(
         manifest=manifest,
         latest=latest,
-        reaches=tuple(reach(shard, end) for shard, end in zip(extent.shards, ends, strict=True)),
+        reaches=tuple(map(reach, extent.shards, paths, ends)),
     )
-
-
-def _taken_up_again(
-    inventory: StreamInventory, shard: RedisShard, *, after: datetime
-) -> datetime | None:
-    """When a log of this shard began anew, joined to nothing, after the moment that is reached."""
-    begins = [
-        begin.at
-        for log in inventory.logs.values()
-        for begin in log.begins
-        if begin.shard == shard.name and begin.previous is not None and begin.at > after
-    ]
-    return min(begins, default=None)

@@ -19,14 +19,17 @@ from drtool.model.target import (
 )
 from drtool.repository.backups import Manifest
 from drtool.repository.extents import RedisShard
+from drtool.repository.streambranch import StreamPath
 from drtool.restore.redis_look import RedisCandidate, RedisFacts
+from drtool.restore.redis_lost import tell_lost
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShardPlan:
-    """One shard: its snapshot, and its stream up to, not including, offset `until`."""
+    """One shard: its snapshot, and its stream along `path` up to, not including, offset `until`."""
 
     shard: RedisShard
+    path: StreamPath
     until: int
 
     @property
@@ -81,6 +84,10 @@ def plan_redis_restore(
                 f"{describe_target(target)} is no target for source {facts.source}, which is a Redis",
                 hint="Use --to TIME, --to latest or --backup.",
             )
+    if not isinstance(target, ToBackup):
+        findings += [
+            finding for one in chosen.reaches for finding in tell_lost(one.shard.name, one.lost)
+        ]
     earliest, latest = facts.window
     return RedisPlan(
         source=facts.source,
@@ -88,7 +95,7 @@ def plan_redis_restore(
         target=target,
         moment=moment,
         shards=tuple(
-            ShardPlan(shard=one.shard, until=end)
+            ShardPlan(shard=one.shard, path=one.path, until=end)
             for one, end in zip(chosen.reaches, until, strict=True)
         ),
         earliest=earliest,

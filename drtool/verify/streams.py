@@ -17,6 +17,7 @@ from drtool.repository.layout import (
 )
 from drtool.repository.repository import Repository
 from drtool.repository.sealing import SMALLEST_SEALED_BYTES
+from drtool.repository.streambranch import find_path
 from drtool.repository.streamlog import (
     StreamInventory,
     StreamLog,
@@ -26,7 +27,6 @@ from drtool.repository.streamlog import (
     read_stream_segment,
     take_stream_inventory,
 )
-from drtool.repository.streampath import find_path
 from drtool.verify.depth import Choice
 from drtool.verify.tally import Tally, side_by_side
 

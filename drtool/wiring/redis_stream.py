@@ -172,6 +172,14 @@ def _findings(one: StreamStatus) -> Iterator[Finding]:
                 fact="there is no snapshot that its stream could be replayed on",
                 fix=f"Run `drtool backup {one.source}`.",
             )
+        for dead in shard.dead:
+            yield Finding(
+                severity=Severity.NOTE,
+                subject=f"{one.source}, {shard.name}",
+                fact=f"a failover seen at {dead.at.isoformat(timespec='seconds')} lost the last"
+                f" {format_size(dead.size_bytes)} of the old master: they are kept, and reached by a"
+                " moment before it",
+            )
         for hole in shard.holes:
             yield _hole(one.source, shard, at=hole.at.isoformat(timespec="seconds"))
 

@@ -11,8 +11,9 @@ from drtool.archiving.redis import StreamReceived, StreamSettings, receive_strea
 from drtool.model.progress import Event, Noted
 from drtool.policy.sources import RedisTopology
 from drtool.repository.repository import Repository
+from drtool.repository.streambranch import find_path
 from drtool.repository.streamlog import StreamInventory, take_stream_inventory
-from drtool.repository.streampath import find_path, read_stream
+from drtool.repository.streampath import read_path
 from drtool.sources.redis.address import Login, NodeAddress
 from drtool.sources.redis.psync import Position, StreamBytes, open_link
 from drtool.system.clock import Clock, SystemClock
@@ -138,7 +139,8 @@ def attached(server: RedisServer) -> list[int]:
 
 
 def archived(repository: Repository, begin: Position, *, end: int) -> bytes:
-    return b"".join(read_stream(repository, SOURCE, begin.replid, begin=begin.offset, end=end))
+    path = find_path(inventory(repository), begin.replid, begin=begin.offset)
+    return b"".join(read_path(repository, SOURCE, path, end=end))
 
 
 class Witness:

@@ -32,7 +32,7 @@ def attacher(clock: SetClock) -> Attacher:
         "main",
         Login(),
         patience,
-        inventory=StreamInventory(source="cache", logs={}),
+        look=lambda: StreamInventory(source="cache", logs={}),
         snapshot=None,
         server_clock=ServerClock(clock),
     )

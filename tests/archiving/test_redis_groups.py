@@ -16,7 +16,7 @@ import pytest
 from drtool.archiving.redis import StreamSettings
 from drtool.policy.sources import RedisTopology
 from drtool.repository.repository import Repository
-from drtool.repository.streampath import find_path
+from drtool.repository.streambranch import find_path
 from drtool.sources.redis.psync import Position
 from drtool.stores.local import LocalStore
 from drtool.system.clock import SystemClock

@@ -6,7 +6,7 @@ import pytest
 
 from drtool.errors import LeaseHeld
 from drtool.repository.repository import Repository
-from drtool.repository.streampath import find_path
+from drtool.repository.streambranch import find_path
 from drtool.stores.memory import MemoryStore
 from tests.archiving.faults import Died, FaultyStore
 from tests.archiving.redis_rig import (

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from drtool.errors import IntegrityError, NotRecoverable
 from drtool.repository.layout import ReplicationHistory, StreamSegment, parse_stream_name
 from drtool.repository.repository import Repository
+from drtool.repository.streambranch import find_path
 from drtool.repository.streamlog import (
     StreamBegin,
     StreamIndex,
@@ -24,7 +25,7 @@ from drtool.repository.streamlog import (
     read_stream_segment,
     take_stream_inventory,
 )
-from drtool.repository.streampath import find_path, newest, offset_at, read_stream
+from drtool.repository.streampath import newest, offset_at, read_path
 from tests.repository.building import NOW, new_repository, tamper
 
 A, B, C = "a" * 40, "b" * 40, "c" * 40
@@ -63,7 +64,8 @@ def link(repository: Repository, name: str, previous: str, *, offset: int) -> No
 
 
 def held(repository: Repository, name: str, begin: int, *, end: int) -> bytes:
-    return b"".join(read_stream(repository, "cache", name, begin=begin, end=end))
+    path = find_path(take_stream_inventory(repository, "cache"), name, begin=begin)
+    return b"".join(read_path(repository, "cache", path, end=end))
 
 
 def runs(repository: Repository, name: str = A) -> list[tuple[int, int]]:
@@ -150,10 +152,11 @@ def test_the_offset_of_a_moment_is_the_last_that_had_arrived_on_the_way(
     for low, high in cuts:
         put(repository, A, low, end=high)
     inventory = take_stream_inventory(repository, "cache")
-    end = find_path(inventory, A, begin=begin).end
+    path = find_path(inventory, A, begin=begin)
+    end = path.end
     moment = NOW + SECOND * seconds
 
-    found = offset_at(repository, inventory, A, begin=begin, moment=moment)
+    found = offset_at(repository, "cache", path, moment=moment)
 
     if found is None:
         assert begin == end or begin / 10 + 0.7 > seconds
@@ -161,7 +164,7 @@ def test_the_offset_of_a_moment_is_the_last_that_had_arrived_on_the_way(
         assert begin < found <= end
         assert found / 10 <= seconds
         assert found == end or found + 7 > seconds * 10 - 7
-    last = newest(repository, inventory, A, begin=begin)
+    last = newest(repository, "cache", path)
     assert (last is None) == (end == begin)
     assert last is None or last == StreamMoment(NOW + SECOND * (end / 10), end)
 
@@ -178,8 +181,9 @@ def test_a_stream_goes_on_under_the_id_that_continues_it(repository: Repository)
     inventory = take_stream_inventory(repository, "cache")
     path = find_path(inventory, B, begin=200)
     assert [one.replication_id for one in path.stretches] == [A, B, C]
-    assert offset_at(repository, inventory, A, begin=150, moment=NOW + SECOND * 60.05) == 598
-    assert offset_at(repository, inventory, A, begin=150, moment=NOW + SECOND * 25.05) == 247
+    path = find_path(inventory, A, begin=150)
+    assert offset_at(repository, "cache", path, moment=NOW + SECOND * 60.05) == 598
+    assert offset_at(repository, "cache", path, moment=NOW + SECOND * 25.05) == 247
 
 
 def test_bytes_that_an_id_wrote_after_the_failover_are_not_taken_for_the_others(

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from drtool.repository.repository import Repository
-from drtool.repository.streampath import find_path
+from drtool.repository.streambranch import find_path
 from drtool.stores.protocol import Buffer
 from tests.archiving.faults import FaultyStore
 from tests.archiving.redis_rig import attached, benchmark, inventory, position_of, wait_held

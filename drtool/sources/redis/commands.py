@@ -18,6 +18,7 @@ _LINE_BYTES = 64
 _AS_SET = {b"SETEX": 1000, b"PSETEX": 1}
 _AS_MOMENT = {b"EXPIRE": 1000, b"PEXPIRE": 1}
 _UNITS = {b"EX": 1000, b"PX": 1}
+_NO_WRITES = frozenset({b"PING", b"SELECT", b"MULTI", b"EXEC", b"DISCARD", b"REPLCONF"})
 
 
 class StreamDamaged(IntegrityError):
@@ -145,6 +146,19 @@ class StreamScanner:
     ) -> bool:
         """Whether the argument whose head is at `begin` can be gone through; False waits for more."""
         return True
+
+
+class WriteCounter(StreamScanner):
+    """Counts the commands of a stream that change data: no pings, and nothing that only frames others."""
+
+    def __init__(self, begin: int) -> None:
+        super().__init__(begin)
+        self.writes = 0
+
+    def _command_ended(self, pos: int) -> None:
+        super()._command_ended(pos)
+        if self._name not in _NO_WRITES:
+            self.writes += 1
 
 
 def safe_cut(parts: Iterable[Buffer], *, begin: int, until: int) -> int:
