@@ -19,8 +19,8 @@ class StreamKeeper:
     """Stores a stream as it is given, in a thread of its own.
 
     `durable` never runs ahead of what the store has confirmed. `on_durable` is called, by the storing
-    thread, after each advance. Memory: what `Arrivals` holds, twice, and the sealed bytes of one
-    segment.
+    thread, after each advance, and `before_put` before each put. Memory: what `Arrivals` holds, twice,
+    and the sealed bytes of one segment.
     """
 
     def __init__(
@@ -32,12 +32,14 @@ class StreamKeeper:
         begin: int,
         flush_seconds: float,
         on_durable: Callable[[int], None],
+        before_put: Callable[[], None] = lambda: None,
     ) -> None:
         self._repository = repository
         self._history = history
         self._patience = patience
         self._flush_seconds = flush_seconds
         self._on_durable = on_durable
+        self._before_put = before_put
         self.durable = begin
         self.segments = 0
         self.arrivals = Arrivals(begin)
@@ -65,6 +67,7 @@ class StreamKeeper:
             while not self.arrivals.is_over:
                 if self.arrivals.wait(LONGEST_LOOK_SECONDS):
                     self._store()
+                self._before_put()  # what has become known meanwhile need not wait for bytes
         except BaseException as error:  # noqa: BLE001 - the thread that receives raises it
             self.failure = error
 
@@ -77,6 +80,7 @@ class StreamKeeper:
         batch = self.arrivals.take()
         if batch is None:
             return
+        self._before_put()
         self._patience.put(
             lambda: put_stream(self._repository, self._history, batch.index, content=batch.content)
         )

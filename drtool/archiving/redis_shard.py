@@ -6,13 +6,15 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime
 
 from drtool.archiving.patience import Patience
-from drtool.archiving.redis_attaching import Attacher
+from drtool.archiving.redis_attaching import Attached, Attacher
 from drtool.archiving.redis_clock import ServerClock
 from drtool.archiving.redis_joining import Backlog, Start
 from drtool.archiving.redis_keeping import StreamKeeper
-from drtool.archiving.redis_marks import StreamHeart
+from drtool.archiving.redis_lateness import Joined, Lateness, held_since
+from drtool.archiving.redis_marks import StreamHeart, Timing
 from drtool.archiving.redis_pressure import Pressure, read_limit
 from drtool.archiving.redis_recording import HeldStream, StreamRecorder
 from drtool.errors import DrtoolError, SourceUnavailable
@@ -24,7 +26,7 @@ from drtool.repository.layout import ReplicationHistory
 from drtool.repository.repository import Repository
 from drtool.sources.redis.address import Login, NodeAddress
 from drtool.sources.redis.connection import RedisConnection, connect
-from drtool.sources.redis.heartbeat import heartbeat_key
+from drtool.sources.redis.heartbeat import heartbeat_key, probe
 from drtool.sources.redis.psync import (
     FullResync,
     Position,
@@ -105,6 +107,7 @@ class ShardReceiver:
         self._joined: NodeAddress | None = None
         self._moves = threading.Event()
         self._durable: Position | None = None
+        self._arrived_until: datetime | None = None
         self._looked_bytes = 0
         self._stays_until = 0.0
         self._server_clock = ServerClock(site.patience.clock)
@@ -218,14 +221,40 @@ class ShardReceiver:
             self._moves.clear()
             self._joined = attached.connection.address
             try:
-                self._stream(attached.connection, attached.link, attached.start)
+                joined = self._how_joined(attached, shard)
+                self._stream(attached.connection, attached.link, attached.start, joined)
             finally:
                 self._joined = None
 
-    def _stream(self, connection: RedisConnection, link: ReplicaLink, start: Start) -> None:
+    def _how_joined(self, attached: Attached, shard: Shard) -> Joined:
+        """Since when the stream that comes now was written, and whether some of it is late."""
+        begun, asked = attached.link.begun, attached.start.position
+        offset, now = begun.position.offset, self._server_clock.now()
+        if isinstance(begun, FullResync):
+            # The stream waits while the snapshot is sent.
+            return Joined(offset=offset, since=now, is_late=True)
+        since, held = self._arrived_until, self._position
+        if since is None and asked is not None:
+            since = held_since(
+                self._site.repository, self._site.held.look(), asked, snapshot=self._snapshot
+            )
+        is_late = held is not None and held.offset > offset
+        try:
+            with connect(shard.master.address, self._site.login) as master:
+                is_late = is_late or probe(master).position.offset > offset
+        except SourceUnavailable:
+            is_late = True  # nobody tells how far it is
+        return Joined(offset=offset, since=since or now, is_late=is_late)
+
+    def _stream(
+        self, connection: RedisConnection, link: ReplicaLink, start: Start, joined: Joined
+    ) -> None:
         site, begun = self._site, link.begun.position
         self._recorder.record(link, start, self._position)
         history = ReplicationHistory(site.source, begun.replid)
+        lateness = Lateness(
+            site.repository, history, joined, server_clock=self._server_clock, clock=self._clock
+        )
         keeper = StreamKeeper(
             site.repository,
             history,
@@ -233,13 +262,15 @@ class ShardReceiver:
             begin=begun.offset,
             flush_seconds=site.flush_seconds,
             on_durable=lambda durable: self._advanced(history, durable),
+            before_put=lambda: lateness.put(site.patience.put),
         )
         self._position = begun
-        self._begin_to_beat()
+        heart = self._begin_to_beat()
         is_stream = False
         try:
-            is_stream = self._receive(connection, link, keeper)
+            is_stream = self._receive(connection, link, keeper, Timing(lateness, heart))
         finally:
+            self._arrived_until = lateness.known_until(self._arrived_until)
             try:
                 keeper.close()
             finally:
@@ -249,7 +280,11 @@ class ShardReceiver:
             link.acknowledge(keeper.durable)
 
     def _receive(
-        self, connection: RedisConnection, link: ReplicaLink, keeper: StreamKeeper
+        self,
+        connection: RedisConnection,
+        link: ReplicaLink,
+        keeper: StreamKeeper,
+        timing: Timing,
     ) -> bool:
         """Until told to stop or to move; return whether the stream had begun."""
         arrivals, clock = keeper.arrivals, self._clock
@@ -259,6 +294,7 @@ class ShardReceiver:
         while not (self._stop.is_set() or self._moves.is_set()):
             keeper.raise_failure()
             self._server_clock.look_again(connection)
+            timing.look(link.offset)
             now = clock.monotonic()
             if is_stream and (keeper.durable != told or now - told_at >= _ACKNOWLEDGE_SECONDS):
                 told, told_at = keeper.durable, now
@@ -273,7 +309,8 @@ class ShardReceiver:
             item = link.receive(_RECEIVE_SECONDS)
             if isinstance(item, StreamBytes):
                 is_stream = True
-                arrivals.give(item.content, self._server_clock.now())
+                self._arrived_until = self._server_clock.now()
+                arrivals.give(item.content, self._arrived_until)
                 self._received_bytes += len(item.content)
                 if _ASKS in bytes(item.content[-_ASKS_WITHIN_BYTES:]):
                     arrivals.ask_for_flush()
@@ -315,17 +352,17 @@ class ShardReceiver:
         if self._heart is not None:
             self._heart.keep(self._site.repository, history, durable)
 
-    def _begin_to_beat(self) -> None:
-        if self._site.key is not None and self._heart is None:
+    def _begin_to_beat(self) -> StreamHeart:
+        if self._heart is None:
             self._heart = StreamHeart(
                 self._master,
                 seconds=self._site.heartbeat_seconds,
                 clock=self._clock,
                 emit=self._emit,
             )
+        return self._heart
 
-    def _master(self) -> tuple[RedisConnection, str]:
-        assert self._site.key is not None
-        shard = self._shard(self._site.find())
+    def _master(self) -> tuple[RedisConnection, str | None]:
+        shard, key = self._shard(self._site.find()), self._site.key
         connection = connect(shard.master.address, self._site.login)
-        return connection, heartbeat_key(shard, self._site.key)
+        return connection, None if key is None else heartbeat_key(shard, key)

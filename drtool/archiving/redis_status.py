@@ -9,11 +9,22 @@ from drtool.archiving.redis import lease_name, newest_snapshot
 from drtool.archiving.redis_joining import held_ends
 from drtool.repository.backups import read_manifests
 from drtool.repository.extents import RedisExtent, RedisShard
+from drtool.repository.layout import ReplicationHistory
 from drtool.repository.lease import lease_holder
 from drtool.repository.repository import Repository
-from drtool.repository.streambranch import DeadBranch, dead_branches, find_path, left_behind
+from drtool.repository.streambranch import (
+    DeadBranch,
+    StreamPath,
+    dead_branches,
+    find_path,
+    left_behind,
+)
+from drtool.repository.streamlate import LateStretch, late_groups, read_group
 from drtool.repository.streamlog import StreamBegin, StreamInventory, take_stream_inventory
 from drtool.repository.streampath import newest
+
+# Each is one object to read.
+MOST_LATE = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,7 +33,8 @@ class ShardStatus:
 
     `recoverable_until` is when the last of that arrived, or when the snapshot was taken; None without
     a snapshot. `holes` are where the log had to begin anew; `is_joined` says that what is received
-    now is joined to the snapshot. `dead` is what failovers since then left behind of the old master.
+    now is joined to the snapshot. `dead` is what failovers since then left behind of the old master, `late`
+    the newest stretches of which nobody knows when they were written.
     """
 
     name: str
@@ -32,6 +44,7 @@ class ShardStatus:
     holes: tuple[StreamBegin, ...]
     is_joined: bool
     dead: tuple[DeadBranch, ...] = ()
+    late: tuple[LateStretch, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +98,19 @@ def _is_left(inventory: StreamInventory, shard: RedisShard) -> bool:
     return left_behind(inventory, name, begin=begin, after=after) is not None
 
 
+def _late(
+    repository: Repository, inventory: StreamInventory, path: StreamPath
+) -> tuple[LateStretch, ...]:
+    """The newest stretches of a path that arrived late, MOST_LATE of them."""
+    found = []
+    for stretch in path.stretches:
+        names = inventory.logs[stretch.replication_id].late
+        for begin, group in late_groups(names):
+            if stretch.begin <= begin < stretch.end:
+                found.append((ReplicationHistory(inventory.source, stretch.replication_id), group))
+    return tuple(read_group(repository, history, group) for history, group in found[-MOST_LATE:])
+
+
 def _shard_status(
     repository: Repository, inventory: StreamInventory, name: str, *, snapshot: RedisShard | None
 ) -> ShardStatus:
@@ -115,4 +141,5 @@ def _shard_status(
         holes=ordered,
         is_joined=not _is_left(inventory, snapshot),
         dead=dead_branches(inventory, snapshot.replication_id, begin=snapshot.offset),
+        late=_late(repository, inventory, path),
     )

@@ -87,6 +87,12 @@ if TYPE_CHECKING:
     " where it is as many masters as there were.",
 )
 @click.option(
+    "--uncertain",
+    type=click.Choice(["earlier", "later"]),
+    help="Where TIME lies in an outage of a Redis' receiver: without the writes whose moment nobody knows,"
+    " or with them. Else such a moment is refused.",
+)
+@click.option(
     "--report",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE",
@@ -108,6 +114,7 @@ def restore(
     delta: bool,
     ttl: str,
     masters: int | None,
+    uncertain: str | None,
     report: Path | None,
     **target: str | None,
 ) -> None:
@@ -120,7 +127,7 @@ def restore(
     policy = front.policy
     front.open_repository()
     from drtool.model.measure import format_moment
-    from drtool.model.request import RestoreRequest, TtlMode
+    from drtool.model.request import Edge, RestoreRequest, TtlMode
     from drtool.model.target import ToTime
     from drtool.wiring.restore import restore as carry_out
 
@@ -142,6 +149,7 @@ def restore(
         is_delta=delta,
         ttl=TtlMode(ttl),
         masters=masters,
+        edge=Edge(uncertain) if uncertain else None,
     )
     with front.progress() as view:
         outcome = carry_out(request, policy, front.surroundings(view))

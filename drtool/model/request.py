@@ -38,6 +38,15 @@ class BackupRequest:
     at_once: int = 3
 
 
+class Edge(StrEnum):
+    """Which state of a Redis stands for a moment at which nobody knows how far it was."""
+
+    EARLIER = "earlier"
+    """What it surely held: writes of the outage may be missing."""
+    LATER = "later"
+    """All that it may have held: writes after the moment may be there."""
+
+
 class TtlMode(StrEnum):
     """What becomes of the times at which keys of a restored Redis expire.
 
@@ -59,7 +68,8 @@ class RestoreRequest:
     brings each source as far as it goes, instead of all to one moment. `timeline` None means the newest.
     Of trees of files alone: `patterns` name what to restore, none means all; `is_delta` changes what
     differs in a directory that is there.
-    `ttl` and `masters` (None: as many as there were) are for Redis.
+    `ttl`, `masters` (None: as many as there were) and `edge` (of a moment inside an outage; None: such a
+    moment is refused) are for Redis.
     """
 
     sources: tuple[str, ...]
@@ -75,6 +85,7 @@ class RestoreRequest:
     is_delta: bool = False
     ttl: TtlMode = TtlMode.ABSOLUTE
     masters: int | None = None
+    edge: Edge | None = None
 
 
 class VerifyLevel(StrEnum):

@@ -225,6 +225,11 @@ class ReplicationHistory:
         """The word that the log begins here anew, and is joined to nothing before."""
         return f"{self.prefix}begins/{offset:016X}"
 
+    def late_key(self, name: StreamLateName) -> str:
+        """The word that bytes arrived late; without an end, that nobody had caught up yet."""
+        end = "" if name.end is None else f"-{name.end:016X}"
+        return f"{self.prefix}late/{name.begin:016X}{end}"
+
     @property
     def marks(self) -> str:
         return f"marks/{self.source}/{self.replication_id}/"
@@ -255,16 +260,31 @@ class StreamBeginName:
     offset: int
 
 
-def parse_stream_name(name: str) -> StreamSegment | StreamLinkName | StreamBeginName | None:
+@dataclass(frozen=True, slots=True)
+class StreamLateName:
+    """The name of a stretch that arrived late; `end` None: nobody had caught up when it was put."""
+
+    begin: int
+    end: int | None
+
+
+StreamName = StreamSegment | StreamLinkName | StreamBeginName | StreamLateName
+
+
+def parse_stream_name(name: str) -> StreamName | None:
     """What a key below a replication history's prefix names; None for anything else."""
     if segment := _GAP.fullmatch(name):
         begin, end = int(segment["begin"], 16), int(segment["end"], 16)
         return StreamSegment(begin, end) if begin < end else None
     kind, _, offset = name.partition("/")
+    if kind == "late" and (late := _GAP.fullmatch(offset)):
+        return StreamLateName(int(late["begin"], 16), int(late["end"], 16))
     if _OFFSET.fullmatch(offset) is None:
         return None
     if kind == "continues":
         return StreamLinkName(int(offset, 16))
+    if kind == "late":
+        return StreamLateName(int(offset, 16), None)
     return StreamBeginName(int(offset, 16)) if kind == "begins" else None
 
 

@@ -19,6 +19,7 @@ from drtool.repository.confirmation import confirm_put
 from drtool.repository.layout import (
     ReplicationHistory,
     StreamBeginName,
+    StreamLateName,
     StreamLinkName,
     StreamSegment,
 )
@@ -275,12 +276,16 @@ class StreamRun:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamLog:
-    """What is there of one replication id: runs in ascending order, links and beginnings."""
+    """What is there of one replication id: runs in ascending order, links and beginnings.
+
+    `late` names the recorded stretches that arrived late, of which nothing was read yet.
+    """
 
     replication_id: str
     runs: tuple[StreamRun, ...]
     links: tuple[StreamLink, ...]
     begins: tuple[StreamBegin, ...]
+    late: tuple[StreamLateName, ...] = ()
 
     def run_holding(self, offset: int) -> StreamRun | None:
         """The run that holds the byte at `offset`."""
@@ -326,6 +331,7 @@ def _list_history(repository: Repository, history: ReplicationHistory) -> Stream
     spans: list[StreamRun] = []
     links: list[StreamLink] = []
     begins: list[StreamBegin] = []
+    late: list[StreamLateName] = []
     source, replication_id = history.source, history.replication_id
     for found in repository.store.list(history.prefix):
         if found.size_bytes < SMALLEST_SEALED_BYTES:
@@ -341,8 +347,14 @@ def _list_history(repository: Repository, history: ReplicationHistory) -> Stream
                 links.append(read_link(repository, source, replication_id, offset=offset))
             case StreamBeginName(offset):
                 begins.append(read_begin(repository, source, replication_id, offset=offset))
+            case StreamLateName() as name:
+                late.append(name)
             case None:
                 continue
     return StreamLog(
-        replication_id=replication_id, runs=tuple(spans), links=tuple(links), begins=tuple(begins)
+        replication_id=replication_id,
+        runs=tuple(spans),
+        links=tuple(links),
+        begins=tuple(begins),
+        late=tuple(late),
     )

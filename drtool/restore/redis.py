@@ -214,7 +214,7 @@ def _ask_for_marks(
             Question(
                 f"newest mark of {one.shard.name} is not after the moment asked for",
                 max(marks).isoformat(),
-                max(marks) <= plan.moment + _TOLERATED_SKEW,
+                max(marks) <= max(one.moment, plan.moment) + _TOLERATED_SKEW,
             )
         )
 

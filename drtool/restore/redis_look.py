@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from drtool.errors import NotRecoverable
@@ -18,7 +18,8 @@ from drtool.repository.streambranch import (
 )
 from drtool.repository.streamlog import StreamInventory, StreamMoment, take_stream_inventory
 from drtool.repository.streampath import newest, offset_at
-from drtool.restore.redis_lost import LostWrites, count_lost
+from drtool.restore.redis_lost import LostAtFailover, count_lost
+from drtool.restore.redis_uncertain import Uncertain, uncertain_at
 
 # So many snapshots are looked at from the newest on; each costs some listings.
 MOST_CANDIDATES = 5
@@ -28,6 +29,7 @@ MOST_CANDIDATES = 5
 class ShardReach:
     """How far the stream goes on from one shard's snapshot, along `path`.
 
+    `uncertain` says between which states the moment asked for lies, where it lies inside an outage.
     `newest` is its end, None if nothing is held there; `wanted` the offset at the moment asked for and
     `at_latest` that at the newest moment which all shards reach, None if nothing had come by then.
     `taken_up_again` is when the stream was taken up again where this snapshot does not lead: behind a
@@ -40,7 +42,8 @@ class ShardReach:
     wanted: int | None
     at_latest: int | None
     taken_up_again: datetime | None
-    lost: tuple[LostWrites, ...] = ()
+    lost: tuple[LostAtFailover, ...] = ()
+    uncertain: Uncertain | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,43 +157,75 @@ def look_at(
     moment: datetime | None = None,
 ) -> RedisCandidate:
     """How far one snapshot goes, and where its shards stood at `moment`."""
-    extent, source = manifest.redis, inventory.source
-    paths = [
-        find_path(inventory, shard.replication_id, begin=shard.offset, moment=moment)
-        for shard in extent.shards
-    ]
-    ends = [newest(repository, source, path) for path in paths]
-    moments = [end.moment for end in ends if end is not None]
-    is_followed = len(moments) == len(ends)
+    extent = manifest.redis
+    stands = [_stand(repository, inventory, shard, moment=moment) for shard in extent.shards]
+    moments = [one.newest.moment for one in stands if one.newest is not None]
+    is_followed = len(moments) == len(stands)
     latest = max(min(moments), extent.stopped_at) if is_followed else extent.stopped_at
     if not is_followed:
         # Shards that have a stream are not brought further than those that have none.
-        ends = [None for _ in ends]
-
-    def reach(shard: RedisShard, path: StreamPath, end: StreamMoment | None) -> ShardReach:
-        def at(asked: datetime | None) -> int | None:
-            if end is None or asked is None:
-                return None
-            return offset_at(repository, source, path, moment=asked)
-
-        name, begin = shard.replication_id, shard.offset
-        left = left_behind(inventory, name, begin=begin, after=latest)
-        return ShardReach(
-            shard=shard,
-            path=path,
-            newest=end,
-            wanted=at(moment),
-            at_latest=at(latest) if moment is None else None,
-            taken_up_again=left.at if left else None,
-            lost=count_lost(
-                repository,
-                source,
-                dead_branches(inventory, name, begin=begin, moment=moment),
-            ),
-        )
-
+        stands = [replace(one, newest=None, wanted=None, uncertain=None) for one in stands]
+    if moment is None:
+        stands = [_at_latest(repository, inventory.source, one, latest=latest) for one in stands]
     return RedisCandidate(
         manifest=manifest,
         latest=latest,
-        reaches=tuple(map(reach, extent.shards, paths, ends)),
+        reaches=tuple(_told(repository, inventory, one, latest, moment=moment) for one in stands),
+    )
+
+
+def _stand(
+    repository: Repository,
+    inventory: StreamInventory,
+    shard: RedisShard,
+    *,
+    moment: datetime | None,
+) -> ShardReach:
+    """One shard along the branch that was live at `moment`, and where it stood then."""
+    source, name, begin = inventory.source, shard.replication_id, shard.offset
+    path = find_path(inventory, name, begin=begin, moment=moment)
+    end = newest(repository, source, path)
+    found = ShardReach(
+        shard=shard, path=path, newest=end, wanted=None, at_latest=None, taken_up_again=None
+    )
+    if moment is None:
+        return found
+    wanted = offset_at(repository, source, path, moment=moment) if end is not None else None
+    reached = begin if wanted is None else wanted
+    uncertain = uncertain_at(repository, inventory, shard, moment=moment, reached=reached)
+    if uncertain is None:
+        return replace(found, wanted=wanted)
+    later = uncertain.later
+    if uncertain.is_exact:
+        end = newest(repository, source, later.path)
+        return replace(found, path=later.path, newest=end, wanted=later.offset)
+    if end is None or end.moment < later.moment:
+        end = StreamMoment(later.moment, later.offset)
+    return replace(found, newest=end, wanted=wanted, uncertain=uncertain)
+
+
+def _at_latest(
+    repository: Repository, source: str, one: ShardReach, *, latest: datetime
+) -> ShardReach:
+    if one.newest is None:
+        return one
+    return replace(one, at_latest=offset_at(repository, source, one.path, moment=latest))
+
+
+def _told(
+    repository: Repository,
+    inventory: StreamInventory,
+    one: ShardReach,
+    latest: datetime,
+    *,
+    moment: datetime | None,
+) -> ShardReach:
+    """With what was left behind on the way, and what leads on from somewhere else."""
+    name, begin = one.shard.replication_id, one.shard.offset
+    left = left_behind(inventory, name, begin=begin, after=latest)
+    dead = dead_branches(inventory, name, begin=begin, moment=moment)
+    return replace(
+        one,
+        taken_up_again=left.at if left else None,
+        lost=count_lost(repository, inventory.source, dead),
     )

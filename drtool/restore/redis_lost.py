@@ -19,7 +19,7 @@ MOST_COUNTED_BYTES = 64 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LostWrites:
+class LostAtFailover:
     """`count` None: not counted. The last of them had arrived by `until`."""
 
     branch: DeadBranch
@@ -29,12 +29,12 @@ class LostWrites:
 
 def count_lost(
     repository: Repository, source: str, branches: Sequence[DeadBranch]
-) -> tuple[LostWrites, ...]:
+) -> tuple[LostAtFailover, ...]:
     """Count the writes of each branch; its bytes are read, up to MOST_COUNTED_BYTES."""
     return tuple(_count(repository, source, branch) for branch in branches)
 
 
-def _count(repository: Repository, source: str, branch: DeadBranch) -> LostWrites:
+def _count(repository: Repository, source: str, branch: DeadBranch) -> LostAtFailover:
     path, count = branch.path, None
     last = newest(repository, source, path)
     if branch.size_bytes <= MOST_COUNTED_BYTES:
@@ -45,10 +45,10 @@ def _count(repository: Repository, source: str, branch: DeadBranch) -> LostWrite
             count = counter.writes
         except (IntegrityError, NotRecoverable):
             count = None  # the number is a courtesy; `drtool verify` tells of the damage
-    return LostWrites(branch=branch, count=count, until=last.moment if last else None)
+    return LostAtFailover(branch=branch, count=count, until=last.moment if last else None)
 
 
-def tell_lost(shard: str, lost: Sequence[LostWrites]) -> list[Finding]:
+def tell_lost(shard: str, lost: Sequence[LostAtFailover]) -> list[Finding]:
     """What a restore that follows the new master has to say of the old one."""
     found = []
     for one in lost:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from drtool.errors import NotRecoverable
 from drtool.model.finding import Finding, Severity
 from drtool.model.measure import format_size
 from drtool.model.outcome import RestorePreview
+from drtool.model.request import Edge
 from drtool.model.target import (
     RecoveryTarget,
     ToBackup,
@@ -20,17 +21,22 @@ from drtool.model.target import (
 from drtool.repository.backups import Manifest
 from drtool.repository.extents import RedisShard
 from drtool.repository.streambranch import StreamPath
-from drtool.restore.redis_look import RedisCandidate, RedisFacts
+from drtool.restore.redis_look import RedisCandidate, RedisFacts, ShardReach
 from drtool.restore.redis_lost import tell_lost
+from drtool.restore.redis_outage import require_known, tell_uncertain
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShardPlan:
-    """One shard: its snapshot, and its stream along `path` up to, not including, offset `until`."""
+    """One shard: its snapshot, and its stream along `path` up to, not including, offset `until`.
+
+    `moment` is that of the state it comes to: the moment asked for, or an edge of an outage around it.
+    """
 
     shard: RedisShard
     path: StreamPath
     until: int
+    moment: datetime
 
     @property
     def stream_bytes(self) -> int:
@@ -51,6 +57,11 @@ class RedisPlan:
     findings: tuple[Finding, ...]
 
     @property
+    def missing_span(self) -> timedelta:
+        """How long before the moment asked for the writes of a shard may end."""
+        return max(max(self.moment - one.moment, timedelta(0)) for one in self.shards)
+
+    @property
     def fetch_bytes(self) -> int:
         """Bytes of snapshots that will be written."""
         return self.manifest.sizes.read_bytes
@@ -62,23 +73,32 @@ class RedisPlan:
 
 
 def plan_redis_restore(
-    facts: RedisFacts, target: RecoveryTarget, *, accepts_gap: bool = False
+    facts: RedisFacts,
+    target: RecoveryTarget,
+    *,
+    accepts_gap: bool = False,
+    edge: Edge | None = None,
 ) -> RedisPlan:
-    """Decide how to reach `target`; NotRecoverable, naming what can be reached, if it cannot be."""
+    """Decide how to reach `target`; NotRecoverable, naming what can be reached, if it cannot be.
+
+    A moment inside an outage of the receiver is refused, unless `edge` says which state is wanted.
+    """
     findings = list(_passed_over(facts))
     match target:
         case ToTime(moment):
             chosen = _reaching(facts, moment)
-            until = [_offset_at(one.shard, one.wanted) for one in chosen.reaches]
+            require_known(facts.source, moment, chosen, edge=edge)
+            plans = [_at_moment(one, moment, edge) for one in chosen.reaches]
+            findings += tell_uncertain(moment, chosen, edge=edge)
         case ToLatest():
             chosen = facts.candidates[0]
             moment = chosen.latest
             findings += _behind_the_end(facts, chosen, accepts_gap=accepts_gap)
-            until = [_offset_at(one.shard, one.at_latest) for one in chosen.reaches]
+            plans = [_upto(one, one.at_latest, moment) for one in chosen.reaches]
         case ToBackup():
             chosen = facts.candidates[0]
             moment = chosen.manifest.redis.stopped_at
-            until = [one.shard.offset for one in chosen.reaches]
+            plans = [_upto(one, None, moment) for one in chosen.reaches]
         case _:
             raise NotRecoverable(
                 f"{describe_target(target)} is no target for source {facts.source}, which is a Redis",
@@ -94,10 +114,7 @@ def plan_redis_restore(
         manifest=chosen.manifest,
         target=target,
         moment=moment,
-        shards=tuple(
-            ShardPlan(shard=one.shard, path=one.path, until=end)
-            for one, end in zip(chosen.reaches, until, strict=True)
-        ),
+        shards=tuple(plans),
         earliest=earliest,
         latest=latest,
         findings=(*findings, *chosen.manifest.findings),
@@ -128,9 +145,18 @@ def preview_redis(plan: RedisPlan, *, destination: str, masters: int) -> Restore
     )
 
 
-def _offset_at(shard: RedisShard, offset: int | None) -> int:
+def _upto(one: ShardReach, offset: int | None, moment: datetime) -> ShardPlan:
     """None: nothing had come after the snapshot by then."""
-    return shard.offset if offset is None else max(offset, shard.offset)
+    begin = one.shard.offset
+    until = begin if offset is None else max(offset, begin)
+    return ShardPlan(shard=one.shard, path=one.path, until=until, moment=moment)
+
+
+def _at_moment(one: ShardReach, moment: datetime, edge: Edge | None) -> ShardPlan:
+    if one.uncertain is None or edge is None:
+        return _upto(one, one.wanted, moment)
+    state = one.uncertain.earlier if edge is Edge.EARLIER else one.uncertain.later
+    return ShardPlan(shard=one.shard, path=state.path, until=state.offset, moment=state.moment)
 
 
 def _reaching(facts: RedisFacts, moment: datetime) -> RedisCandidate:

@@ -12,12 +12,15 @@ from drtool.repository.extents import RedisExtent
 from drtool.repository.layout import (
     ReplicationHistory,
     StreamBeginName,
+    StreamLateName,
     StreamLinkName,
+    StreamName,
     StreamSegment,
 )
 from drtool.repository.repository import Repository
 from drtool.repository.sealing import SMALLEST_SEALED_BYTES
 from drtool.repository.streambranch import find_path
+from drtool.repository.streamlate import read_late
 from drtool.repository.streamlog import (
     StreamInventory,
     StreamLog,
@@ -81,7 +84,7 @@ def _reads(
 def _read(
     repository: Repository,
     history: ReplicationHistory,
-    name: StreamSegment | StreamLinkName | StreamBeginName,
+    name: StreamName,
     *,
     key: str,
 ) -> tuple[str, int, DrtoolError | None]:
@@ -95,6 +98,8 @@ def _read(
                 read_link(repository, source, replication_id, offset=offset)
             case StreamBeginName(offset):
                 read_begin(repository, source, replication_id, offset=offset)
+            case StreamLateName():
+                read_late(repository, history, name)
     except (IntegrityError, ObjectMissing) as error:
         return key, 0, error
     return key, 0, None

@@ -123,10 +123,15 @@ class RedisBackup:
 
 
 def require_redis(request: RestoreRequest, sources: Mapping[str, SourcePolicy]) -> None:
-    """UsageError if times to live or masters are told where there is no Redis."""
-    if request.ttl is TtlMode.ABSOLUTE and request.masters is None:
+    """UsageError if what is for Redis alone is told where there is none."""
+    options = {
+        "--ttl": request.ttl is not TtlMode.ABSOLUTE,
+        "--masters": request.masters is not None,
+        "--uncertain": request.edge is not None,
+    }
+    option = next((name for name, is_given in options.items() if is_given), None)
+    if option is None:
         return
-    option = "--ttl" if request.masters is None else "--masters"
     if not any(isinstance(source, RedisSource) for source in sources.values()):
         raise UsageError(
             f"{option} is for Redis, and none of {', '.join(sources)} is one",
@@ -145,7 +150,9 @@ def plan_redis_source(
 ) -> Planned:
     """NotRecoverable, naming what can be reached, if the target cannot be."""
     facts = look_redis(repository, name, request.target)
-    plan = plan_redis_restore(facts, request.target, accepts_gap=request.accepts_gap)
+    plan = plan_redis_restore(
+        facts, request.target, accepts_gap=request.accepts_gap, edge=request.edge
+    )
     job = _Restore(
         source=source,
         plan=plan,
@@ -204,7 +211,7 @@ class _Restore:
                 self.plan.target,
                 self.objective,
                 proven_until=outcome.reached.commit_time,
-                index_step=BETWEEN_MOMENTS,
+                index_step=max(BETWEEN_MOMENTS, self.plan.missing_span),
             )
         return judge_loss(
             self.plan.target,

@@ -180,6 +180,14 @@ def _findings(one: StreamStatus) -> Iterator[Finding]:
                 f" {format_size(dead.size_bytes)} of the old master: they are kept, and reached by a"
                 " moment before it",
             )
+        for late in shard.late:
+            until = late.until.isoformat(timespec="milliseconds") if late.until else "now"
+            yield Finding(
+                severity=Severity.NOTE,
+                subject=f"{one.source}, {shard.name}",
+                fact=f"{late.reason} from {late.since.isoformat(timespec='milliseconds')} to {until}: a"
+                " restore to a moment between them needs --uncertain, unless a mark was made then",
+            )
         for hole in shard.holes:
             yield _hole(one.source, shard, at=hole.at.isoformat(timespec="seconds"))
 

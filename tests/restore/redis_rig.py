@@ -20,7 +20,7 @@ from drtool.backup.plan import plan_snapshot
 from drtool.backup.redis import RedisServers, run_redis_snapshot
 from drtool.model.outcome import BackupOutcome, RestoreOutcome
 from drtool.model.progress import Emit, silent
-from drtool.model.request import TtlMode
+from drtool.model.request import Edge, TtlMode
 from drtool.model.target import RecoveryTarget, ToLatest
 from drtool.policy.sources import RedisTopology
 from drtool.repository.backups import (
@@ -129,6 +129,7 @@ def restore(
     ttl: TtlMode = TtlMode.ABSOLUTE,
     masters: int | None = None,
     accepts_gap: bool = False,
+    edge: Edge | None = None,
     key: str | None = None,
     first_port: int | None = None,
     cut_bytes: int = 0,
@@ -139,7 +140,7 @@ def restore(
     """
     target = target or ToLatest()
     plan = plan_redis_restore(
-        look_redis(repository, SOURCE, target), target, accepts_gap=accepts_gap
+        look_redis(repository, SOURCE, target), target, accepts_gap=accepts_gap, edge=edge
     )
     if cut_bytes:
         shards = (replace(one, until=one.until - cut_bytes) for one in plan.shards)

@@ -48,8 +48,21 @@ def beat(master: RedisConnection, key: str) -> RedisMark:
                 hint="Ask for the servers again: there was a failover, or slots were moved.",
             ) from error
         raise
+    return RedisMark(moment, _position(master))
+
+
+def probe(master: RedisConnection) -> RedisMark:
+    """A mark for which nothing is written: the moment, and the offset that is read after it.
+
+    What was acknowledged by the moment lies before the offset; but nothing in the stream says so.
+    """
+    moment = server_moment(master)
+    return RedisMark(moment, _position(master))
+
+
+def _position(master: RedisConnection) -> Position:
     told = master.info("replication")
     replid, offset = told.get("master_replid", ""), told.get("master_repl_offset", "0")
     if told.get("role") != "master":
         raise SourceUnavailable(f"{master.place} became a replica meanwhile")
-    return RedisMark(moment, Position(replid, int(offset)))
+    return Position(replid, int(offset))

@@ -1,0 +1,156 @@
+"""Whether a shard's stream arrives as it is written, told by what its master says of itself.
+
+Bytes that the receiver fetches after an outage, its own or that of the replica it has joined, are told
+by the moment of their arrival, which says nothing of when they were written. So the master is asked
+for its offset every few seconds; a stretch that came later than that is recorded as late.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+
+from drtool.archiving.redis_clock import ServerClock
+from drtool.repository.extents import RedisShard
+from drtool.repository.layout import ReplicationHistory
+from drtool.repository.repository import Repository
+from drtool.repository.streambranch import StreamPath, Stretch
+from drtool.repository.streamlate import LateStretch, put_late
+from drtool.repository.streamlog import StreamInventory
+from drtool.repository.streampath import newest
+from drtool.sources.redis.psync import Position
+from drtool.system.clock import Clock
+
+# What arrives within this time of being written is told by its arrival.
+TOLERATED_LAG = timedelta(seconds=1)
+OUTAGE = "the stream was not received"
+STALL = "the stream was received later than it was written"
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """At `at`, on the monotonic clock, the master had come to `position` or was just about to."""
+
+    position: Position
+    at: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Joined:
+    """How a stretch of stream begins: at `offset`, with what was written after `since`.
+
+    `is_late` if the server has more by now, or the histories parted before what we had.
+    """
+
+    offset: int
+    since: datetime
+    is_late: bool
+
+
+class Lateness:
+    """Watches one session of one history. `look` is called by the thread that receives, the rest by
+    that which stores.
+    """
+
+    def __init__(
+        self,
+        repository: Repository,
+        history: ReplicationHistory,
+        joined: Joined,
+        *,
+        server_clock: ServerClock,
+        clock: Clock,
+    ) -> None:
+        self._repository, self._history = repository, history
+        self._server_clock, self._clock = server_clock, clock
+        self._lock = threading.Lock()
+        self._in_step = (joined.since, joined.offset)
+        self._judged = float("-inf")
+        self._goal: Probe | None = None
+        self._open: LateStretch | None = None
+        self._waiting: list[LateStretch] = []
+        if joined.is_late:
+            self._fall_behind(OUTAGE)
+
+    @property
+    def is_late(self) -> bool:
+        return self._open is not None
+
+    def known_until(self, arrived: datetime | None) -> datetime:
+        """Up to when all that was written has been received, if the last of it `arrived` then."""
+        if self._open is not None:
+            return self._open.since
+        return max(self._in_step[0], arrived or self._in_step[0])
+
+    def look(self, offset: int, probe: Probe | None) -> None:
+        """Judge what has been received, up to `offset`, by the newest `probe` of the master."""
+        if probe is None or probe.position.replid != self._history.replication_id:
+            return
+        # In step, one probe is judged until it is reached; there may be a newer one long before.
+        goal = self._goal if self._goal is not None and self._open is None else probe
+        if goal.at <= self._judged:
+            return
+        self._goal = goal
+        lag = timedelta(seconds=self._clock.monotonic() - goal.at)
+        if offset >= goal.position.offset:
+            self._judged, self._goal = goal.at, None
+            if lag <= TOLERATED_LAG:
+                self._catch_up(offset)
+        elif lag > TOLERATED_LAG and self._open is None:
+            self._fall_behind(STALL)
+
+    def _fall_behind(self, reason: str) -> None:
+        since, begin = self._in_step
+        with self._lock:
+            self._open = LateStretch(begin=begin, since=since, reason=reason)
+            self._waiting.append(self._open)
+
+    def _catch_up(self, offset: int) -> None:
+        now = self._server_clock.now()
+        with self._lock:
+            opened, self._open = self._open, None
+            self._in_step = (now, offset)
+            if opened is None:
+                return
+            is_put = opened not in self._waiting
+            if not is_put:
+                self._waiting.remove(opened)
+            if is_put or now - opened.since > TOLERATED_LAG:
+                self._waiting.append(replace(opened, end=offset, until=now))
+
+    def put(self, put: Callable[[Callable[[], None]], None]) -> None:
+        """Record what is known, by `put`, before bytes of it are: so no moment ever looks exact that
+        is not.
+        """
+        with self._lock:
+            waiting = list(self._waiting)
+        for late in waiting:
+            put(lambda one=late: put_late(self._repository, self._history, one))  # type: ignore[misc] # a default binds the loop's value
+            with self._lock:
+                if late in self._waiting:
+                    self._waiting.remove(late)
+
+
+def held_since(
+    repository: Repository,
+    inventory: StreamInventory,
+    asked: Position,
+    *,
+    snapshot: RedisShard | None,
+) -> datetime | None:
+    """When the last of what is held before `asked` had arrived, or its snapshot was taken.
+
+    None if nothing leads there.
+    """
+    log = inventory.logs.get(asked.replid)
+    for run in log.runs if log is not None else ():
+        if run.begin < asked.offset <= run.end:
+            stretch = Stretch(asked.replid, run.begin, asked.offset)
+            path = StreamPath(run.begin, (stretch,))
+            last = newest(repository, inventory.source, path)
+            return last.moment if last is not None else None
+    if snapshot is not None and asked == Position(snapshot.replication_id, snapshot.offset):
+        return snapshot.taken_at
+    return None

@@ -1,0 +1,69 @@
+"""What a person is told whose moment lies inside an outage of the receiver of a Redis. Pure."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from drtool.errors import NotRecoverable
+from drtool.model.finding import Finding, Severity
+from drtool.model.measure import format_span
+from drtool.model.request import Edge
+from drtool.restore.redis_look import RedisCandidate, ShardReach
+from drtool.restore.redis_uncertain import Uncertain
+
+
+def require_known(
+    source: str, moment: datetime, chosen: RedisCandidate, *, edge: Edge | None
+) -> None:
+    """NotRecoverable if nobody knows how far a shard was at `moment`, unless an edge is wanted."""
+    found = [(one, one.uncertain) for one in chosen.reaches if one.uncertain is not None]
+    if not found or edge is not None:
+        return
+    one, first = found[0]
+    earlier = min(uncertain.earlier.moment for _, uncertain in found)
+    later = max(uncertain.later.moment for _, uncertain in found)
+    raise NotRecoverable(
+        f"what source {source} held at {_shown(moment)} is not known: {_told(one, first)}",
+        hint=f"Use --to '{_shown(earlier)}' or --to '{_shown(later)}', where it is; or this moment with"
+        " --uncertain earlier, which leaves those writes out, or --uncertain later, which brings them"
+        " all back. A `heartbeat_key` makes marks that narrow the next such span.",
+    )
+
+
+def tell_uncertain(moment: datetime, chosen: RedisCandidate, *, edge: Edge | None) -> list[Finding]:
+    """What was restored in place of a moment that is not known."""
+    found = []
+    for one in chosen.reaches:
+        if one.uncertain is None or edge is None:
+            continue
+        uncertain = one.uncertain
+        if edge is Edge.EARLIER:
+            state = uncertain.earlier.moment
+            what = f"writes of the {format_span(moment - state)} before {_shown(moment)} may be missing"
+        else:
+            state = uncertain.later.moment
+            what = (
+                f"writes of the {format_span(state - moment)} after {_shown(moment)} may be there"
+            )
+        found.append(
+            Finding(
+                severity=Severity.WARNING,
+                subject=one.shard.name,
+                fact=f"{_told(one, uncertain)}. It is brought to {_shown(state)}: {what}",
+                fix=f"Use --uncertain {Edge.LATER if edge is Edge.EARLIER else Edge.EARLIER} for the other"
+                " edge.",
+            )
+        )
+    return found
+
+
+def _told(one: ShardReach, uncertain: Uncertain) -> str:
+    earlier, later = uncertain.earlier.moment, uncertain.later.moment
+    return (
+        f"of {one.shard.name} {uncertain.reason} between {_shown(earlier)} and {_shown(later)}, and what"
+        " was written then was fetched afterwards"
+    )
+
+
+def _shown(moment: datetime) -> str:
+    return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")
