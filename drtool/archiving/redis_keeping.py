@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from drtool.archiving.patience import Patience
 from drtool.archiving.redis_arrivals import Arrivals
@@ -15,12 +16,19 @@ LONGEST_LOOK_SECONDS = 0.5
 JOIN_SECONDS = 10.0
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeeperCalls:
+    """What the storing thread calls: with how far it is durable, and before each put."""
+
+    on_durable: Callable[[int], None]
+    before_put: Callable[[], None]
+
+
 class StreamKeeper:
     """Stores a stream as it is given, in a thread of its own.
 
-    `durable` never runs ahead of what the store has confirmed. `on_durable` is called, by the storing
-    thread, after each advance, and `before_put` before each put. Memory: what `Arrivals` holds, twice,
-    and the sealed bytes of one segment.
+    `durable` never runs ahead of what the store has confirmed. Memory: what `Arrivals` holds, twice, and
+    the sealed bytes of one segment.
     """
 
     def __init__(
@@ -31,15 +39,13 @@ class StreamKeeper:
         *,
         begin: int,
         flush_seconds: float,
-        on_durable: Callable[[int], None],
-        before_put: Callable[[], None] = lambda: None,
+        calls: KeeperCalls,
     ) -> None:
         self._repository = repository
         self._history = history
         self._patience = patience
         self._flush_seconds = flush_seconds
-        self._on_durable = on_durable
-        self._before_put = before_put
+        self._on_durable, self._before_put = calls.on_durable, calls.before_put
         self.durable = begin
         self.segments = 0
         self.arrivals = Arrivals(begin)

@@ -11,8 +11,8 @@ from datetime import datetime
 from drtool.archiving.patience import Patience
 from drtool.archiving.redis_attaching import Attached, Attacher
 from drtool.archiving.redis_clock import ServerClock
-from drtool.archiving.redis_joining import Backlog, Start
-from drtool.archiving.redis_keeping import StreamKeeper
+from drtool.archiving.redis_joining import Backlog
+from drtool.archiving.redis_keeping import KeeperCalls, StreamKeeper
 from drtool.archiving.redis_lateness import Joined, Lateness, held_since
 from drtool.archiving.redis_marks import StreamHeart, Timing
 from drtool.archiving.redis_pressure import Pressure, read_limit
@@ -222,7 +222,7 @@ class ShardReceiver:
             self._joined = attached.connection.address
             try:
                 joined = self._how_joined(attached, shard)
-                self._stream(attached.connection, attached.link, attached.start, joined)
+                self._stream(attached, joined)
             finally:
                 self._joined = None
 
@@ -246,11 +246,10 @@ class ShardReceiver:
             is_late = True  # nobody tells how far it is
         return Joined(offset=offset, since=since or now, is_late=is_late)
 
-    def _stream(
-        self, connection: RedisConnection, link: ReplicaLink, start: Start, joined: Joined
-    ) -> None:
-        site, begun = self._site, link.begun.position
-        self._recorder.record(link, start, self._position)
+    def _stream(self, attached: Attached, joined: Joined) -> None:
+        site, link = self._site, attached.link
+        begun = link.begun.position
+        self._recorder.record(link, attached.start, self._position)
         history = ReplicationHistory(site.source, begun.replid)
         lateness = Lateness(
             site.repository, history, joined, server_clock=self._server_clock, clock=self._clock
@@ -261,14 +260,16 @@ class ShardReceiver:
             site.patience,
             begin=begun.offset,
             flush_seconds=site.flush_seconds,
-            on_durable=lambda durable: self._advanced(history, durable),
-            before_put=lambda: lateness.put(site.patience.put),
+            calls=KeeperCalls(
+                on_durable=lambda durable: self._advanced(history, durable),
+                before_put=lambda: lateness.put(site.patience.put),
+            ),
         )
         self._position = begun
         heart = self._begin_to_beat()
         is_stream = False
         try:
-            is_stream = self._receive(connection, link, keeper, Timing(lateness, heart))
+            is_stream = self._receive(attached, keeper, Timing(lateness, heart))
         finally:
             self._arrived_until = lateness.known_until(self._arrived_until)
             try:
@@ -279,14 +280,9 @@ class ShardReceiver:
         if is_stream:
             link.acknowledge(keeper.durable)
 
-    def _receive(
-        self,
-        connection: RedisConnection,
-        link: ReplicaLink,
-        keeper: StreamKeeper,
-        timing: Timing,
-    ) -> bool:
+    def _receive(self, attached: Attached, keeper: StreamKeeper, timing: Timing) -> bool:
         """Until told to stop or to move; return whether the stream had begun."""
+        connection, link = attached.connection, attached.link
         arrivals, clock = keeper.arrivals, self._clock
         pressure, looked_at = Pressure(read_limit(connection)), clock.monotonic()
         told, told_at = keeper.durable, float("-inf")

@@ -170,7 +170,9 @@ def look_at(
     return RedisCandidate(
         manifest=manifest,
         latest=latest,
-        reaches=tuple(_told(repository, inventory, one, latest, moment=moment) for one in stands),
+        reaches=tuple(
+            _told(repository, inventory, one, latest=latest, moment=moment) for one in stands
+        ),
     )
 
 
@@ -216,8 +218,8 @@ def _told(
     repository: Repository,
     inventory: StreamInventory,
     one: ShardReach,
-    latest: datetime,
     *,
+    latest: datetime,
     moment: datetime | None,
 ) -> ShardReach:
     """With what was left behind on the way, and what leads on from somewhere else."""
