@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from drtool.model.outcome import LogGap
 from drtool.model.wal import Lsn, TimelineHistory
+from drtool.model.window import LogGap
 from drtool.repository.log import LogInventory
 from drtool.repository.logpath import find_holes, walk
 

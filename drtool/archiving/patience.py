@@ -27,6 +27,8 @@ class Patience:
     emit: Emit
     lease: Lease | None = None
     _checked_at: float = field(default=float("-inf"), init=False)
+    _troubles: dict[str, str] = field(default_factory=dict, init=False)
+    _saying: threading.Lock = field(default_factory=threading.Lock, init=False)
 
     def put(self, put: Callable[[], None]) -> None:
         """Do `put` until it succeeds; RepositoryUnavailable once the run was told to stop.
@@ -55,6 +57,20 @@ class Patience:
                 self.clock.wait(0.25 if deadline else pause, None if deadline else self.stop)
         if attempt:
             self.emit(Noted(f"the store is back after {attempt} failed tries"))
+
+    def say(self, trouble: str | None, *, about: str = "") -> None:
+        """Let whoever looks at the lease see what keeps the run from its work; None once nothing does.
+
+        `about` is the part of the run that says it, where several parts have troubles of their own.
+        """
+        if self.lease is None:
+            return
+        with self._saying:
+            if trouble is None:
+                self._troubles.pop(about, None)
+            else:
+                self._troubles[about] = f"{about}: {trouble}" if about else trouble
+            self.lease.say("; ".join(self._troubles.values()) or None)
 
     def _check_lease(self) -> None:
         """Two receivers put equal bytes, so it is enough to look as often as a lease is renewed."""

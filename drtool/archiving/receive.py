@@ -145,10 +145,9 @@ class Receiver:
 
     def run(self) -> Received:
         """Receive until the run is told to stop."""
-        stop = self._patience.stop
-        place = self._settings.source
-        self._emit(PhaseBegan(phase="wal", title=f"WAL of {place}", total=None, unit="wal"))
-        while not stop.is_set():
+        title = f"WAL of {self._settings.source}"
+        self._emit(PhaseBegan(phase="wal", title=title, total=None, unit="wal"))
+        while not self._patience.stop.is_set():
             try:
                 self._session()
             except WalNotYetWritten as error:
@@ -185,8 +184,8 @@ class Receiver:
         self._failures += 1
         if self._failures == 1:
             self._emit(Noted(f"{error.message}; it is tried again", "warning"))
-        seconds = _PAUSES.pause(min(self._failures, _MOST_DOUBLINGS))
-        self._clock.wait(seconds, self._patience.stop)
+        self._patience.say(error.message)
+        self._clock.wait(_PAUSES.pause(min(self._failures, _MOST_DOUBLINGS)), self._patience.stop)
 
     def _session(self) -> None:
         """One connection: from looking at the server to the end of its stream."""
@@ -352,6 +351,7 @@ class Receiver:
 
     def _advanced(self, durable: Lsn) -> None:
         self._failures = 0
+        self._patience.say(None)
         self.durable = durable
         now = self._clock.monotonic()
         if now - self._told_at < _TELL_SECONDS:

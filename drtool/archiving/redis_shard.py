@@ -194,6 +194,7 @@ class ShardReceiver:
         self._failures += 1
         if self._failures == 1:
             self._emit(Noted(f"{self._name}: {error.message}; trying again", "warning"))
+        self._site.patience.say(error.message, about=self._name)
         self._clock.wait(_PAUSES.pause(min(self._failures, _MOST_DOUBLINGS)), self._stop)
 
     def _shard(self, shape: Shape) -> Shard:
@@ -335,6 +336,7 @@ class ShardReceiver:
 
     def _advanced(self, history: ReplicationHistory, durable: int) -> None:
         self._durable = Position(history.replication_id, durable)
+        self._site.patience.say(None, about=self._name)
         if self._failures:
             self._emit(Noted(f"{self._name}: the stream is archived again"))
         self._failures = 0

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from drtool.archiving.redis import lease_name, newest_snapshot
+from drtool.archiving.redis import lease_name
 from drtool.archiving.redis_joining import held_ends
+from drtool.model.window import TimeRange
 from drtool.repository.backups import read_manifests
 from drtool.repository.extents import RedisExtent, RedisShard
 from drtool.repository.layout import ReplicationHistory
-from drtool.repository.lease import lease_holder
+from drtool.repository.lease import read_lease
 from drtool.repository.repository import Repository
+from drtool.repository.stream_windows import stream_windows
 from drtool.repository.streambranch import (
     DeadBranch,
     StreamPath,
@@ -49,11 +52,15 @@ class ShardStatus:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamStatus:
-    """One source. `receiver` is who holds its lease; None if nobody does."""
+    """One source. `receiver` is who holds its lease, None if nobody does, and `trouble` what that one
+    says keeps it from its work. `windows` are all moments that can be returned to.
+    """
 
     source: str
     receiver: str | None
     shards: tuple[ShardStatus, ...]
+    trouble: str | None = None
+    windows: tuple[TimeRange, ...] = ()
 
     @property
     def recoverable_until(self) -> datetime | None:
@@ -63,16 +70,27 @@ class StreamStatus:
         return min(known) if known and len(known) == len(moments) else None
 
 
-def stream_status(repository: Repository, source: str) -> StreamStatus:
-    """Look at what is held; bytes are not read, save one index a shard."""
+def stream_status(
+    repository: Repository, source: str, extents: Sequence[RedisExtent] | None = None
+) -> StreamStatus:
+    """Look at what is held; bytes are not read, save one index for each end of a path.
+
+    `extents` are those of the usable snapshots, oldest first; None reads them all.
+    """
     inventory = take_stream_inventory(repository, source)
-    snapshots = _live_snapshot(repository, inventory)
+    if extents is None:
+        manifests, _ = read_manifests(repository, source)
+        extents = [m.redis for m in manifests if isinstance(m.extent, RedisExtent)]
+    snapshots = _live_snapshot(inventory, extents)
+    lease = read_lease(repository, lease_name(source))
     labels = {link.shard for log in inventory.logs.values() for link in log.links}
     labels |= {begin.shard for log in inventory.logs.values() for begin in log.begins}
     names = sorted({*snapshots, *labels})
     return StreamStatus(
         source=source,
-        receiver=lease_holder(repository, lease_name(source)),
+        receiver=lease.owner if lease else None,
+        trouble=lease.trouble if lease else None,
+        windows=stream_windows(repository, inventory, extents),
         shards=tuple(
             _shard_status(repository, inventory, name, snapshot=snapshots.get(name))
             for name in names
@@ -80,17 +98,14 @@ def stream_status(repository: Repository, source: str) -> StreamStatus:
     )
 
 
-def _live_snapshot(repository: Repository, inventory: StreamInventory) -> dict[str, RedisShard]:
+def _live_snapshot(
+    inventory: StreamInventory, extents: Sequence[RedisExtent]
+) -> dict[str, RedisShard]:
     """The newest snapshot that leads to what is received now; for want of one, the newest."""
-    newest_one = newest_snapshot(repository, inventory.source)
-    if not any(_is_left(inventory, shard) for shard in newest_one.values()):
-        return newest_one
-    manifests, _ = read_manifests(repository, inventory.source)
-    for manifest in reversed(manifests):
-        shards = manifest.extent.shards if isinstance(manifest.extent, RedisExtent) else ()
-        if shards and not any(_is_left(inventory, shard) for shard in shards):
-            return {shard.name: shard for shard in shards}
-    return newest_one
+    for extent in reversed(extents):
+        if not any(_is_left(inventory, shard) for shard in extent.shards):
+            return {shard.name: shard for shard in extent.shards}
+    return {shard.name: shard for shard in extents[-1].shards} if extents else {}
 
 
 def _is_left(inventory: StreamInventory, shard: RedisShard) -> bool:

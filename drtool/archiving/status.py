@@ -2,25 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
-from drtool.archiving.gaps import LogEnd, contiguous_end, find_gaps
+from drtool.archiving.gaps import LogEnd, find_gaps
 from drtool.archiving.receive import lease_name
-from drtool.errors import IntegrityError, ObjectMissing
-from drtool.model.finding import Finding, Severity
+from drtool.model.finding import Finding, Harm, Severity
 from drtool.model.measure import format_span
 from drtool.model.objective import Mark
-from drtool.model.outcome import LogGap
-from drtool.model.wal import Lsn, TimelineHistory, history_name
+from drtool.model.wal import TimelineHistory
+from drtool.model.window import LogGap, TimeRange
+from drtool.repository.damage import Damage
 from drtool.repository.extents import PostgresExtent
-from drtool.repository.layout import Lineage, SegmentPart, WholeSegment, parse_log_name
-from drtool.repository.lease import lease_holder
-from drtool.repository.log import LogInventory, read_history, read_log_object, take_inventory
-from drtool.repository.marks import newest_mark
+from drtool.repository.layout import SegmentPart, WholeSegment, parse_log_name
+from drtool.repository.lease import HeldLease, read_lease
+from drtool.repository.log import LogInventory, read_log_object, take_inventory
+from drtool.repository.recovery_findings import (
+    Zone,
+    gap_findings,
+    log_damage_findings,
+    timeline_findings,
+)
+from drtool.repository.recovery_windows import (
+    Reach,
+    find_reaches,
+    find_windows,
+)
+from drtool.repository.recovery_windows import find_gaps as find_timed_gaps
 from drtool.repository.repository import Repository
+from drtool.repository.timelines import find_timelines, read_newest_marks, with_known_ends
 from drtool.sources.postgres.walheader import read_wal_header
 
 # Clocks of two machines are never quite the same; beyond this the age of a mark means nothing.
@@ -31,8 +43,9 @@ TOLERATED_SKEW = timedelta(minutes=1)
 class WalStatus:
     """None is what nobody knows: no backup, no log, no mark.
 
-    `recoverable_until` and `rpo_now` follow from `mark`, the newest moment whose log position is
-    reached without a hole from a backup. `receiver` is who holds the lease.
+    `mark` is the newest whose log position is reached without a gap from a usable backup, and
+    `rpo_now` follows from it. `windows` are all moments that can be returned to. `lease` is that of
+    the receiver.
     """
 
     source: str
@@ -40,64 +53,117 @@ class WalStatus:
     timeline: int | None = None
     end: LogEnd | None = None
     mark: Mark | None = None
-    receiver: str | None = None
+    lease: HeldLease | None = None
     rpo_now: timedelta | None = None
+    windows: tuple[TimeRange, ...] = ()
     gaps: tuple[LogGap, ...] = ()
     findings: tuple[Finding, ...] = field(default_factory=tuple)
 
     @property
+    def receiver(self) -> str | None:
+        """Who holds the receiver's lease."""
+        return self.lease.owner if self.lease else None
+
+    @property
     def recoverable_until(self) -> datetime | None:
-        return self.mark.moment if self.mark else None
+        """The latest moment that can be returned to."""
+        return self.windows[-1].end if self.windows else None
 
 
 def wal_status(
-    repository: Repository, source: str, extents: Sequence[PostgresExtent], *, now: datetime
+    repository: Repository,
+    source: str,
+    backups: Mapping[str, PostgresExtent],
+    *,
+    now: datetime,
+    damaged: Mapping[str, Damage] | None = None,
+    zone: Zone = UTC,
 ) -> WalStatus:
-    """Look at the log of `source`; `extents` are those of its good backups, oldest first.
+    """Look at the log of `source`; `backups` are its usable ones by id, oldest first.
 
     Without a backup there is nothing to recover to: the log is described, `mark` stays None.
+    `damaged` are objects known to be damaged: those of the log count as missing.
     """
-    receiver = lease_holder(repository, lease_name(source))
-    inventory = current_inventory(repository, source, extents)
-    if inventory is None:
-        return WalStatus(source=source, receiver=receiver)
-    mine = [extent for extent in extents if extent.system_id == inventory.system_id]
-    path, findings = _path(repository, inventory)
-    since = mine[0].start_lsn if mine else Lsn(0)
-    end = _best_end(inventory, path, mine)
-    mark = _newest_on_path(repository, inventory, path, end=end) if end else None
+    lease = read_lease(repository, lease_name(source))
+    extents = list(backups.values())
+    known_bad = damaged or {}
+    system_id = _system_of(repository, source, extents)
+    marks = {} if system_id is None else read_newest_marks(repository, source, system_id)
+    found = current_inventory(repository, source, extents, damaged=known_bad)
+    if found is None:
+        return WalStatus(source=source, lease=lease)
+    mine = {key: one for key, one in backups.items() if one.system_id == found.system_id}
+    inventory = with_known_ends(found, marks, mine.values())
+    timelines = find_timelines(repository, inventory, marks)
+    reaches = find_reaches(repository, timelines, mine)
+    gaps = find_timed_gaps(repository, inventory, reaches)
+    if not mine:
+        gaps = tuple(find_gaps(inventory, timelines.main))
+    best = _best(reaches)
+    findings = [
+        *timeline_findings(source, timelines, zone=zone),
+        *log_damage_findings(source, known_bad),
+        *gap_findings(source, gaps, reaches, zone=zone),
+    ]
+    mark = best.newest if best else None
     return WalStatus(
         source=source,
-        system_id=inventory.system_id,
-        timeline=path.timeline,
-        end=end or _last(inventory, path),
+        system_id=found.system_id,
+        timeline=timelines.main.timeline,
+        end=LogEnd(best.chain.timeline, best.chain.end)
+        if best
+        else _last(inventory, timelines.main),
         mark=mark,
-        receiver=receiver,
-        rpo_now=_age(mark, now, findings) if mark else None,
-        gaps=tuple(find_gaps(inventory, path, since=since)),
+        lease=lease,
+        rpo_now=_age(mark, now, findings, zone=zone) if mark else None,
+        windows=find_windows(repository, timelines, reaches),
+        gaps=gaps,
         findings=tuple(findings),
     )
 
 
-def _age(mark: Mark, now: datetime, findings: list[Finding]) -> timedelta | None:
+def _best(reaches: Iterable[Reach]) -> Reach | None:
+    """The newest backup that can become consistent, on the newest timeline that has one."""
+    usable = [reach for reach in reaches if reach.is_consistent]
+    main = [reach for reach in usable if reach.path == usable[0].path]
+    return main[-1] if main else None
+
+
+def _age(mark: Mark, now: datetime, findings: list[Finding], *, zone: Zone) -> timedelta | None:
     """How old the mark is, never below zero; None if it lies so far ahead that nobody can tell."""
     ahead = mark.moment - now
     if ahead <= TOLERATED_SKEW:
         return max(-ahead, timedelta(0))
     findings.append(
         Finding(
-            severity=Severity.WARNING,
+            severity=Severity.PROBLEM,
             subject="clocks",
-            fact=f"the newest mark lies {format_span(ahead)} ahead of this machine's clock, so nobody"
-            " can tell how much would be lost now",
+            fact=f"the newest mark is of {mark.moment.astimezone(zone).isoformat(timespec='seconds')},"
+            f" {format_span(ahead)} ahead of this machine's clock, so nobody can tell how much would be"
+            " lost now",
             fix="Set the clock of the server, or of this machine, by NTP; the next marks put it right.",
+            harm=Harm.PROMISE,
         )
     )
     return None
 
 
-def current_inventory(
+def _system_of(
     repository: Repository, source: str, extents: Sequence[PostgresExtent]
+) -> int | None:
+    """The cluster of the newest backup; without any, that of the log."""
+    if extents:
+        return extents[-1].system_id
+    systems = [n for n in repository.store.list_directories(f"log/{source}/") if n.isdigit()]
+    return int(systems[-1]) if systems else None
+
+
+def current_inventory(
+    repository: Repository,
+    source: str,
+    extents: Sequence[PostgresExtent],
+    *,
+    damaged: Mapping[str, Damage],
 ) -> LogInventory | None:
     """What is there of the cluster that the source is now, from its oldest backup on.
 
@@ -110,14 +176,13 @@ def current_inventory(
         return take_inventory(
             repository, source, newest.system_id,
             segment_bytes=newest.segment_bytes, since=min(e.start_lsn for e in mine),
+            damaged=damaged,
         )  # fmt: skip
-    systems = [n for n in repository.store.list_directories(f"log/{source}/") if n.isdigit()]
-    if not systems:
+    system = _system_of(repository, source, extents)
+    size = None if system is None else _segment_bytes(repository, source, str(system))
+    if system is None or size is None:
         return None
-    size = _segment_bytes(repository, source, systems[-1])
-    if size is None:
-        return None
-    return take_inventory(repository, source, int(systems[-1]), segment_bytes=size)
+    return take_inventory(repository, source, system, segment_bytes=size, damaged=damaged)
 
 
 def _segment_bytes(repository: Repository, source: str, system: str) -> int | None:
@@ -133,45 +198,6 @@ def _segment_bytes(repository: Repository, source: str, system: str) -> int | No
     return None
 
 
-def _path(repository: Repository, inventory: LogInventory) -> tuple[TimelineHistory, list[Finding]]:
-    newest = max((t for t, log in inventory.timelines.items() if log.runs), default=1)
-    try:
-        return read_history(repository, inventory.source, inventory.system_id, timeline=newest), []
-    except (ObjectMissing, IntegrityError) as error:
-        finding = Finding(
-            severity=Severity.PROBLEM,
-            subject=history_name(newest),
-            fact=f"the history of timeline {newest} cannot be read: {error.message}",
-            fix="Run `drtool wal receive` on the server of that timeline: it puts what is missing.",
-        )
-        return TimelineHistory(newest), [finding]
-
-
-def _best_end(
-    inventory: LogInventory, path: TimelineHistory, extents: Sequence[PostgresExtent]
-) -> LogEnd | None:
-    """Where the log ends without a hole from the newest backup that is itself covered."""
-    for extent in reversed(extents):
-        end = contiguous_end(inventory, path, timeline=extent.timeline, begin=extent.start_lsn)
-        if end.lsn >= extent.stop_lsn:
-            return end
-    return None
-
-
 def _last(inventory: LogInventory, path: TimelineHistory) -> LogEnd | None:
     log = inventory.timelines.get(path.timeline)
     return LogEnd(path.timeline, log.runs[-1].end) if log and log.runs else None
-
-
-def _newest_on_path(
-    repository: Repository, inventory: LogInventory, path: TimelineHistory, *, end: LogEnd
-) -> Mark | None:
-    """The newest mark at or before `end`, on its timeline or, where that has none yet, an earlier one."""
-    line = path.path() if end.timeline in path.path() else (end.timeline,)
-    for timeline in reversed(line[: line.index(end.timeline) + 1]):
-        fork = path.end_of(timeline) if timeline in path.path() else None
-        most = end.lsn if timeline == end.timeline or fork is None else fork
-        lineage = Lineage(inventory.source, inventory.system_id, timeline)
-        if (mark := newest_mark(repository, lineage, most_lsn=most)) is not None:
-            return mark
-    return None

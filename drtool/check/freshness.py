@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from drtool.model.checked import MirrorStanding
-from drtool.model.finding import Finding, Severity
-from drtool.model.measure import format_promise, format_span
+from drtool.model.finding import Finding, Harm, Severity
+from drtool.model.measure import format_age, format_promise, format_span
 from drtool.model.objective import Objective, Verdict, judge
 
 # A backup may take its time before it counts as overdue; never longer than the time between two.
@@ -16,6 +16,8 @@ GRACE = timedelta(hours=1)
 # Clocks further apart than this make the moments of backups and marks doubtful.
 TOLERATED_SKEW = timedelta(seconds=1)
 _SHORTEST_STALE = timedelta(minutes=1)
+# Clocks of two machines are never quite the same; what lies farther ahead than this bears a wrong time.
+CLOCK_SKEW = timedelta(minutes=1)
 # A store tells its clock to the second.
 STORE_SKEW = timedelta(seconds=2)
 
@@ -39,6 +41,17 @@ def check_age(table: Timetable, ended: datetime | None, *, now: datetime) -> Ite
             subject=subject,
             fact=f"there is no {table.what}: nothing can be recovered from one",
             fix=f"Run `{table.command}`.",
+            harm=Harm.UNREACHABLE,
+        )
+        return
+    if ended - now > CLOCK_SKEW:
+        yield Finding(
+            severity=Severity.PROBLEM,
+            subject=subject,
+            fact=f"the last {table.what} bears a time ahead of this machine's clock"
+            f" ({format_age(ended, now)}), so nobody can tell how old it is",
+            fix=f"Set the clock by NTP, and run `{table.command}`.",
+            harm=Harm.PROMISE,
         )
         return
     if table.pause is None:
@@ -57,7 +70,15 @@ def check_age(table: Timetable, ended: datetime | None, *, now: datetime) -> Ite
             fact=f"the last {table.what} is {format_span(age)} old, and one is due every"
             f" {format_span(table.pause)}",
             fix=f"Run `{table.command}`, and look at why the scheduled one did not.",
+            harm=Harm.PROMISE,
         )
+
+
+def age_of(moment: datetime | None, now: datetime) -> timedelta | None:
+    """None for a moment that nobody knows, or that lies so far ahead that nobody can tell."""
+    if moment is None or moment - now > CLOCK_SKEW:
+        return None
+    return max(now - moment, timedelta(0))
 
 
 def is_overdue(age: timedelta, pause: timedelta) -> bool:
@@ -79,18 +100,56 @@ def check_loss(
         fact = (
             f"{format_span(rpo_now)} of work would be lost now, and promised is at most {promised}"
         )
-    yield Finding(severity=Severity.PROBLEM, subject=f"source {source}", fact=fact, fix=fix)
+    yield Finding(
+        severity=Severity.PROBLEM,
+        subject=f"source {source}",
+        fact=fact,
+        fix=fix,
+        harm=Harm.PROMISE,
+    )
 
 
-def check_receiver(what: str, holder: str | None, *, fix: str) -> Iterator[Finding]:
-    """A problem if nobody receives what the policy says is received."""
-    if holder is None:
-        yield Finding(
-            severity=Severity.PROBLEM,
-            subject=what,
-            fact="nobody receives it: every change from now on would be lost",
-            fix=fix,
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Receiving:
+    """What is known of the receiver of `what`. `holder` has its lease, None if nobody does; `trouble`
+    is what it says keeps it from its work. A mark is due `every`, None where none are made.
+    """
+
+    what: str
+    holder: str | None
+    trouble: str | None
+    mark_age: timedelta | None = None
+    every: timedelta | None = None
+
+
+def check_receiver(receiving: Receiving, *, fix: str) -> Iterator[Finding]:
+    """A problem if nobody receives what the policy says is received, or if who should does not get on.
+
+    A receiver that runs is no receiver while it cannot reach its server or its store: its own word
+    tells that, and where that does not come, the age of its newest mark.
+    """
+    limit = None if receiving.every is None else max(_SHORTEST_STALE, 3 * receiving.every)
+    is_stale = limit is not None and receiving.mark_age is not None and receiving.mark_age > limit
+    if receiving.holder is None:
+        fact = "nobody receives it: every change from now on would be lost"
+    elif receiving.trouble is not None:
+        fact = f"its receiver, {receiving.holder}, runs and receives nothing: {receiving.trouble}"
+    elif is_stale and receiving.mark_age is not None and receiving.every is not None:
+        fact = (
+            f"its receiver, {receiving.holder}, runs and does not get on: the newest mark is"
+            f" {format_span(receiving.mark_age)} old, and one is due every"
+            f" {format_span(receiving.every)}"
         )
+        fix = "See what the receiver says: it cannot reach the server or the store, or lags behind."
+    else:
+        return
+    yield Finding(
+        severity=Severity.PROBLEM,
+        subject=receiving.what,
+        fact=fact,
+        fix=fix,
+        harm=Harm.PROMISE,
+    )
 
 
 def check_clock(

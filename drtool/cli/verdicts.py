@@ -41,14 +41,17 @@ def code_of(outcome: Outcome) -> ExitCode:
     )
 
     match outcome:
-        case PolicyReport() | StatusReport():
+        case PolicyReport():
             return _of_verdict(outcome.verdict)
+        case StatusReport():
+            found = [finding for row in outcome.rows for finding in row.findings]
+            return max(_of_verdict(outcome.verdict), _of_findings(found))
         case CheckReport():
             return _of_looks(outcome)
         case RestoreReport():
             found = [finding for one in outcome.outcomes for finding in one.findings]
             if _has_problem(found):
-                return ExitCode.INTEGRITY
+                return _of_findings(found, otherwise=ExitCode.INTEGRITY)
             judged = [one for one in outcome.outcomes if one.judgements or one.questions]
             is_met = all(one.verdict is Verdict.MET for one in judged if one.judgements)
             is_answered = all(question.passed for one in judged for question in one.questions)
@@ -58,21 +61,27 @@ def code_of(outcome: Outcome) -> ExitCode:
 
             return exit_code_of(outcome)
         case BackupOutcome() | FactSheet() | RestorePreview() | SyncOutcome():
-            is_bad = _has_problem(outcome.findings)
-            return ExitCode.INTEGRITY if is_bad else ExitCode.DONE
+            return _of_findings(outcome.findings, otherwise=ExitCode.INTEGRITY)
         case Failure():
             return ExitCode(outcome.exit_code)
 
 
 def _of_looks(report: CheckReport) -> ExitCode:
-    """A problem is a promise that is not kept, as in `drtool status`; what kept us from looking counts
-    with its own code, and the gravest of all wins.
+    """A problem counts as in `drtool status`; what kept us from looking counts with its own code, and
+    the gravest of all wins.
     """
     looks = [look for part in report.parts for look in part.looks]
     codes = [ExitCode(look.exit_code) for look in looks]
-    if any(_has_problem(look.findings) for look in looks if not look.exit_code) or not looks:
-        codes.append(ExitCode.OBJECTIVE_MISSED)
-    return max(codes)
+    codes += [_of_findings(look.findings) for look in looks if not look.exit_code]
+    return max(codes, default=ExitCode.OBJECTIVE_MISSED)
+
+
+def _of_findings(
+    findings: Iterable[Finding], *, otherwise: ExitCode = ExitCode.OBJECTIVE_MISSED
+) -> ExitCode:
+    from drtool.model.finding import code_of_findings
+
+    return code_of_findings(findings, otherwise=otherwise)
 
 
 def _of_verdict(verdict: Verdict) -> ExitCode:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
+from functools import cache
 from zoneinfo import ZoneInfo
 
 from drtool.model.finding import Finding, Severity
@@ -61,6 +62,7 @@ def judge_source(name: str, source: SourcePolicy, *, policy: Policy) -> PromiseR
     )
 
 
+@cache
 def longest_pause(line: CronLine, zone: ZoneInfo) -> timedelta | None:
     """The longest time between two runs, an hour gained when clocks go back included; None if never."""
     from croniter import CroniterBadDateError, croniter  # not for a policy without a schedule

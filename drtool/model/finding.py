@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
+
+from drtool.errors import ExitCode
 
 
 class Severity(StrEnum):
@@ -14,11 +17,39 @@ class Severity(StrEnum):
     PROBLEM = "problem"
 
 
+class Harm(StrEnum):
+    """What a problem costs; it decides the exit code, the same on every screen that shows it."""
+
+    PROMISE = "promise"  # an objective is missed, or nobody can tell
+    UNREACHABLE = "unreachable"  # a stretch of time, or all of it, cannot be returned to
+    DAMAGE = "damage"  # something that was stored is damaged or missing
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """`subject` names the thing (a file and block, a setting, an object); `fact` says what is so."""
+    """`subject` names the thing (a file and block, a setting, an object); `fact` says what is so.
+
+    `harm` is None where whoever shows the finding decides what it costs.
+    """
 
     severity: Severity
     subject: str
     fact: str
     fix: str = ""
+    harm: Harm | None = None
+
+
+_CODES = {
+    Harm.PROMISE: ExitCode.OBJECTIVE_MISSED,
+    Harm.UNREACHABLE: ExitCode.NOT_RECOVERABLE,
+    Harm.DAMAGE: ExitCode.INTEGRITY,
+}
+
+
+def code_of_findings(findings: Iterable[Finding], *, otherwise: ExitCode) -> ExitCode:
+    """The gravest code of the problems among `findings`, DONE without one; `otherwise` is that of a
+    problem that does not say what it costs.
+    """
+    problems = [finding for finding in findings if finding.severity is Severity.PROBLEM]
+    codes = (_CODES[one.harm] if one.harm is not None else otherwise for one in problems)
+    return max(codes, default=ExitCode.DONE)

@@ -86,6 +86,15 @@ def format_span(span: timedelta) -> str:
     return f"{whole // 86400} d {whole % 86400 // 3600:02} h"
 
 
+def format_age(moment: datetime, now: datetime) -> str:
+    """`3 h 05 min ago`; a moment that lies ahead is a date, since an age below zero tells nobody anything."""
+    ahead = moment - now
+    if ahead <= timedelta(seconds=1):
+        return f"{format_span(max(-ahead, timedelta(0)))} ago"
+    shown = moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+    return f"dated {shown}, {format_span(ahead)} ahead of this machine's clock"
+
+
 def format_promise(span: timedelta) -> str:
     """Like `format_span`, but a round span has no zeros: `15 min`, `1 h`, `14 d`, `10 s`."""
     text = format_span(span)

@@ -11,6 +11,7 @@ from drtool.model.checked import CheckReport, MirrorStanding
 from drtool.model.finding import Finding
 from drtool.model.objective import LossInterval, Objective, Verdict, worst
 from drtool.model.wal import Lsn
+from drtool.model.window import LogGap, TimeRange
 
 # Reading the clock at the end of one phase and the beginning of the next is not instantaneous.
 OVERLAP_SECONDS = 0.05
@@ -148,7 +149,7 @@ class RestoreOutcome:
     changed_settings: tuple[ChangedSetting, ...] = ()
     lost_writes: LostWrites | None = None
     is_writable: bool = True
-    kind: str = "postgres"
+    kind: str
 
     def __post_init__(self) -> None:
         unaccounted_seconds(self.phases, self.total_seconds)
@@ -215,8 +216,9 @@ class RestorePreview:
     recoverable_until: datetime | None
     predicted: timedelta | None = None
     findings: tuple[Finding, ...] = ()
+    windows: tuple[TimeRange, ...] = ()
     changes: tuple[Fact, ...] = ()
-    kind: str = "postgres"
+    kind: str
 
 
 class BackupKind(StrEnum):
@@ -255,15 +257,6 @@ class BackupOutcome:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LogGap:
-    """A stretch of log that the repository lacks: no moment inside it can be returned to."""
-
-    timeline: int
-    begin: Lsn
-    end: Lsn
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class StatusRow:
     """One source: from when to when it can be recovered, and whether its promise is kept now."""
 
@@ -281,6 +274,7 @@ class StatusRow:
     findings: tuple[Finding, ...] = ()
     predicted_rto: timedelta | None = None
     mirror: MirrorStanding | None = None
+    windows: tuple[TimeRange, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,7 +12,13 @@ from zoneinfo import ZoneInfo
 
 from drtool.model.checked import CheckedPart, CheckReport, MirrorStanding, Readiness
 from drtool.model.finding import Finding, Severity
-from drtool.model.measure import format_moment, format_promise, format_size, format_span
+from drtool.model.measure import (
+    format_age,
+    format_moment,
+    format_promise,
+    format_size,
+    format_span,
+)
 from drtool.model.objective import LossInterval, Verdict
 from drtool.model.outcome import (
     BackupOutcome,
@@ -20,7 +26,6 @@ from drtool.model.outcome import (
     FactSheet,
     Failure,
     Judgement,
-    LogGap,
     Outcome,
     PolicyReport,
     RestoreOutcome,
@@ -31,6 +36,7 @@ from drtool.model.outcome import (
     SyncOutcome,
     VerifyOutcome,
 )
+from drtool.model.window import LogGap, TimeRange
 from drtool.report.words import LOGS, backup_word, reached_word, with_log
 
 _COLOURS = {
@@ -39,6 +45,8 @@ _COLOURS = {
     Verdict.UNKNOWN: "33;1",
     Verdict.STALE: "33;1",
 }
+# Ranges of time that a window is shown as; all of them are in the JSON.
+_MOST_WINDOWS = 5
 _READINESS = {Readiness.READY: "32;1", Readiness.UNKNOWN: "33;1", Readiness.NOT_READY: "31;1"}
 _SEVERITIES = {Severity.NOTE: "36", Severity.WARNING: "33", Severity.PROBLEM: "31;1"}
 
@@ -216,8 +224,7 @@ def _preview(preview: RestorePreview, style: Style) -> str:
                 f"{preview.backup_id}, {style.moment(preview.backup_finished)}",
             ),
             ("fetches", with_log(preview.kind, preview.fetch_bytes, preview.wal_bytes)),
-            ("window from", style.moment(preview.recoverable_from)),
-            ("window until", style.moment(preview.recoverable_until)),
+            ("window", _windows(preview.windows, style, indent=17) or "unknown"),
             ("time it takes", predicted),
         ],
         style,
@@ -277,10 +284,8 @@ def _status_row(row: StatusRow, at: datetime, style: Style) -> str:
     if row.last_backup is not None:
         backup = row.last_backup
         if row.last_backup_finished is not None:
-            backup += f", {format_span(at - row.last_backup_finished)} ago"
-    window = "nothing can be recovered"
-    if row.earliest is not None and row.latest is not None:
-        window = f"{style.moment(row.earliest)}\n{' ' * 17}to {style.moment(row.latest)}"
+            backup += f", {format_age(row.last_backup_finished, at)}"
+    window = _windows(row.windows, style, indent=17) or "nothing can be recovered"
     predicted = "UNKNOWN" if row.predicted_rto is None else format_span(row.predicted_rto)
     promise = f"RPO {format_promise(row.objective.rpo)}, RTO {format_promise(row.objective.rto)}"
     lines = [f"{style.verdict(row.verdict)} {style.bold(row.source)} ({row.kind}), {promise}"]
@@ -299,6 +304,17 @@ def _status_row(row: StatusRow, at: datetime, style: Style) -> str:
     return "\n".join([*lines, *_findings(row.findings, style)])
 
 
+def _windows(windows: Sequence[TimeRange], style: Style, *, indent: int) -> str:
+    """Each range of time on lines of its own, the newest few; between them nothing can be returned to."""
+    shown = [
+        f"{style.moment(one.begin)}\n{' ' * indent}to {style.moment(one.end)}"
+        for one in windows[-_MOST_WINDOWS:]
+    ]
+    if len(windows) > _MOST_WINDOWS:
+        shown.insert(0, f"{len(windows) - _MOST_WINDOWS} earlier ranges, and")
+    return f"\n{' ' * indent}".join(shown)
+
+
 def _mirror(mirror: MirrorStanding, at: datetime) -> str:
     """When it was last brought up to date: a run that failed leaves no word, only an old one before it."""
     running = "" if mirror.holder is None else f"; a run is going on ({mirror.holder})"
@@ -308,7 +324,7 @@ def _mirror(mirror: MirrorStanding, at: datetime) -> str:
         return f"{mirror.url}: no run has ended there yet{running}"
     count = "an unknown number of" if mirror.changes is None else f"{mirror.changes:,}"
     what = f"{count} entries in all" if mirror.is_whole else f"{count} changes"
-    return f"last run ended {format_span(at - mirror.ended)} ago, {what}{running}"
+    return f"last run ended {format_age(mirror.ended, at)}, {what}{running}"
 
 
 def _check(report: CheckReport, style: Style) -> str:
@@ -329,8 +345,7 @@ def _readiness(readiness: Readiness, style: Style) -> str:
 
 def _verify(outcome: VerifyOutcome, style: Style) -> str:
     bad = sum(finding.severity is Severity.PROBLEM for finding in outcome.findings)
-    bad += len(outcome.gaps)
-    result = "nothing is wrong" if not bad else f"{bad} problems"
+    result = "nothing is wrong" if not bad else f"{bad} problem{'' if bad == 1 else 's'}"
     lines = [style.bold(f"verified ({outcome.level}): {result}")]
     lines += _pairs(
         [

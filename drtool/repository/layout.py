@@ -115,7 +115,7 @@ class Lineage:
 
     @property
     def marks(self) -> str:
-        return f"marks/{self.source}/{self.system_id}/{self.timeline:08X}/"
+        return f"{system_marks(self.source, self.system_id)}{self.timeline:08X}/"
 
     def mark_key(self, moment: datetime, lsn: int) -> str:
         return _mark_key(self.marks, moment, lsn)
@@ -125,6 +125,11 @@ def _mark_key(marks: str, moment: datetime, position: int) -> str:
     utc = moment.astimezone(UTC)
     stamp = utc.strftime("%H%M%S.") + f"{utc.microsecond:06d}"
     return f"{marks}{utc:%Y%m%d}/{stamp}-{position:016X}"
+
+
+def system_marks(source: str, system_id: int) -> str:
+    """All marks made on one cluster, below its timelines."""
+    return f"marks/{source}/{system_id}/"
 
 
 def histories(source: str, system_id: int) -> str:

@@ -28,6 +28,10 @@ from drtool.system.identity import ProcessIdentity, this_process
 
 TERM = timedelta(seconds=60)
 RENEW_SECONDS = 15.0
+# The clocks of a store's servers may differ by so much; a term that lies farther ahead was never given.
+LONGEST_SKEW = timedelta(minutes=5)
+# Characters of what a holder says of itself.
+MOST_TROUBLE = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +42,19 @@ class _Held:
     until: datetime
     fencing: int
     process: ProcessIdentity | None
+    trouble: str | None = None
 
     def is_over(self, now: datetime) -> bool:
         """Whether anybody may take it, at `now` of the store's clock."""
-        return self.until <= now or (self.process is not None and self.process.has_ended())
+        return self.is_past(now) or (self.process is not None and self.process.has_ended())
+
+    def is_past(self, now: datetime) -> bool:
+        """Whether its term has run out, at `now` of the store's clock.
+
+        One that lies farther ahead than a term is none: it was put under a clock that ran ahead, and
+        nobody has renewed it since the clock was put right.
+        """
+        return self.until <= now or self.until > now + TERM + LONGEST_SKEW
 
     def to_json(self) -> bytes:
         document = {
@@ -49,6 +62,7 @@ class _Held:
             "until": self.until.isoformat(),
             "fencing": self.fencing,
             "process": None if self.process is None else asdict(self.process),
+            "trouble": self.trouble,
         }
         return json.dumps(document).encode()
 
@@ -60,7 +74,9 @@ class _Held:
             if until.tzinfo is None:
                 raise ValueError("its term has no time zone")
             process = _process_of(document.get("process"))
-            return cls(str(document["owner"]), until, int(document["fencing"]), process)
+            told = document.get("trouble")
+            trouble = None if told is None else str(told)[:MOST_TROUBLE]
+            return cls(str(document["owner"]), until, int(document["fencing"]), process, trouble)
         except (ValueError, KeyError, TypeError) as error:
             raise IntegrityError(
                 f"object {key} is not a lease: {error}",
@@ -83,14 +99,30 @@ def _process_of(told: dict[str, str | int] | None) -> ProcessIdentity | None:
     )
 
 
-def lease_holder(repository: Repository, name: str) -> str | None:
+@dataclass(frozen=True, slots=True)
+class HeldLease:
+    """A lease that somebody holds. `trouble` is what keeps the holder from its work, in its own words
+    as of the newest renewal; None if nothing does.
+    """
+
+    owner: str
+    trouble: str | None = None
+
+
+def read_lease(repository: Repository, name: str) -> HeldLease | None:
     """Who holds the lease now, by the store's clock; None if nobody does, or who did has ended."""
     key = layout.lease_key(name)
     try:
         held = _Held.from_json(repository.store.read(key), key=key)
     except ObjectMissing:
         return None
-    return None if held.is_over(repository.store.now()) else held.owner
+    return None if held.is_over(repository.store.now()) else HeldLease(held.owner, held.trouble)
+
+
+def lease_holder(repository: Repository, name: str) -> str | None:
+    """Who holds the lease now, by the store's clock; None if nobody does, or who did has ended."""
+    held = read_lease(repository, name)
+    return None if held is None else held.owner
 
 
 class Leases(Protocol):
@@ -122,6 +154,7 @@ class Lease:
         self._stop = threading.Event()
         self._changing = threading.Lock()
         self._lost = False
+        self._trouble: str | None = None
         self.fencing = 0
         self._content = self._take()
         self._thread = threading.Thread(target=self._renew, name=f"lease {name}", daemon=True)
@@ -131,6 +164,13 @@ class Lease:
     def is_lost(self) -> bool:
         """Whether another run has taken over, as of the newest renewal, or may; asks nobody."""
         return self._lost or not self._thread.is_alive()
+
+    def say(self, trouble: str | None) -> None:
+        """Let others see what keeps the holder from its work; None once nothing does. For any thread.
+
+        It is put with the next renewal, within 15 seconds. It may not hold a secret.
+        """
+        self._trouble = None if trouble is None else trouble[:MOST_TROUBLE]
 
     def check(self) -> None:
         """Renew now; LeaseHeld if the lease was lost meanwhile. Called before anything is published.
@@ -169,7 +209,7 @@ class Lease:
         if current is not None:
             held = _Held.from_json(current, key=self._key)
             self.fencing = held.fencing
-            is_over = held.until <= now if self._outlives_process else held.is_over(now)
+            is_over = held.is_past(now) if self._outlives_process else held.is_over(now)
             if not is_over:
                 raise self._held_by(held.owner, held.until)
         self.fencing += 1
@@ -193,7 +233,8 @@ class Lease:
             return None
 
     def _document(self, until: datetime) -> bytes:
-        return _Held(self._owner, until, self.fencing, self._process).to_json()
+        held = _Held(self._owner, until, self.fencing, self._process, self._trouble)
+        return held.to_json()
 
     def _renew(self) -> None:
         while not self._lost and not self._clock.wait(RENEW_SECONDS, self._stop):

@@ -5,7 +5,8 @@ What is durable here may be acknowledged to the server; nothing else may.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Container, Mapping
+from dataclasses import dataclass, field
 
 from drtool.errors import AlreadyExists, IntegrityError, ObjectMissing
 from drtool.model.wal import Lsn, TimelineHistory, WalSegment
@@ -216,22 +217,34 @@ class TimelineLog:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LogInventory:
-    """All WAL of one cluster in the repository, as its listing tells. Nothing was read yet."""
+    """All WAL of one cluster in the repository, as its listing tells. Nothing was read yet.
+
+    `known_ends` are positions that each timeline is known to have reached, from what else tells of
+    it: marks and manifests. Where the log ends before one of them, WAL is missing.
+    """
 
     source: str
     system_id: int
     segment_bytes: int
     timelines: dict[int, TimelineLog]
     histories: frozenset[int]
+    known_ends: Mapping[int, Lsn] = field(default_factory=dict)
 
 
 def take_inventory(
-    repository: Repository, source: str, system_id: int, *, segment_bytes: int, since: Lsn = ORIGIN
+    repository: Repository,
+    source: str,
+    system_id: int,
+    *,
+    segment_bytes: int,
+    since: Lsn = ORIGIN,
+    damaged: Container[str] = frozenset(),
 ) -> LogInventory:
     """List the log of one cluster from the segment holding `since` on.
 
     Memory grows with the number of holes, not of segments. An object too small to be a sealed one
-    does not count as there (PITFALLS 6). IntegrityError for the name of a segment of another size.
+    does not count as there (PITFALLS 6), nor does one whose key is in `damaged`. IntegrityError for
+    the name of a segment of another size.
     """
     prefix = layout.system_log(source, system_id)
     timelines: dict[int, TimelineLog] = {}
@@ -239,7 +252,7 @@ def take_inventory(
         if len(name) == 8:
             lineage = Lineage(source, system_id, int(name, 16))
             timelines[lineage.timeline] = _list_timeline(
-                repository, lineage, segment_bytes, since=since
+                repository, lineage, segment_bytes, since=since, damaged=damaged
             )
     found = repository.store.list(layout.histories(source, system_id))
     named = (layout.parse_history_name(item.key.rpartition("/")[2]) for item in found)
@@ -254,13 +267,18 @@ def take_inventory(
 
 
 def _list_timeline(
-    repository: Repository, lineage: Lineage, segment_bytes: int, *, since: Lsn
+    repository: Repository,
+    lineage: Lineage,
+    segment_bytes: int,
+    *,
+    since: Lsn,
+    damaged: Container[str],
 ) -> TimelineLog:
     first = WalSegment.holding(lineage.timeline, since, segment_bytes).name(segment_bytes)
     spans: list[tuple[int, int]] = []
     gaps: list[RecordedGap] = []
     for found in repository.store.list(lineage.prefix, after=lineage.segment_key(first[:-1])):
-        if found.size_bytes < SMALLEST_SEALED_BYTES:
+        if found.size_bytes < SMALLEST_SEALED_BYTES or found.key in damaged:
             continue
         name = layout.parse_log_name(found.key.removeprefix(lineage.prefix))
         match name:

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from drtool.model.outcome import LogGap
 from drtool.model.wal import Lsn, TimelineHistory, WalSegment, segments_between
+from drtool.model.window import LogGap
 from drtool.repository.log import LogInventory, LogRun
 
 
@@ -101,9 +101,9 @@ def _ended(
     beyond: Lsn | None = None
     for number in path[path.index(timeline) :]:
         log = inventory.timelines.get(number)
-        if log is None:
-            continue
-        ends = [run.end for run in log.runs] + [gap.end for gap in log.gaps]
+        ends = [run.end for run in log.runs] + [gap.end for gap in log.gaps] if log else []
+        if number == path[-1]:  # an earlier one may have gone on beyond the path
+            ends += [inventory.known_ends[number]] if number in inventory.known_ends else []
         further = max((found for found in ends if found > end), default=None)
         if further is not None:
             beyond = further if beyond is None else max(beyond, further)
@@ -126,7 +126,8 @@ def find_holes(
         runs = _runs(inventory, number)
         switch = history.end_of(number)
         if switch is None:
-            end = max([run.end for run in runs], default=reached)
+            known = inventory.known_ends.get(number, reached)
+            end = max([run.end for run in runs] + [known], default=reached)
         else:
             # A server takes the segment of the switch from the new timeline, if it is there.
             first = Lsn(switch // size * size)

@@ -50,6 +50,28 @@ def first_mark_after(repository: Repository, lineage: Marked, moment: datetime) 
     return None
 
 
+def last_mark_until(repository: Repository, lineage: Marked, moment: datetime) -> Mark | None:
+    """The mark of a timeline with the latest moment not after `moment`; None if there is none."""
+    last_day = f"{moment.astimezone(UTC):%Y%m%d}"
+    for day in reversed(repository.store.list_directories(lineage.marks)):
+        if day > last_day:
+            continue
+        keys = [found.key for found in repository.store.list(f"{lineage.marks}{day}/")]
+        for key in reversed(keys):
+            named = parse_mark_name(key.removeprefix(lineage.marks))
+            if named is not None and named[0] <= moment:
+                return read_mark(repository, key)
+    return None
+
+
+def first_mark(repository: Repository, lineage: Marked) -> Mark | None:
+    """The mark of a timeline with the earliest moment; None if there is none."""
+    for found in repository.store.list(lineage.marks):
+        if parse_mark_name(found.key.removeprefix(lineage.marks)) is not None:
+            return read_mark(repository, found.key)
+    return None
+
+
 def newest_mark(repository: Repository, lineage: Marked, *, most_lsn: int) -> Mark | None:
     """The mark with the greatest position not above `most_lsn`; None if there is none.
 

@@ -12,14 +12,21 @@ from drtool.errors import NotRecoverable, ObjectMissing
 from drtool.model.objective import Mark
 from drtool.model.target import RecoveryTarget, ToBackup, ToTime
 from drtool.model.wal import Lsn, TimelineHistory, history_name
+from drtool.model.window import TimeRange
 from drtool.repository.backups import Manifest, read_manifests
+from drtool.repository.damage import known_damage
 from drtool.repository.layout import Lineage
 from drtool.repository.log import LogInventory, read_history, take_inventory
 from drtool.repository.logpath import Chain, walk
-from drtool.repository.marks import first_mark_after, newest_mark
+from drtool.repository.marks import first_mark_after
+from drtool.repository.recovery_windows import (
+    find_reaches,
+    find_windows,
+    newest_reached,
+)
 from drtool.repository.repository import Repository
-
-_EVERYWHERE = (1 << 64) - 1
+from drtool.repository.timelines import find_timelines, read_newest_marks, with_known_ends
+from drtool.restore.damage import without_damaged
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +61,7 @@ class RecoveryFacts:
     damaged: tuple[str, ...]
     covering: Mark | None
     furthest: Mark | None
+    windows: tuple[TimeRange, ...] = ()
 
 
 def look(
@@ -69,41 +77,48 @@ def look(
     a store that cannot be asked raises its own error.
     """
     manifests, errors = read_manifests(repository, source)
-    if not manifests:
-        raise _no_backup(source, errors)
-    chosen = _cluster_of(manifests, target)
-    extent = chosen.postgres
-    manifests_here = [m for m in manifests if m.postgres.system_id == extent.system_id]
-    since = min(manifest.postgres.start_lsn for manifest in manifests_here)
+    damaged = known_damage(repository)
+    usable, passed_over = without_damaged(manifests, damaged, target)
+    if not usable:
+        raise _no_backup(source, [*errors, *passed_over])
+    extent = _cluster_of(usable, target).postgres
+    here = [m for m in usable if m.postgres.system_id == extent.system_id]
+    since = min(manifest.postgres.start_lsn for manifest in here)
+    marks = read_newest_marks(repository, source, extent.system_id)
 
     def inventoried() -> LogInventory:
-        size = extent.segment_bytes
-        return take_inventory(repository, source, extent.system_id, segment_bytes=size, since=since)
+        found = take_inventory(
+            repository, source, extent.system_id,
+            segment_bytes=extent.segment_bytes, since=since, damaged=damaged,
+        )  # fmt: skip
+        return with_known_ends(found, marks, [m.postgres for m in here])
 
     inventory = inventoried()
     if isinstance(target, ToBackup) and timeline is None:
         timeline = extent.timeline
-    history = _path_to(repository, inventory, manifests_here, wanted=timeline)
-    on_path = [m for m in manifests_here if history.holds(m.postgres.timeline, m.postgres.stop_lsn)]
+    history = _path_to(repository, inventory, wanted=timeline)
+    on_path = [m for m in here if history.holds(m.postgres.timeline, m.postgres.stop_lsn)]
     covering = _covering(repository, inventory, history, target=target)
-    newest = _lineage(inventory, history.timeline)
-    furthest = newest_mark(repository, newest, most_lsn=_EVERYWHERE)
+    furthest = marks.get(history.timeline)
     candidates = _candidates(repository, inventory, history, manifests=on_path)
     if any(_seems_cut(candidate.chain, (covering, furthest)) for candidate in candidates[-1:]):
         # A receiver may have stored WAL while we listed, and then a mark. A mark is put when its WAL
         # is durable, so a listing begun after the marks were read shows all that they tell of.
         inventory = inventoried()
         candidates = _candidates(repository, inventory, history, manifests=on_path)
+    timelines = find_timelines(repository, inventory, marks)
+    reaches = find_reaches(repository, timelines, {m.backup_id: m.postgres for m in here})
     return RecoveryFacts(
         source=source,
         system_id=extent.system_id,
         inventory=inventory,
         history=history,
         candidates=tuple(candidates),
-        elsewhere=tuple(m for m in manifests if m not in on_path),
-        damaged=tuple(error.message for error in errors),
+        elsewhere=tuple(m for m in usable if m not in on_path),
+        damaged=tuple(error.message for error in (*errors, *passed_over)),
         covering=covering,
         furthest=furthest,
+        windows=find_windows(repository, timelines, reaches),
     )
 
 
@@ -139,14 +154,12 @@ def _cluster_of(manifests: list[Manifest], target: RecoveryTarget) -> Manifest:
 
 
 def _path_to(
-    repository: Repository,
-    inventory: LogInventory,
-    manifests: list[Manifest],
-    *,
-    wanted: int | None,
+    repository: Repository, inventory: LogInventory, *, wanted: int | None
 ) -> TimelineHistory:
-    """The history of `wanted`, or of the newest timeline; never silently an older one (PITFALLS 41)."""
-    known = {*inventory.timelines, *inventory.histories, *(m.postgres.timeline for m in manifests)}
+    """The history of `wanted`, or of the newest timeline that anything tells of; never silently an
+    older one (PITFALLS 41, 109).
+    """
+    known = {*inventory.timelines, *inventory.histories, *inventory.known_ends}
     timeline = max(known) if wanted is None else wanted
     if timeline not in known:
         raise NotRecoverable(
@@ -179,23 +192,9 @@ def _candidates(
         chain = walk(inventory, history, timeline=extent.timeline, begin=extent.start_lsn)
         place = chain.timeline, chain.end
         if place not in newest:
-            newest[place] = _newest_reached(repository, inventory, history, chain=chain)
+            newest[place] = newest_reached(repository, inventory, history, chain=chain)
         found.append(Candidate(manifest, chain, newest[place]))
     return found
-
-
-def _newest_reached(
-    repository: Repository, inventory: LogInventory, history: TimelineHistory, *, chain: Chain
-) -> Mark | None:
-    """The newest mark that the chain reaches, on its last timeline or the ones before it."""
-    for timeline in reversed(history.path()):
-        if timeline <= chain.timeline:
-            switch = history.end_of(timeline)
-            most = chain.end if switch is None else min(chain.end, switch)
-            mark = newest_mark(repository, _lineage(inventory, timeline), most_lsn=most)
-            if mark is not None:
-                return mark
-    return None
 
 
 def _covering(

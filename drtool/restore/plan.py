@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 from drtool.errors import NotRecoverable
 from drtool.model.finding import Finding, Severity
@@ -22,12 +22,11 @@ from drtool.model.target import (
     describe_target,
 )
 from drtool.model.wal import Lsn
+from drtool.model.window import TimeRange
 from drtool.repository.backups import Manifest
 from drtool.repository.logpath import WalSpan
+from drtool.repository.recovery_windows import latest_moment
 from drtool.restore.look import Candidate, RecoveryFacts
-
-# PostgreSQL counts time in microseconds.
-_RESOLUTION = timedelta(microseconds=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +49,7 @@ class RestorePlan:
     histories: frozenset[int]
     earliest: datetime | None
     latest: datetime | None
+    windows: tuple[TimeRange, ...]
     findings: tuple[Finding, ...]
 
     @property
@@ -102,6 +102,7 @@ def plan_restore(
         histories=facts.inventory.histories,
         earliest=earliest,
         latest=latest,
+        windows=facts.windows,
         findings=tuple(findings),
     )
 
@@ -116,14 +117,7 @@ def window(facts: RecoveryFacts) -> tuple[datetime | None, datetime | None]:
 
 
 def _latest(candidate: Candidate) -> datetime | None:
-    """Just before the newest mark, where a replay to a moment knows that it has to stop.
-
-    A mark older than the backup's own end says nothing about how far this backup reaches.
-    """
-    mark = candidate.newest
-    if mark is None or mark.lsn < candidate.manifest.postgres.stop_lsn:
-        return None
-    return mark.moment - _RESOLUTION
+    return latest_moment(candidate.newest, candidate.manifest.postgres)
 
 
 def _proven_end(candidate: Candidate, wal_end: Lsn) -> Lsn:
@@ -141,6 +135,7 @@ def preview(plan: RestorePlan, *, destination: str) -> RestorePreview:
     wal = f"{plan.segment_count} segments, {format_size(plan.wal_bytes)}"
     return RestorePreview(
         source=plan.source,
+        kind="postgres",
         target=describe_target(plan.target),
         destination=destination,
         backup_id=plan.manifest.backup_id,
@@ -155,6 +150,7 @@ def preview(plan: RestorePlan, *, destination: str) -> RestorePreview:
         wal_bytes=plan.wal_bytes,
         recoverable_from=plan.earliest,
         recoverable_until=plan.latest,
+        windows=plan.windows,
         findings=plan.findings,
     )
 

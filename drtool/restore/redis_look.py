@@ -7,9 +7,12 @@ from datetime import datetime
 
 from drtool.errors import NotRecoverable
 from drtool.model.target import RecoveryTarget, ToBackup, ToTime
+from drtool.model.window import TimeRange
 from drtool.repository.backups import Manifest, read_manifests
+from drtool.repository.damage import known_damage
 from drtool.repository.extents import RedisShard
 from drtool.repository.repository import Repository
+from drtool.repository.stream_windows import stream_windows
 from drtool.repository.streambranch import (
     StreamPath,
     dead_branches,
@@ -18,6 +21,7 @@ from drtool.repository.streambranch import (
 )
 from drtool.repository.streamlog import StreamInventory, StreamMoment, take_stream_inventory
 from drtool.repository.streampath import newest, offset_at
+from drtool.restore.damage import without_damaged
 from drtool.restore.redis_lost import LostAtFailover, count_lost
 from drtool.restore.redis_uncertain import Uncertain, uncertain_at
 
@@ -73,11 +77,14 @@ class RedisFacts:
     candidates: tuple[RedisCandidate, ...]
     window: tuple[datetime, datetime]
     damaged: tuple[str, ...]
+    windows: tuple[TimeRange, ...] = ()
 
 
 def look_redis(repository: Repository, source: str, target: RecoveryTarget) -> RedisFacts:
     """Find what a restore to `target` may use; NotRecoverable if there is no snapshot at all."""
     manifests, errors = read_manifests(repository, source)
+    manifests, passed_over = without_damaged(manifests, known_damage(repository), target)
+    errors = [*errors, *passed_over]
     if not manifests:
         if errors:
             raise errors[0]
@@ -105,6 +112,7 @@ def look_redis(repository: Repository, source: str, target: RecoveryTarget) -> R
         candidates=tuple(chosen),
         window=(ordered[-1].redis.stopped_at, head.latest),
         damaged=tuple(error.message for error in errors),
+        windows=stream_windows(repository, inventory, [one.redis for one in ordered]),
     )
 
 

@@ -18,6 +18,7 @@ from drtool.model.target import (
     ToTime,
     describe_target,
 )
+from drtool.model.window import TimeRange
 from drtool.repository.backups import Manifest
 from drtool.repository.extents import RedisShard
 from drtool.repository.streambranch import StreamPath
@@ -54,6 +55,7 @@ class RedisPlan:
     shards: tuple[ShardPlan, ...]
     earliest: datetime | None
     latest: datetime | None
+    windows: tuple[TimeRange, ...]
     findings: tuple[Finding, ...]
 
     @property
@@ -117,6 +119,7 @@ def plan_redis_restore(
         shards=tuple(plans),
         earliest=earliest,
         latest=latest,
+        windows=facts.windows,
         findings=(*findings, *chosen.manifest.findings),
     )
 
@@ -140,6 +143,7 @@ def preview_redis(plan: RedisPlan, *, destination: str, masters: int) -> Restore
         wal_bytes=plan.stream_bytes,
         recoverable_from=plan.earliest,
         recoverable_until=plan.latest,
+        windows=plan.windows,
         findings=plan.findings,
         kind="redis",
     )

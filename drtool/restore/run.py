@@ -103,6 +103,7 @@ def run_restore(
     wal_bytes = max(0, (came_to.lsn or extent.start_lsn) - extent.start_lsn)
     return RestoreOutcome(
         source=plan.source,
+        kind="postgres",
         backup_id=plan.manifest.backup_id,
         destination=str(destination.data),
         target=describe_target(plan.target),

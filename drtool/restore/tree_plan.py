@@ -11,6 +11,7 @@ from drtool.model.finding import Finding, Severity
 from drtool.model.measure import format_size
 from drtool.model.outcome import Fact, RestorePreview
 from drtool.model.target import RecoveryTarget, ToBackup, ToLatest, ToTime, describe_target
+from drtool.model.window import TimeRange
 from drtool.repository.backups import Manifest
 from drtool.sources.files.exclude import ExcludeRules
 
@@ -26,6 +27,7 @@ class TreePlan:
     target: RecoveryTarget
     manifest: Manifest
     earliest: datetime
+    newest: datetime
     wanted: ExcludeRules | None
     is_delta: bool
     findings: tuple[Finding, ...]
@@ -62,6 +64,7 @@ def plan_tree(
         target=target,
         manifest=chosen,
         earliest=min(manifest.files.taken_until for manifest in manifests),
+        newest=max(manifest.files.taken_until for manifest in manifests),
         wanted=wanted,
         is_delta=is_delta,
         findings=(*_warnings(source, chosen, fitting, damaged=damaged), *chosen.findings),
@@ -90,7 +93,8 @@ def preview_tree(
         fetch_bytes=size_bytes,
         wal_bytes=0,
         recoverable_from=plan.earliest,
-        recoverable_until=manifest.files.taken_from,
+        recoverable_until=plan.newest,
+        windows=(TimeRange(plan.earliest, plan.newest),),
         findings=plan.findings,
         changes=changes,
         kind="files",

@@ -2,30 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from functools import partial
 
 from drtool.errors import DrtoolError, IntegrityError, ObjectMissing
-from drtool.model.outcome import LogGap
-from drtool.model.wal import TimelineHistory, history_name
 from drtool.repository import layout
 from drtool.repository.backups import Manifest
+from drtool.repository.damage import known_damage
 from drtool.repository.extents import PostgresExtent
 from drtool.repository.layout import SegmentPart, WholeSegment
-from drtool.repository.log import (
-    LogInventory,
-    read_history,
-    read_log_object,
-    take_inventory,
-)
-from drtool.repository.logpath import find_holes
+from drtool.repository.log import read_log_object, take_inventory
+from drtool.repository.recovery_findings import gap_findings, timeline_findings
+from drtool.repository.recovery_windows import find_gaps, find_reaches
 from drtool.repository.repository import Repository
 from drtool.repository.sealing import SMALLEST_SEALED_BYTES, damaged
+from drtool.repository.timelines import find_timelines, read_newest_marks, with_known_ends
 from drtool.verify.depth import Choice
 from drtool.verify.streams import verify_streams
 from drtool.verify.tally import Tally, side_by_side
-
-GAP = "WAL gap"
 
 
 def verify_log(
@@ -57,9 +51,10 @@ def verify_log(
             choice=choice,
             tally=tally,
         )
+    bad = {*known_damage(repository), *tally.damaged} - tally.read_whole
     for system_id in sorted({manifest.postgres.system_id for manifest in manifests}):
         mine = [m for m in manifests if m.postgres.system_id == system_id]
-        _verify_contiguity(repository, mine, tally)
+        _verify_contiguity(repository, mine, bad=bad, tally=tally)
 
 
 def _read_back(
@@ -74,7 +69,9 @@ def _read_back(
     for key, size, error in side_by_side(reads):
         tally.looked_at(key, size)
         if error is not None:
-            tally.wrong(key, error)
+            tally.damage(key, error.message, error.hint)
+        else:
+            tally.read_whole.add(key)
 
 
 def _reads(
@@ -88,7 +85,7 @@ def _reads(
     """One task for each object that is to be read; the others are only looked at."""
     for found in repository.store.list(prefix):
         if found.size_bytes < SMALLEST_SEALED_BYTES:
-            tally.problem(
+            tally.damage(
                 found.key,
                 f"has {found.size_bytes} bytes, too few for a log object: it was cut short",
                 "Bring it back from a copy of the repository; it is never handed to a server.",
@@ -119,89 +116,36 @@ def _read_object(
     return key, len(plain), None
 
 
-def _verify_contiguity(repository: Repository, manifests: Sequence[Manifest], tally: Tally) -> None:
-    """Gaps after the first backup, and backups whose own stretch of WAL is not whole."""
-    extent = manifests[-1].postgres
-    source = manifests[-1].source
+def _verify_contiguity(
+    repository: Repository,
+    manifests: Sequence[Manifest],
+    *,
+    bad: Container[str],
+    tally: Tally,
+) -> None:
+    """Gaps after the first backup, backups whose own WAL is not whole, and timelines that are missing.
+
+    What is not there cannot tell that it was: marks and manifests do (PITFALLS 109).
+    """
+    extent, source = manifests[-1].postgres, manifests[-1].source
+    backups = {manifest.backup_id: manifest.postgres for manifest in manifests}
+    marks = read_newest_marks(repository, source, extent.system_id)
     try:
-        inventory = take_inventory(
+        found = take_inventory(
             repository,
             source,
             extent.system_id,
             segment_bytes=extent.segment_bytes,
-            since=min(manifest.postgres.start_lsn for manifest in manifests),
+            since=min(one.start_lsn for one in backups.values()),
+            damaged=bad,
         )
+        inventory = with_known_ends(found, marks, backups.values())
+        timelines = find_timelines(repository, inventory, marks)
     except IntegrityError as error:
         tally.wrong(f"log of {source}", error)
         return
-    gaps: set[LogGap] = set()
-    for history in _paths(repository, inventory, manifests, tally=tally):
-        on_path = [
-            manifest
-            for manifest in manifests
-            if history.holds(manifest.postgres.timeline, manifest.postgres.stop_lsn)
-        ]
-        if on_path:
-            first = min(on_path, key=lambda manifest: manifest.postgres.start_lsn).postgres
-            gaps.update(
-                find_holes(inventory, history, timeline=first.timeline, begin=first.start_lsn)
-            )
-    for gap in sorted(gaps, key=lambda gap: (gap.timeline, gap.begin)):
-        _tell_gap(gap, manifests, tally)
-
-
-def _paths(
-    repository: Repository,
-    inventory: LogInventory,
-    manifests: Sequence[Manifest],
-    *,
-    tally: Tally,
-) -> list[TimelineHistory]:
-    """The path to each timeline that no other has gone on from; a history that is missing is a problem."""
-    known = {*inventory.timelines, *inventory.histories}
-    known.update(manifest.postgres.timeline for manifest in manifests)
-    paths: list[TimelineHistory] = []
-    for timeline in sorted(known, reverse=True):
-        if any(timeline in path.path() for path in paths):
-            continue
-        try:
-            paths.append(
-                read_history(repository, inventory.source, inventory.system_id, timeline=timeline)
-            )
-        except ObjectMissing as error:
-            tally.problem(
-                error.key,
-                f"{history_name(timeline)} is missing: timeline {timeline} cannot be recovered to",
-                "Put it back from pg_wal of the server, or of a standby, with `drtool-wal push`.",
-            )
-        except IntegrityError as error:
-            tally.wrong(f"history of timeline {timeline}", error)
-    return paths
-
-
-def _tell_gap(gap: LogGap, manifests: Sequence[Manifest], tally: Tally) -> None:
-    """A gap that a newer backup has left behind is a fact; one that limits the newest is a problem."""
-    tally.gaps.append(gap)
-    source = manifests[0].source
-    subject = f"{GAP} in {source}, timeline {gap.timeline}"
-    fact = f"WAL from {gap.begin} to {gap.end} is missing"
-    newest = max(manifests, key=lambda manifest: (manifest.ended, manifest.backup_id)).postgres
-    broken = [
-        manifest.backup_id
-        for manifest in manifests
-        if manifest.postgres.timeline == gap.timeline
-        and gap.begin < manifest.postgres.stop_lsn
-        and gap.end > manifest.postgres.start_lsn
-    ]
-    if broken:
-        tally.problem(subject, f"{fact}: backup {', '.join(broken)} cannot become consistent")
-    elif newest.timeline < gap.timeline or newest.start_lsn < gap.end:
-        tally.problem(
-            subject,
-            f"{fact}: no backup reaches beyond it",
-            f"Run `drtool backup {source}` now: from then on the log counts again.",
-        )
-    else:
-        tally.warn(
-            subject, f"{fact}: backups before it reach only so far; newer ones do not need it"
-        )
+    reaches = find_reaches(repository, timelines, backups)
+    gaps = find_gaps(repository, inventory, reaches)
+    tally.gaps += gaps
+    tally.findings += timeline_findings(source, timelines)
+    tally.findings += gap_findings(source, gaps, reaches)

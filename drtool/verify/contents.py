@@ -77,7 +77,7 @@ def look_at_packs(
         tally.looked_at(layout.pack_key(pack_id))
         if fact:
             shelf.bad[pack_id] = fact
-            tally.problem(layout.pack_key(pack_id), fact, "Restore from a backup without it.")
+            tally.damage(layout.pack_key(pack_id), fact, "Restore from a backup without it.")
 
 
 def _look_at_pack(
@@ -169,7 +169,9 @@ def read_chunks(
         read[done.pack_id.hex()] = done.chunks, len(shelf.needed[done.pack_id])
         if done.error is not None:
             shelf.bad[done.pack_id] = done.error.message
-            tally.wrong(key, done.error)
+            tally.damage(key, done.error.message, done.error.hint)
+        elif done.chunks == len(shelf.needed[done.pack_id].nonzero()[0]):
+            tally.read_whole.add(key)
     return read
 
 

@@ -1,7 +1,8 @@
 """Read a repository back: keys, manifests, packs, chunks and the log, as deep as is asked for.
 
 What is missing or damaged is a finding. A store that cannot be asked raises RepositoryUnavailable:
-then nothing was verified. Marks, attempts and evidence are not read: no restore depends on them.
+then nothing was verified. Marks are asked how far the log must reach; attempts and evidence are not
+read, for no restore depends on them. Damage is remembered until the object was read whole again.
 """
 
 from __future__ import annotations
@@ -11,16 +12,17 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from drtool.errors import AlreadyExists, ExitCode, IntegrityError
-from drtool.model.finding import Severity
+from drtool.model.finding import Harm, code_of_findings
 from drtool.model.outcome import VerifyOutcome
 from drtool.model.progress import Emit
 from drtool.repository import layout
 from drtool.repository.backups import Manifest, backed_up_sources
 from drtool.repository.chunks import ChunkReader
+from drtool.repository.damage import known_damage, remember_damage, remember_read
 from drtool.repository.repository import Repository, RepositoryRoot, read_slots
 from drtool.repository.sealing import ObjectType
 from drtool.system.clock import Clock, Stopwatch
-from drtool.verify.changelog import GAP, verify_log
+from drtool.verify.changelog import verify_log
 from drtool.verify.contents import (
     judge_backups,
     list_packs,
@@ -30,10 +32,7 @@ from drtool.verify.contents import (
     read_tables,
 )
 from drtool.verify.depth import Choice, Depth, Quick, Sampled, level_of
-from drtool.verify.streams import HOLE
 from drtool.verify.tally import Tally
-
-NO_BACKUP = "backups of"
 
 
 def verify_repository(
@@ -59,13 +58,15 @@ def verify_repository(
     _verify_keys(repository, tally)
     shelf = list_packs(repository, tally)
     manifests: list[Manifest] = []
+    known = known_damage(repository)
     for source in chosen:
         mine = open_manifests(repository, source, tally)
         if not mine:
             tally.problem(
-                f"{NO_BACKUP} {source}",
+                f"backups of {source}",
                 "there is none that opens",
                 f"Run `drtool backup {source}`.",
+                harm=Harm.UNREACHABLE,
             )
         manifests += mine
         verify_log(repository, source, mine, choice=choice, tally=tally)
@@ -88,16 +89,14 @@ def verify_repository(
         findings=tuple(tally.findings),
     )
     _leave_evidence(repository, outcome, depth, seed=seed, read=read)
+    remember_damage(repository, tally.damaged)
+    remember_read(repository, sorted((tally.read_whole - set(tally.damaged)) & set(known)))
     return outcome
 
 
 def exit_code_of(outcome: VerifyOutcome) -> ExitCode:
     """7 if something is damaged or missing, 4 if only a backup or a stretch of log is, 0 otherwise."""
-    problems = [f for f in outcome.findings if f.severity is Severity.PROBLEM]
-    if not problems:
-        return ExitCode.DONE
-    is_whole = all(problem.subject.startswith((GAP, HOLE, NO_BACKUP)) for problem in problems)
-    return ExitCode.NOT_RECOVERABLE if is_whole else ExitCode.INTEGRITY
+    return code_of_findings(outcome.findings, otherwise=ExitCode.INTEGRITY)
 
 
 def last_verified(repository: Repository) -> datetime | None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 from drtool.errors import DrtoolError, IntegrityError, ObjectMissing
+from drtool.model.finding import Harm
 from drtool.repository import layout
 from drtool.repository.backups import Manifest
 from drtool.repository.extents import RedisExtent
@@ -33,7 +34,7 @@ from drtool.repository.streamlog import (
 from drtool.verify.depth import Choice
 from drtool.verify.tally import Tally, side_by_side
 
-HOLE = "hole in the stream"
+GAP = "gap in the stream"
 
 
 def verify_streams(
@@ -51,7 +52,9 @@ def verify_streams(
             for key, size, error in side_by_side(_reads(repository, history, choice, tally=tally)):
                 tally.looked_at(key, size)
                 if error is not None:
-                    tally.wrong(key, error)
+                    tally.damage(key, error.message, error.hint)
+                else:
+                    tally.read_whole.add(key)
     try:
         inventory = take_stream_inventory(repository, source)
     except IntegrityError as error:
@@ -70,7 +73,7 @@ def _reads(
         if name is None:
             tally.warn(found.key, "is no part of a stream")
         elif found.size_bytes < SMALLEST_SEALED_BYTES:
-            tally.problem(
+            tally.damage(
                 found.key,
                 f"has {found.size_bytes} bytes, too few for a log object: it was cut short",
                 "Bring it back from a copy of the repository; it is never replayed.",
@@ -113,16 +116,17 @@ def _tell_holes(inventory: StreamInventory, snapshots: Sequence[Manifest], tally
             if begin.previous is None:
                 continue
             name, offset = begin.previous
-            subject = f"{HOLE} of {inventory.source}, {begin.shard}"
+            subject = f"{GAP} of {inventory.source}, {begin.shard}"
             fact = f"after offset {offset} of {name} the log begins anew: {begin.reason}"
             if newest is None or newest.redis.stopped_at < begin.at:
                 tally.problem(
                     subject,
                     f"{fact}; no snapshot is newer",
                     f"Run `drtool backup {inventory.source}` now: from then on the stream counts.",
+                    harm=Harm.UNREACHABLE,
                 )
             else:
-                tally.warn(subject, f"{fact}; snapshots before it reach only so far")
+                tally.note(subject, f"{fact}; snapshots before it reach only so far")
     for log in inventory.logs.values():
         # A snapshot is a place from which the log goes on, as the end of each run is.
         ends = {run.end for run in log.runs} | set(_offsets(log.replication_id, snapshots))

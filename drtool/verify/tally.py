@@ -8,9 +8,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 from drtool.errors import DrtoolError
-from drtool.model.finding import Finding, Severity
-from drtool.model.outcome import LogGap
+from drtool.model.finding import Finding, Harm, Severity
 from drtool.model.progress import Emit, PhaseAdvanced, PhaseBegan, PhaseEnded
+from drtool.model.window import LogGap
 from drtool.system.clock import Clock, Stopwatch
 
 T = TypeVar("T")
@@ -30,6 +30,9 @@ class Tally:
         self.read_bytes = 0
         self.findings: list[Finding] = []
         self.gaps: list[LogGap] = []
+        # Keys of objects that are damaged or missing, with what is wrong; and those read to their end.
+        self.damaged: dict[str, str] = {}
+        self.read_whole: set[str] = set()
 
     def phase(self, name: str, title: str) -> Callable[[], None]:
         """Announce a phase; the function returned ends it."""
@@ -45,15 +48,20 @@ class Tally:
         if self.objects % 16 == 0:
             self._emit(PhaseAdvanced(phase=self._phase, done=self.objects, detail=name))
 
-    def problem(self, subject: str, fact: str, fix: str = "") -> None:
+    def problem(self, subject: str, fact: str, fix: str = "", *, harm: Harm = Harm.DAMAGE) -> None:
         """Something that is wrong, and makes the verification fail."""
         self.findings.append(
-            Finding(severity=Severity.PROBLEM, subject=subject, fact=fact, fix=fix)
+            Finding(severity=Severity.PROBLEM, subject=subject, fact=fact, fix=fix, harm=harm)
         )
 
     def wrong(self, subject: str, error: DrtoolError) -> None:
         """An error that names what is wrong."""
         self.problem(subject, error.message, error.hint)
+
+    def damage(self, key: str, fact: str, fix: str = "") -> None:
+        """An object that is damaged or missing: told, and to be remembered."""
+        self.damaged[key] = fact
+        self.problem(key, fact, fix)
 
     def warn(self, subject: str, fact: str, fix: str = "") -> None:
         """Something that a person should know."""

@@ -6,12 +6,13 @@ import os
 import socket
 from collections.abc import Iterator, Sequence
 
-from drtool.check.freshness import check_mirror
+from drtool.check.freshness import age_of, check_mirror
 from drtool.check.run import Seen, attempt, not_looked
+from drtool.check.state import SourceState
 from drtool.errors import DrtoolError, SourceUnavailable
 from drtool.model.checked import Look
 from drtool.model.finding import Finding
-from drtool.model.measure import format_span
+from drtool.model.measure import format_age
 from drtool.policy.scalars import StoreUrl
 from drtool.policy.sources import BucketSource, FilesSource
 from drtool.repository.backups import Manifest
@@ -20,26 +21,30 @@ from drtool.sources.files.checks import check_content, check_place
 from drtool.sources.files.glance import glance_at
 from drtool.sources.files.guard import PlaceSigns, has_sentinel, judge_sentinel
 from drtool.stores.bucket import Bucket
-from drtool.wiring.checking import Checking, age_of
+from drtool.wiring.checking import Checking
 from drtool.wiring.mirrors import mirror_bucket, mirror_standing
+from drtool.wiring.state_facts import read_facts_of_state
+from drtool.wiring.state_files import files_state
 
 
 def look_at_files(checking: Checking, source: FilesSource) -> Iterator[Look]:
     """The tree, then its snapshots, then its mirror; each is seen whatever became of the others."""
     manifests: list[Manifest] = []
-    damaged: list[Look] = []
+    state: SourceState | None = None
     trouble: DrtoolError | None = None
     try:
-        manifests, damaged = checking.manifests("files")
+        facts = read_facts_of_state(
+            checking.name, checking.policy, checking.opened(), now=checking.now
+        )
+        manifests, state = list(facts.manifests), files_state(facts)
     except DrtoolError as error:
         trouble = error
     yield attempt("tree", lambda: _tree(checking, source, manifests))
-    yield from damaged
     if trouble is not None:
         yield not_looked("repository", trouble)
-    else:
-        yield attempt("backups", lambda: checking.backup(manifests, "snapshot"))
-        yield attempt("recoverable until", lambda: _loss(checking, manifests))
+    if state is not None:
+        yield checking.backups(state)
+        yield checking.recoverable(state)
     if source.mirror is not None:
         url = source.mirror
         yield attempt("mirror", lambda: _mirror(checking, url))
@@ -105,14 +110,6 @@ def _place_of(manifest: Manifest | None) -> PlaceSigns | None:
     )
 
 
-def _loss(checking: Checking, manifests: Sequence[Manifest]) -> Seen:
-    """Files that changed after the newest whole snapshot began are at risk."""
-    whole = [manifest for manifest in manifests if manifest.files.is_complete]
-    latest = max((manifest.files.taken_from for manifest in whole), default=None)
-    fix = f"Run `drtool backup {checking.name}`, or schedule it as often as the promise needs."
-    return checking.loss(latest, age_of(latest, checking.now), fix=fix)
-
-
 def _mirror(checking: Checking, url: StoreUrl) -> Seen:
     bucket = mirror_bucket(url, checking.around)
     standing = mirror_standing(
@@ -123,8 +120,9 @@ def _mirror(checking: Checking, url: StoreUrl) -> Seen:
     findings = check_mirror(table, standing, keeps_versions=keeps, now=checking.now)
     if standing.ended is None:
         return f"{bucket.url} answers, and no run has ended there", findings
-    age = format_span(checking.now - standing.ended)
-    return f"{_versions(bucket, keeps)}, {standing.runs} runs, the last ended {age} ago", findings
+    age = format_age(standing.ended, checking.now)
+    ended = f"the last ended {age}" if "ago" in age else f"the last is {age}"
+    return f"{_versions(bucket, keeps)}, {standing.runs} runs, {ended}", findings
 
 
 def _versions(bucket: Bucket, keeps: bool | None) -> str:  # noqa: FBT001 - what was told, no flag

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import closing
 
-from drtool.archiving.status import WalStatus, wal_status
-from drtool.check.freshness import check_clock, check_receiver
+from drtool.archiving.status import WalStatus
+from drtool.check.freshness import check_clock
 from drtool.check.run import Seen, attempt, not_looked
+from drtool.check.state import Topic
 from drtool.errors import DrtoolError
 from drtool.model.checked import Look
 from drtool.model.finding import Finding, Severity
@@ -19,6 +20,8 @@ from drtool.sources.postgres.facts import ServerFacts, read_facts
 from drtool.sources.postgres.readiness import read_archiver, read_readings, read_slot
 from drtool.wiring.checking import Checking
 from drtool.wiring.parts import dsn_of
+from drtool.wiring.state_facts import read_facts_of_state
+from drtool.wiring.state_postgres import postgres_state, read_log
 
 
 def look_at_postgres(checking: Checking, source: PostgresSource) -> Iterator[Look]:
@@ -108,46 +111,23 @@ def _standby(dsn: str, primary: ServerFacts | None) -> Seen:
 
 
 def _look_at_log(checking: Checking, facts: ServerFacts | None) -> Iterator[Look]:
-    manifests, damaged = checking.manifests("postgres")
-    yield from damaged
-    yield attempt("backups", lambda: checking.backup(manifests, "backup"))
-    extents = [manifest.postgres for manifest in manifests]
-    log = wal_status(checking.opened(), checking.name, extents, now=checking.now)
-    receive = f"Run `drtool wal receive {checking.name}`, under systemd or in a container."
-    receiver = tuple(check_receiver(f"WAL of {checking.name}", log.receiver, fix=receive))
-    yield Look(name="receiver", seen=log.receiver or "none", findings=receiver)
-    yield Look(
-        name="log",
-        seen=_log_seen(log),
-        findings=(*_log_findings(checking.name, log, facts), *log.findings),
-    )
-    until = log.recoverable_until
-    fix = f"See `drtool wal status {checking.name}`: who receives, and how far the log reaches."
-    yield attempt("recoverable until", lambda: checking.loss(until, log.rpo_now, fix=fix))
+    found = read_facts_of_state(checking.name, checking.policy, checking.opened(), now=checking.now)
+    log = read_log(found)
+    state = postgres_state(found, checking.policy.postgres(checking.name), log=log)
+    yield checking.backups(state)
+    yield Look(name="receiver", seen=state.receiver or "none", findings=state.of(Topic.RECEIVER))
+    foreign = _foreign(checking.name, log, facts)
+    yield Look(name="log", seen=state.log_seen, findings=(*state.of(Topic.LOG), *foreign))
+    yield checking.recoverable(state)
 
 
-def _log_seen(log: WalStatus) -> str:
-    if log.end is None:
-        return "none"
-    return f"whole up to {log.end.lsn} on timeline {log.timeline}, {len(log.gaps)} gaps"
-
-
-def _log_findings(name: str, log: WalStatus, facts: ServerFacts | None) -> Iterator[Finding]:
-    for gap in log.gaps:
-        yield Finding(
-            severity=Severity.PROBLEM,
-            subject=f"WAL of {name}, timeline {gap.timeline}",
-            fact=f"from {gap.begin} to {gap.end} it is missing ({format_size(gap.end - gap.begin)}): no"
-            " moment behind it is reached from an older backup",
-            fix=f"Run `drtool backup {name}`.",
-        )
-    if facts is None or log.system_id is None:
+def _foreign(name: str, log: WalStatus, facts: ServerFacts | None) -> Iterator[Finding]:
+    if facts is None or log.system_id is None or log.system_id == facts.system_id:
         return
-    if log.system_id != facts.system_id:
-        yield Finding(
-            severity=Severity.PROBLEM,
-            subject=f"WAL of {name}",
-            fact=f"the server is cluster {facts.system_id}, and the repository holds {log.system_id}",
-            fix="Let the DSN lead to the right server; after pg_upgrade, run"
-            f" `drtool wal receive {name} --accept-new-system` and `drtool backup {name}`.",
-        )
+    yield Finding(
+        severity=Severity.PROBLEM,
+        subject=f"WAL of {name}",
+        fact=f"the server is cluster {facts.system_id}, and the repository holds {log.system_id}",
+        fix="Let the DSN lead to the right server; after pg_upgrade, run"
+        f" `drtool wal receive {name} --accept-new-system` and `drtool backup {name}`.",
+    )

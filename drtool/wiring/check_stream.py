@@ -6,12 +6,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from drtool.archiving.redis_joining import Backlog
-from drtool.archiving.redis_status import ShardStatus, StreamStatus, stream_status
-from drtool.check.freshness import check_mark, check_receiver
+from drtool.archiving.redis_status import StreamStatus
+from drtool.check.freshness import age_of, check_mark
 from drtool.check.run import Seen, attempt, not_looked
+from drtool.check.state import Topic
 from drtool.errors import DrtoolError
 from drtool.model.checked import Look
-from drtool.model.finding import Finding, Severity
+from drtool.model.finding import Finding
 from drtool.model.measure import format_size, format_span
 from drtool.policy.sources import RedisSource
 from drtool.repository.layout import ReplicationHistory
@@ -22,8 +23,10 @@ from drtool.sources.redis.connection import connect
 from drtool.sources.redis.psync import Position
 from drtool.sources.redis.shape import Shape
 from drtool.sources.redis.topology import choose_node, join_order
-from drtool.wiring.checking import Checking, age_of
+from drtool.wiring.checking import Checking
 from drtool.wiring.redis import login_of
+from drtool.wiring.state_facts import read_facts_of_state
+from drtool.wiring.state_redis import read_stream, redis_state
 
 # Between the two looks from which the rate of writing is told.
 SAMPLE_SECONDS = 1.0
@@ -37,61 +40,26 @@ def look_at_stream(
 ) -> Iterator[Look]:
     """Snapshots always; the stream where the policy has it. `shape` None: nobody could find it."""
     try:
-        manifests, damaged = checking.manifests("redis")
-        yield from damaged
-        yield attempt("backups", lambda: checking.backup(manifests, "snapshot"))
-        stands = stream_status(checking.opened(), checking.name)
+        found = read_facts_of_state(
+            checking.name, checking.policy, checking.opened(), now=checking.now
+        )
+        stands = read_stream(found)
+        state = redis_state(found, source, stream=stands)
     except DrtoolError as error:
         yield not_looked("repository", error)
         return
+    yield checking.backups(state)
     if source.stream:
-        yield from _look_at_receiver(checking, stands)
+        receiver = state.of(Topic.RECEIVER)
+        yield Look(name="receiver", seen=state.receiver or "none", findings=receiver)
+        yield Look(name="stream", seen=state.log_seen, findings=state.of(Topic.LOG))
         if source.heartbeat_key is not None:
             yield attempt("marks", lambda: _marks(checking, source, stands))
         if shape is not None:
             yield attempt(
                 "backlog", lambda: _backlogs(checking, source, shape, stands=stands, first=first)
             )
-    until = stands.recoverable_until
-    rpo_now = age_of(until, checking.now)
-    fix = f"Run `drtool backup {checking.name}`; see `drtool redis status {checking.name}`."
-    yield attempt("recoverable until", lambda: checking.loss(until, rpo_now, fix=fix))
-
-
-def _look_at_receiver(checking: Checking, stands: StreamStatus) -> Iterator[Look]:
-    name = checking.name
-    fix = f"Run `drtool redis receive {name}`, under systemd or in a container."
-    found = tuple(check_receiver(f"stream of {name}", stands.receiver, fix=fix))
-    yield Look(name="receiver", seen=stands.receiver or "none", findings=found)
-    holes = [finding for shard in stands.shards for finding in _joined(name, shard)]
-    ends = ", ".join(f"{shard.name} up to {shard.end}" for shard in stands.shards)
-    yield Look(name="stream", seen=ends or "nothing is held", findings=tuple(holes))
-
-
-def _joined(name: str, shard: ShardStatus) -> Iterator[Finding]:
-    """Whether the newest snapshot and what is received now belong together."""
-    subject = f"stream of {name}, {shard.name}"
-    if shard.recoverable_until is None:
-        yield Finding(
-            severity=Severity.PROBLEM,
-            subject=subject,
-            fact="there is no snapshot that it could be replayed on",
-            fix=f"Run `drtool backup {name}`.",
-        )
-    elif not shard.is_joined:
-        yield Finding(
-            severity=Severity.PROBLEM,
-            subject=subject,
-            fact="it has a hole, and no snapshot was taken behind it: what is received now is of no use yet",
-            fix=f"Run `drtool backup {name}`.",
-        )
-    elif shard.holes:
-        at = shard.holes[-1].at.isoformat(timespec="seconds")
-        yield Finding(
-            severity=Severity.NOTE,
-            subject=subject,
-            fact=f"it had {len(shard.holes)} holes, the last at {at}: moments inside them are lost",
-        )
+    yield checking.recoverable(state)
 
 
 def _marks(checking: Checking, source: RedisSource, stands: StreamStatus) -> Seen:

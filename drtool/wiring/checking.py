@@ -5,21 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from drtool.check.freshness import Timetable, check_age, check_loss
-from drtool.check.run import Seen, not_looked
-from drtool.config.promises import longest_pause
+from drtool.check.freshness import Timetable, check_loss
+from drtool.check.run import Seen
+from drtool.check.state import SourceState, Topic
 from drtool.errors import DrtoolError, RepositoryUnavailable
 from drtool.model.checked import Look
-from drtool.model.finding import Finding
-from drtool.model.measure import format_span
+from drtool.model.measure import format_age
 from drtool.model.objective import Objective
 from drtool.policy.policy import Policy
-from drtool.repository.backups import Manifest, read_manifests
+from drtool.repository.recovery_findings import shown
 from drtool.repository.repository import Repository
+from drtool.wiring.state import read_state
+from drtool.wiring.state_facts import timetable
 from drtool.wiring.surroundings import Surroundings
-
-# Clocks of two machines are never quite the same.
-_TOLERATED_AHEAD = timedelta(minutes=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,40 +54,37 @@ class Checking:
 
     def timetable(self, what: str, command: str) -> Timetable:
         """When `what` is due, by the source's schedule of backups."""
-        line = self.policy.source(self.name).schedule.backup
-        pause = longest_pause(line, self.policy.timezone) if line else None
-        return Timetable(source=self.name, what=what, command=command, pause=pause)
+        source = self.policy.source(self.name)
+        return timetable(self.name, source, self.policy, what=what, command=command)
 
-    def manifests(self, kind: str) -> tuple[list[Manifest], list[Look]]:
-        """The backups, oldest first, and a look for each that is damaged."""
-        manifests, errors = read_manifests(self.opened(), self.name)
-        for manifest in manifests:
-            manifest.require_kind(kind)
-        return manifests, [not_looked("a manifest", error) for error in errors]
+    def state(self) -> SourceState:
+        """How the source stands, as every screen shows it."""
+        return read_state(self.name, self.policy, self.opened(), now=self.now)
 
-    def backup(self, manifests: list[Manifest], what: str) -> Seen:
-        """The newest backup: its age, and what it found itself."""
-        newest = manifests[-1] if manifests else None
-        ended = newest.ended if newest else None
-        table = self.timetable(what, f"drtool backup {self.name}")
-        findings: list[Finding] = [*check_age(table, ended, now=self.now)]
-        findings += newest.findings if newest else ()
-        if newest is None or ended is None:
-            return "none", findings
-        age = format_span(self.now - ended)
-        return f"{len(manifests)} held, the newest ended {age} ago", findings
+    def backups(self, state: SourceState) -> Look:
+        """What is held of backups, as a line of the check."""
+        if state.last_backup_finished is None:
+            seen = "none" if not state.backups else f"{state.backups} held, none of them usable"
+        else:
+            age = format_age(state.last_backup_finished, state.at)
+            seen = f"{state.backups} held, the newest ended {age}"
+            if "ago" not in age:
+                seen = f"{state.backups} held, the newest is {age}"
+        return Look(name="backups", seen=seen, findings=state.of(Topic.BACKUPS))
+
+    def recoverable(self, state: SourceState) -> Look:
+        """How far a recovery could come now, and what would be lost, as a line of the check."""
+        until, rpo_now = state.proven_until, state.rpo_now
+        seen = "unknown" if until is None else shown(until, self.policy.timezone)
+        if until is not None:
+            seen += f", {format_age(until, state.at)}"
+            if rpo_now is None:
+                seen = f"unknown: {seen}"
+        return Look(name="recoverable until", seen=seen, findings=state.of(Topic.LOSS))
 
     def loss(self, latest: datetime | None, rpo_now: timedelta | None, *, fix: str) -> Seen:
-        """How much would be lost now, against the promise."""
+        """How much would be lost now, against the promise, of what is kept outside the repository."""
         findings = check_loss(self.name, self.objective, rpo_now=rpo_now, fix=fix)
         if latest is None or rpo_now is None:
             return "unknown", findings
-        shown = latest.astimezone(self.policy.timezone).isoformat(timespec="seconds")
-        return f"{shown}, {format_span(rpo_now)} ago", findings
-
-
-def age_of(moment: datetime | None, now: datetime) -> timedelta | None:
-    """None for a moment that nobody knows, or that lies so far ahead that nobody can tell."""
-    if moment is None or moment - now > _TOLERATED_AHEAD:
-        return None
-    return max(now - moment, timedelta(0))
+        return f"{shown(latest, self.policy.timezone)}, {format_age(latest, self.now)}", findings

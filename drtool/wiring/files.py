@@ -3,27 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from drtool.backup.plan import BackupPlan, plan_snapshot
 from drtool.errors import UsageError
-from drtool.model.objective import LossInterval, Objective, judge
-from drtool.model.outcome import (
-    BackupOutcome,
-    Fact,
-    FactSheet,
-    RestoreOutcome,
-    RestorePreview,
-    StatusRow,
-)
+from drtool.model.objective import Objective
+from drtool.model.outcome import BackupOutcome, Fact, FactSheet, RestoreOutcome, RestorePreview
 from drtool.model.progress import Emit
 from drtool.model.request import BackupRequest, RestoreRequest
 from drtool.policy.sources import FilesSource, SourcePolicy
-from drtool.repository.backups import Manifest, read_manifests
+from drtool.repository.backups import read_manifests
 from drtool.repository.extents import FilesExtent
 from drtool.repository.lease import Lease
 from drtool.repository.repository import Repository
@@ -123,15 +115,20 @@ def plan_files(
     around: Surroundings,
 ) -> Planned:
     """NotRecoverable, naming the earliest moment, if there is no snapshot for the target."""
+    from drtool.repository.damage import known_damage
+    from drtool.restore.damage import without_damaged
     from drtool.restore.tree_plan import plan_tree
     from drtool.sources.files.exclude import compile_rules
 
     manifests, errors = read_manifests(repository, name)
+    usable, passed_over = without_damaged(manifests, known_damage(repository), request.target)
+    if not usable and passed_over:
+        raise passed_over[0]
     plan = plan_tree(
         name,
         request.target,
-        manifests=manifests,
-        damaged=[error.message for error in errors],
+        manifests=usable,
+        damaged=[error.message for error in (*errors, *passed_over)],
         wanted=compile_rules(request.patterns) if request.patterns else None,
         is_delta=request.is_delta,
     )
@@ -208,32 +205,3 @@ class _Restore:
         is_answered = all(question.passed for question in outcome.questions)
         duration = judge_time(outcome.phases, self.objective, is_answered=is_answered)
         return replace(outcome, lost_at=self.request.lost_at, judgements=(loss, duration))
-
-
-def files_row(
-    name: str,
-    source: FilesSource,
-    objective: Objective,
-    *,
-    manifests: Sequence[Manifest],
-    now: datetime,
-) -> StatusRow:
-    """What stands now is what the newest whole snapshot has; files changed after it began are at risk."""
-    for manifest in manifests:
-        manifest.require_kind("files")
-    whole = [manifest for manifest in manifests if manifest.files.is_complete]
-    latest = max((manifest.files.taken_from for manifest in whole), default=None)
-    rpo = None if latest is None or latest > now else now - latest
-    newest = manifests[-1] if manifests else None
-    return StatusRow(
-        source=name,
-        kind=source.kind,
-        objective=objective,
-        verdict=judge(rpo, objective.rpo),
-        earliest=min((manifest.files.taken_until for manifest in manifests), default=None),
-        latest=latest,
-        rpo_now=None if rpo is None else LossInterval(timedelta(0), rpo),
-        last_backup=newest.backup_id if newest else None,
-        last_backup_finished=newest.ended if newest else None,
-        receiver="none",
-    )

@@ -2,33 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
 from pathlib import Path
 
 from drtool.archiving.redis_arrivals import BETWEEN_MOMENTS
-from drtool.archiving.redis_status import StreamStatus, stream_status
 from drtool.backup.plan import BackupPlan, plan_snapshot
 from drtool.backup.redis import RedisServers, run_redis_snapshot
 from drtool.drill.judging import judge_loss, judge_stream, judge_time
 from drtool.errors import UsageError
-from drtool.model.finding import Finding, Severity
-from drtool.model.objective import LossInterval, Objective, judge
+from drtool.model.objective import Objective
 from drtool.model.outcome import (
     BackupOutcome,
     Fact,
     FactSheet,
     Judgement,
     RestoreOutcome,
-    StatusRow,
 )
 from drtool.model.progress import Emit
 from drtool.model.request import RestoreRequest, TtlMode
 from drtool.model.target import ToTime
 from drtool.policy.secrets import Secret
 from drtool.policy.sources import RedisSource, SourcePolicy
-from drtool.repository.backups import Manifest
 from drtool.repository.extents import RedisExtent
 from drtool.repository.lease import Lease
 from drtool.repository.repository import Repository
@@ -220,52 +215,3 @@ class _Restore:
             declared=outcome.began,
             lost_at=self.request.lost_at,
         )
-
-
-def redis_row(
-    name: str,
-    source: RedisSource,
-    objective: Objective,
-    *,
-    manifests: Sequence[Manifest],
-    repository: Repository,
-    now: datetime,
-) -> StatusRow:
-    """What stands now: as far as snapshot and stream reach together, in every shard."""
-    for manifest in manifests:
-        manifest.require_kind("redis")
-    stands = stream_status(repository, name)
-    latest = stands.recoverable_until
-    rpo = None if latest is None or latest > now else now - latest
-    newest = manifests[-1] if manifests else None
-    return StatusRow(
-        source=name,
-        kind=source.kind,
-        objective=objective,
-        verdict=judge(rpo, objective.rpo),
-        earliest=min((manifest.redis.stopped_at for manifest in manifests), default=None),
-        latest=latest,
-        rpo_now=None if rpo is None else LossInterval(timedelta(0), rpo),
-        last_backup=newest.backup_id if newest else None,
-        last_backup_finished=newest.ended if newest else None,
-        receiver=stands.receiver or "none",
-        findings=tuple(_stream_findings(name, source, stands)),
-    )
-
-
-def _stream_findings(name: str, source: RedisSource, stands: StreamStatus) -> Iterator[Finding]:
-    if source.stream and stands.receiver is None:
-        yield Finding(
-            severity=Severity.WARNING,
-            subject=f"stream of {name}",
-            fact="nobody receives it: every change from now on would be lost",
-            fix=f"Run `drtool redis receive {name}`.",
-        )
-    for shard in stands.shards:
-        if shard.holes and not shard.is_joined:
-            yield Finding(
-                severity=Severity.PROBLEM,
-                subject=f"{name}, {shard.name}",
-                fact="its stream has a hole, and no snapshot was taken behind it",
-                fix=f"Run `drtool backup {name}`.",
-            )

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from drtool.archiving.redis import StreamReceived, StreamSettings, receive_stream
-from drtool.archiving.redis_status import ShardStatus, StreamStatus, stream_status
+from drtool.archiving.redis_status import StreamStatus, stream_status
+from drtool.check.state import SourceState, Topic
 from drtool.errors import PolicyError
-from drtool.model.finding import Finding, Severity
 from drtool.model.measure import format_size
 from drtool.model.outcome import Fact, FactSheet
 from drtool.model.request import RedisReceive, RedisStatus
@@ -20,6 +20,8 @@ from drtool.wiring.commands import command_starter
 from drtool.wiring.parts import opened_repository
 from drtool.wiring.redis import login_of
 from drtool.wiring.redis_base import BaseTaker
+from drtool.wiring.state_facts import read_facts_of_state, window_fact
+from drtool.wiring.state_redis import read_stream, redis_state
 from drtool.wiring.surroundings import Surroundings
 
 
@@ -51,7 +53,7 @@ def receive(
 
 
 def status(request: RedisStatus, policy: Policy, around: Surroundings) -> FactSheet:
-    """What is archived of each source's stream; a hole that limits the newest snapshot is a problem."""
+    """What is archived of each source's stream, and all that is wrong with it and its receiver."""
     names = request.sources or tuple(
         str(name) for name, one in policy.sources.items() if isinstance(one, RedisSource)
     )
@@ -60,15 +62,19 @@ def status(request: RedisStatus, policy: Policy, around: Surroundings) -> FactSh
             "the policy has no source of kind redis",
             hint="Add one; `drtool policy schema` shows how.",
         )
-    for name in names:
-        _redis(policy, name)
+    sources = {name: _redis(policy, name) for name in names}
+    looked: list[tuple[SourceState, StreamStatus]] = []
     with opened_repository(policy, around) as repository:
-        looked = [stream_status(repository, name) for name in names]
+        for name, source in sources.items():
+            facts = read_facts_of_state(name, policy, repository, now=around.clock.now())
+            stream = read_stream(facts)
+            looked.append((redis_state(facts, source, stream=stream), stream))
+    topics = Topic.RECEIVER, Topic.LOG, Topic.LOSS
     return FactSheet(
         kind="redis-status",
         title="Redis streams",
-        facts=tuple(fact for one in looked for fact in _status_facts(one)),
-        findings=tuple(finding for one in looked for finding in _findings(one)),
+        facts=tuple(fact for one in looked for fact in _status_facts(*one)),
+        findings=tuple(finding for state, _ in looked for finding in state.of(*topics)),
     )
 
 
@@ -140,13 +146,14 @@ def _received(received: StreamReceived) -> FactSheet:
     )
 
 
-def _status_facts(one: StreamStatus) -> Iterator[Fact]:
+def _status_facts(state: SourceState, one: StreamStatus) -> Iterator[Fact]:
     name = one.source
     yield Fact(
         name=f"{name}_recoverable_until",
         value=one.recoverable_until,
         label=f"{name}: recoverable until",
     )
+    yield window_fact(state)
     yield Fact(name=f"{name}_receiver", value=one.receiver or "none", label=f"{name}: receiver")
     for shard in one.shards:
         place = f"{name}, {shard.name}"
@@ -161,41 +168,3 @@ def _status_facts(one: StreamStatus) -> Iterator[Fact]:
             value=shard.recoverable_until,
             label=f"{place}: recoverable until",
         )
-
-
-def _findings(one: StreamStatus) -> Iterator[Finding]:
-    for shard in one.shards:
-        if shard.recoverable_until is None:
-            yield Finding(
-                severity=Severity.PROBLEM,
-                subject=f"{one.source}, {shard.name}",
-                fact="there is no snapshot that its stream could be replayed on",
-                fix=f"Run `drtool backup {one.source}`.",
-            )
-        for dead in shard.dead:
-            yield Finding(
-                severity=Severity.NOTE,
-                subject=f"{one.source}, {shard.name}",
-                fact=f"a failover seen at {dead.at.isoformat(timespec='seconds')} lost the last"
-                f" {format_size(dead.size_bytes)} of the old master: they are kept, and reached by a"
-                " moment before it",
-            )
-        for late in shard.late:
-            until = late.until.isoformat(timespec="milliseconds") if late.until else "now"
-            yield Finding(
-                severity=Severity.NOTE,
-                subject=f"{one.source}, {shard.name}",
-                fact=f"{late.reason} from {late.since.isoformat(timespec='milliseconds')} to {until}: a"
-                " restore to a moment between them needs --uncertain, unless a mark was made then",
-            )
-        for hole in shard.holes:
-            yield _hole(one.source, shard, at=hole.at.isoformat(timespec="seconds"))
-
-
-def _hole(source: str, shard: ShardStatus, *, at: str) -> Finding:
-    return Finding(
-        severity=Severity.WARNING if shard.is_joined else Severity.PROBLEM,
-        subject=f"{source}, {shard.name}",
-        fact=f"its stream has a hole, recorded at {at}: snapshots before reach only so far",
-        fix="" if shard.is_joined else f"Take a new snapshot: run `drtool backup {source}`.",
-    )

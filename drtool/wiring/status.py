@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable
 from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING
 
-from drtool.check.freshness import is_overdue
-from drtool.config.promises import longest_pause
-from drtool.errors import IntegrityError
+from drtool.check.state import SourceState
 from drtool.model.checked import MirrorStanding
 from drtool.model.finding import Finding, Severity
-from drtool.model.measure import format_span
-from drtool.model.objective import LossInterval, Verdict, judge
+from drtool.model.objective import LossInterval, judge
 from drtool.model.outcome import StatusReport, StatusRow
 from drtool.model.request import StatusRequest
 from drtool.policy.policy import Policy
@@ -24,14 +20,10 @@ from drtool.policy.sources import (
     RedisSource,
     SourcePolicy,
 )
-from drtool.repository.backups import Manifest, read_manifests
 from drtool.repository.repository import Repository
-from drtool.wiring.files import files_row
 from drtool.wiring.parts import opened_repository
+from drtool.wiring.state import read_state
 from drtool.wiring.surroundings import Surroundings
-
-if TYPE_CHECKING:
-    from drtool.archiving.status import WalStatus
 
 
 def status(request: StatusRequest, policy: Policy, around: Surroundings) -> StatusReport:
@@ -46,7 +38,7 @@ def status(request: StatusRequest, policy: Policy, around: Surroundings) -> Stat
     with opened_repository(policy, around) as repository:
         rows = tuple(
             _with_mirror(
-                _row(name, source, policy, repository=repository, now=now),
+                _row(read_state(name, policy, repository, now=now)),
                 source,
                 repository=repository,
                 around=around,
@@ -61,39 +53,28 @@ def _load(sources: Iterable[SourcePolicy]) -> None:
     for source in sources:
         match source:
             case PostgresSource():
-                import drtool.archiving.status
+                import drtool.wiring.state_postgres
             case RedisSource():
-                import drtool.wiring.redis  # noqa: F401 - loaded for later
+                import drtool.wiring.state_redis  # noqa: F401 - loaded for later
 
 
-def _row(
-    name: str, source: SourcePolicy, policy: Policy, *, repository: Repository, now: datetime
-) -> StatusRow:
-    match source:
-        case PostgresSource():
-            return _postgres_row(name, source, policy, repository=repository, now=now)
-        case RedisSource():
-            from drtool.wiring.redis import redis_row
-
-            manifests, errors = read_manifests(repository, name)
-            objective = policy.objective_of(name)
-            row = redis_row(
-                name, source, objective, manifests=manifests, repository=repository, now=now
-            )
-            newest = manifests[-1] if manifests else None
-            found = _backup_findings(name, source, policy, newest=newest, now=now)
-            return replace(row, findings=(*_damaged(errors), *found, *row.findings))
-        case FilesSource():
-            manifests, errors = read_manifests(repository, name)
-            row = files_row(name, source, policy.objective_of(name), manifests=manifests, now=now)
-            newest = manifests[-1] if manifests else None
-            found = _backup_findings(name, source, policy, newest=newest, now=now)
-            return replace(row, findings=(*_damaged(errors), *found))
-        case BucketSource():
-            objective = policy.objective_of(name)
-            return StatusRow(
-                source=name, kind=source.kind, objective=objective, verdict=Verdict.UNKNOWN
-            )
+def _row(state: SourceState) -> StatusRow:
+    windows, rpo = state.windows, state.rpo_now
+    return StatusRow(
+        source=state.source,
+        kind=state.kind,
+        objective=state.objective,
+        verdict=state.verdict,
+        earliest=windows[0].begin if windows else None,
+        latest=windows[-1].end if windows else None,
+        rpo_now=None if rpo is None else LossInterval(timedelta(0), rpo),
+        last_backup=state.last_backup,
+        last_backup_finished=state.last_backup_finished,
+        receiver=state.receiver or "none",
+        gaps=state.gaps,
+        findings=state.findings,
+        windows=windows,
+    )
 
 
 def _with_mirror(
@@ -129,94 +110,3 @@ def _bucket_row(row: StatusRow, mirror: MirrorStanding, *, now: datetime) -> Sta
         latest=mirror.began,
         rpo_now=None if rpo is None else LossInterval(timedelta(0), rpo),
     )
-
-
-def _postgres_row(
-    name: str, source: PostgresSource, policy: Policy, *, repository: Repository, now: datetime
-) -> StatusRow:
-    from drtool.archiving.status import wal_status
-
-    manifests, errors = read_manifests(repository, name)
-    log = wal_status(repository, name, [m.postgres for m in manifests], now=now)
-    rpo = log.rpo_now
-    objective = policy.objective_of(name)
-    newest = manifests[-1] if manifests else None
-    findings = [
-        *_damaged(errors),
-        *_backup_findings(name, source, policy, newest=newest, now=now),
-        *_log_findings(log, source),
-        *log.findings,
-    ]
-    return StatusRow(
-        source=name,
-        kind=source.kind,
-        objective=objective,
-        verdict=judge(rpo, objective.rpo),
-        earliest=_earliest(manifests, log),
-        latest=log.recoverable_until,
-        rpo_now=None if rpo is None else LossInterval(timedelta(0), rpo),
-        last_backup=newest.backup_id if newest else None,
-        last_backup_finished=newest.ended if newest else None,
-        receiver=log.receiver or "none",
-        gaps=log.gaps,
-        findings=tuple(findings),
-    )
-
-
-def _earliest(manifests: Sequence[Manifest], log: WalStatus) -> datetime | None:
-    """The end of the oldest backup of the cluster that the log is of."""
-    mine = [m for m in manifests if m.postgres.system_id == log.system_id]
-    return min((m.postgres.stopped_at for m in mine), default=None)
-
-
-def _damaged(errors: Sequence[IntegrityError]) -> Iterator[Finding]:
-    for error in errors:
-        yield Finding(
-            severity=Severity.PROBLEM, subject="manifest", fact=error.message, fix=error.hint
-        )
-
-
-def _backup_findings(
-    name: str,
-    source: SourcePolicy,
-    policy: Policy,
-    *,
-    newest: Manifest | None,
-    now: datetime,
-) -> Iterator[Finding]:
-    if newest is None:
-        yield Finding(
-            severity=Severity.PROBLEM,
-            subject=f"source {name}",
-            fact="there is no backup: nothing can be recovered",
-            fix=f"Run `drtool backup {name}`.",
-        )
-        return
-    line = source.schedule.backup
-    pause = longest_pause(line, policy.timezone) if line else None
-    age = now - newest.ended
-    if pause is not None and is_overdue(age, pause):
-        yield Finding(
-            severity=Severity.WARNING,
-            subject=f"source {name}",
-            fact=f"the last backup is {format_span(age)} old, and one is due every {format_span(pause)}",
-            fix=f"Run `drtool backup {name}`, and look at why the scheduled one did not.",
-        )
-    yield from newest.findings
-
-
-def _log_findings(log: WalStatus, source: PostgresSource) -> Iterator[Finding]:
-    if log.receiver is None and source.wal.mode == "stream":
-        yield Finding(
-            severity=Severity.WARNING,
-            subject=f"WAL of {log.source}",
-            fact="nobody receives it: every change from now on would be lost",
-            fix=f"Run `drtool wal receive {log.source}`.",
-        )
-    if log.mark is None:
-        yield Finding(
-            severity=Severity.WARNING,
-            subject=f"WAL of {log.source}",
-            fact="no mark tells up to which moment it can be recovered",
-            fix=f"Let `drtool wal receive {log.source}` run: it makes a mark every few seconds.",
-        )

@@ -11,8 +11,8 @@ from drtool.archiving.pushed import store_pushed
 from drtool.archiving.receive import Received, ReceiveSettings, receive_wal
 from drtool.archiving.serving import PushServed, PushSite, serve_push
 from drtool.archiving.status import WalStatus, wal_status
+from drtool.check.state import SourceState, Topic
 from drtool.errors import DestinationRefused, ObjectMissing, UsageError
-from drtool.model.finding import Finding, Severity
 from drtool.model.measure import format_size, format_span
 from drtool.model.outcome import Fact, FactSheet
 from drtool.model.request import WalFetch, WalGaps, WalPush, WalReceive
@@ -30,6 +30,8 @@ from drtool.system.durable import replace_durably
 from drtool.system.users import FALLBACK as SERVER_USER
 from drtool.system.users import named_user
 from drtool.wiring.parts import chosen_sources, dsn_of, opened_repository
+from drtool.wiring.state_facts import read_facts_of_state, window_fact
+from drtool.wiring.state_postgres import postgres_state, read_log
 from drtool.wiring.surroundings import Surroundings
 
 
@@ -133,21 +135,23 @@ def _wal_file(name: str, repository: Repository, source: str, *, extent: Postgre
 
 
 def status(request: WalStatusRequest, policy: Policy, around: Surroundings) -> FactSheet:
-    """What the log of each source holds; a gap is a finding that is a problem."""
+    """What the log of each source holds, and all that is wrong with it and its receiver."""
     looked = list(_look(request.sources, policy, around))
+    topics = Topic.RECEIVER, Topic.LOG, Topic.LOSS
     return FactSheet(
         kind="wal-status",
         title="WAL",
-        facts=tuple(fact for one in looked for fact in _status_facts(one)),
-        findings=tuple(
-            finding for one in looked for finding in (*one.findings, *_gap_findings(one))
-        ),
+        facts=tuple(fact for one in looked for fact in _status_facts(*one)),
+        findings=tuple(finding for state, _ in looked for finding in state.of(*topics)),
     )
 
 
 def gaps(request: WalGaps, policy: Policy, around: Surroundings) -> FactSheet:
-    """What the log of each source lacks; a gap is a finding that is a problem."""
-    looked = list(_look(request.sources, policy, around))
+    """What the log of each source lacks, as ranges of positions and of time.
+
+    A gap that a newer backup has left behind is told and fails nothing.
+    """
+    looked = [state for state, _ in _look(request.sources, policy, around)]
     return FactSheet(
         kind="wal-gaps",
         title="Gaps in the WAL",
@@ -155,44 +159,33 @@ def gaps(request: WalGaps, policy: Policy, around: Surroundings) -> FactSheet:
             Fact(name=f"{one.source}_gaps", value=len(one.gaps), label=f"gaps of {one.source}")
             for one in looked
         ),
-        findings=tuple(finding for one in looked for finding in _gap_findings(one)),
+        findings=tuple(finding for state in looked for finding in state.of(Topic.LOG)),
     )
 
 
-def _look(names: tuple[str, ...], policy: Policy, around: Surroundings) -> Iterator[WalStatus]:
+def _look(
+    names: tuple[str, ...], policy: Policy, around: Surroundings
+) -> Iterator[tuple[SourceState, WalStatus]]:
     sources = chosen_sources(names, policy)
     with opened_repository(policy, around) as repository:
-        for name in sources:
-            manifests, _ = read_manifests(repository, name)
-            extents = [manifest.postgres for manifest in manifests]
-            yield wal_status(repository, name, extents, now=around.clock.now())
+        for name, source in sources.items():
+            facts = read_facts_of_state(name, policy, repository, now=around.clock.now())
+            log = read_log(facts)
+            yield postgres_state(facts, source, log=log), log
 
 
-def _status_facts(one: WalStatus) -> Iterator[Fact]:
+def _status_facts(state: SourceState, one: WalStatus) -> Iterator[Fact]:
     name = one.source
     yield Fact(name=f"{name}_system", value=one.system_id, label=f"{name}: cluster")
     yield Fact(name=f"{name}_timeline", value=one.timeline, label=f"{name}: timeline")
     end = None if one.end is None else str(one.end.lsn)
     yield Fact(name=f"{name}_end", value=end, label=f"{name}: whole up to")
-    yield Fact(
-        name=f"{name}_recoverable_until",
-        value=one.recoverable_until,
-        label=f"{name}: recoverable until",
-    )
+    latest = one.recoverable_until
+    yield Fact(name=f"{name}_recoverable_until", value=latest, label=f"{name}: recoverable until")
+    yield window_fact(state)
     rpo = None if one.rpo_now is None else format_span(one.rpo_now)
     yield Fact(name=f"{name}_rpo_now", value=rpo, label=f"{name}: RPO now")
     yield Fact(name=f"{name}_receiver", value=one.receiver or "none", label=f"{name}: receiver")
-
-
-def _gap_findings(one: WalStatus) -> Iterator[Finding]:
-    for gap in one.gaps:
-        yield Finding(
-            severity=Severity.PROBLEM,
-            subject=f"{one.source}, timeline {gap.timeline}",
-            fact=f"WAL from {gap.begin} to {gap.end} is missing"
-            f" ({format_size(gap.end - gap.begin)})",
-            fix=f"No moment behind it is reached from an older backup: run `drtool backup {one.source}`.",
-        )
 
 
 def _would_receive(
@@ -201,8 +194,8 @@ def _would_receive(
     facts = read_facts(settings.dsn)
     require_ready(facts)
     manifests, _ = read_manifests(repository, settings.source)
-    extents = [manifest.postgres for manifest in manifests]
-    stands = wal_status(repository, settings.source, extents, now=around.clock.now())
+    backups = {manifest.backup_id: manifest.postgres for manifest in manifests}
+    stands = wal_status(repository, settings.source, backups, now=around.clock.now())
     after = "nothing is held yet" if stands.end is None else str(stands.end.lsn)
     return FactSheet(
         kind="wal-receive-plan",

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from drtool.archiving.begin import held_ends, plan_start
 from drtool.archiving.gaps import contiguous_end, find_gaps
-from drtool.model.outcome import LogGap
 from drtool.model.wal import Lsn, TimelineHistory, TimelineSwitch, WalSegment
+from drtool.model.window import LogGap
 from drtool.repository.layout import Lineage, SegmentPart
 from drtool.repository.log import (
     LogInventory,

@@ -92,7 +92,7 @@ def test_the_receiver_is_stopped_by_sigterm_and_its_work_is_seen_by_status_and_v
     store = LocalStore(tmp_path / "repository", clock=SystemClock())
     assert list(open_repository(store, NO_SECRET).store.list(f"marks/{SOURCE}/"))
     status = drtool(tmp_path, "redis", "status")
-    assert status["code"] == 7
+    assert status["code"] == 4
     assert "there is no snapshot" in json.dumps(status)
     verified = drtool(tmp_path, "verify", "--whole")
     assert "is not the log of a cluster" not in json.dumps(verified)

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from drtool.archiving.gaps import find_gaps
-from drtool.model.outcome import LogGap
 from drtool.model.wal import Lsn
+from drtool.model.window import LogGap
 from drtool.repository.log import read_history
 from drtool.repository.repository import Repository
 from drtool.stores.memory import MemoryStore

@@ -86,8 +86,8 @@ def test_two_windows_leave_a_hole_between_that_is_told(make_postgres: MakePostgr
         )
         fill(server, 4)
 
-    extents = [extent_of(server, span) for span in spans]
-    status = wal_status(repository, SOURCE, extents, now=datetime.now(UTC))
+    backups = {str(number): extent_of(server, span) for number, span in enumerate(spans)}
+    status = wal_status(repository, SOURCE, backups, now=datetime.now(UTC))
 
     assert all(is_covered(repository, span) for span in spans)
     assert len(status.gaps) == 1
@@ -168,19 +168,21 @@ def test_the_status_tells_how_far_a_recovery_could_come(make_postgres: MakePostg
         until(lambda: is_covered(repository, span), "the window is held")
 
         def status() -> timedelta | None:
-            return wal_status(repository, SOURCE, [extent], now=datetime.now(UTC)).rpo_now
+            return wal_status(repository, SOURCE, {"1": extent}, now=datetime.now(UTC)).rpo_now
 
         until(lambda: status() is not None, "a mark")
-        now = wal_status(repository, SOURCE, [extent], now=datetime.now(UTC))
+        now = wal_status(repository, SOURCE, {"1": extent}, now=datetime.now(UTC))
         assert now.receiver is not None
         assert now.gaps == ()
         running.end()
 
-    later = wal_status(repository, SOURCE, [extent], now=datetime.now(UTC) + timedelta(hours=1))
+    later = wal_status(
+        repository, SOURCE, {"1": extent}, now=datetime.now(UTC) + timedelta(hours=1)
+    )
     assert later.receiver is None
     assert later.rpo_now is not None
     assert later.rpo_now > timedelta(minutes=59)
-    without = wal_status(repository, SOURCE, [], now=datetime.now(UTC))
+    without = wal_status(repository, SOURCE, {}, now=datetime.now(UTC))
     assert without.mark is None
     assert without.end is not None
 
@@ -226,7 +228,7 @@ def test_a_missing_history_is_a_problem_and_not_an_end() -> None:
         has_checksums=True,
     )
 
-    status = wal_status(repository, SOURCE, [extent], now=datetime.now(UTC))
+    status = wal_status(repository, SOURCE, {"1": extent}, now=datetime.now(UTC))
 
     assert [finding.subject for finding in status.findings] == ["00000003.history"]
     assert status.mark is None

@@ -226,7 +226,7 @@ def test_a_gap_in_the_log_is_a_problem(make_postgres: MakePostgres, tmp_path: Pa
     report = stack.check()
 
     assert told(problems(report), "it is missing")
-    assert "1 gaps" in look(report, "main-db", "log").seen
+    assert "1 gap" in look(report, "main-db", "log").seen
 
 
 def whole_segments(log: Path) -> list[Path]:

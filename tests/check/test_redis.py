@@ -208,7 +208,7 @@ def test_a_hole_behind_the_newest_snapshot_is_a_problem(
 
         report = stack.check()
 
-    assert told(problems(report), "it has a hole, and no snapshot was taken behind it")
+    assert told(problems(report), "and no snapshot was taken behind it")
 
 
 def test_a_user_that_may_not_replicate_is_found(make_redis: MakeRedis, tmp_path: Path) -> None:

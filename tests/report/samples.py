@@ -26,6 +26,7 @@ LOST_AT = datetime(2024, 5, 1, 8, 4, 12, 345000, tzinfo=UTC)
 def met() -> RestoreOutcome:
     """A restore of the demo's kind: seconds long, a few seconds of work lost."""
     return RestoreOutcome(
+        kind="postgres",
         source="main-db",
         backup_id="20240501T080001Z-3f9a",
         destination="/srv/restore/main-db-20240501T080430Z",
@@ -119,6 +120,7 @@ def met() -> RestoreOutcome:
 def missed() -> RestoreOutcome:
     """A restore that took too long, with hostile names in it."""
     return RestoreOutcome(
+        kind="postgres",
         source="orders-db",
         backup_id="20240430T020000Z-77e1",
         destination="/srv/restore/<script>alert(1)</script>",

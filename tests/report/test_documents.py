@@ -16,7 +16,6 @@ from drtool.model.outcome import (
     Fact,
     FactSheet,
     Failure,
-    LogGap,
     Outcome,
     RestorePreview,
     StatusReport,
@@ -25,6 +24,7 @@ from drtool.model.outcome import (
     unaccounted_seconds,
 )
 from drtool.model.wal import Lsn
+from drtool.model.window import LogGap
 from drtool.report.documents import document, dumps, several
 from drtool.report.text import Style, render
 from tests.report import samples
@@ -77,6 +77,7 @@ STATUS = StatusReport(
     ),
 )
 PREVIEW = RestorePreview(
+    kind="postgres",
     source="main-db",
     target="time 2024-05-01T10:00:00+02:00",
     destination="/srv/restore/x",

@@ -169,6 +169,7 @@ def store_tree(
     source: str = "main",
     backup_id: str = "20240501T100000Z-000001",
     shelf: ChunkShelf | None = None,
+    times: tuple[datetime, datetime] = (NOW - timedelta(minutes=1), NOW),
 ) -> Manifest:
     """Back a directory tree up, as it lies there, by the room's primitives; commit it."""
     shelf = shelf or ChunkShelf(repository)
@@ -186,8 +187,8 @@ def store_tree(
     manifest = Manifest(
         source=source,
         backup_id=backup_id,
-        began=NOW - timedelta(minutes=1),
-        ended=NOW,
+        began=times[0],
+        ended=times[1],
         tool="drtool 0",
         fencing=1,
         extent=extent,

@@ -8,14 +8,17 @@ import os
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 import pytest
 
 from drtool.errors import ExitCode, RepositoryUnavailable
 from drtool.model.finding import Severity
-from drtool.model.outcome import LogGap, VerifyOutcome
+from drtool.model.outcome import VerifyOutcome
 from drtool.model.progress import silent
 from drtool.model.wal import Lsn, WalSegment
+from drtool.model.window import LogGap
+from drtool.report.text import Style, render
 from drtool.repository import layout
 from drtool.repository.backups import Manifest
 from drtool.repository.layout import Lineage
@@ -209,7 +212,8 @@ def test_a_gap_that_a_newer_backup_left_behind_is_told_and_fails_nothing(kept: K
     outcome = verified(kept.repository, Quick())
 
     assert len(outcome.gaps) == 1
-    assert [finding.severity for finding in outcome.findings] == [Severity.WARNING]
+    assert [finding.severity for finding in outcome.findings] == [Severity.NOTE]
+    assert "verified (quick): nothing is wrong" in render(outcome, Style(ZoneInfo("UTC")))
     assert exit_code_of(outcome) is ExitCode.DONE
 
 
@@ -220,7 +224,7 @@ def test_wal_missing_inside_a_backup_makes_that_backup_unusable(kept: Kept) -> N
     outcome = verified(kept.repository, Quick())
 
     assert any(
-        f"backup {kept.manifest.backup_id} cannot become consistent" in line
+        f"backup {kept.manifest.backup_id} of main: it cannot become consistent" in line
         for line in problems(outcome)
     )
 
@@ -272,7 +276,9 @@ def test_a_missing_history_is_a_problem(kept: Kept) -> None:
 
     outcome = verified(kept.repository, Quick())
 
-    assert any("00000003.history is missing" in line for line in problems(outcome))
+    assert any(
+        "the history of timeline 3 of main cannot be read" in line for line in problems(outcome)
+    )
     assert exit_code_of(outcome) is ExitCode.INTEGRITY
 
 

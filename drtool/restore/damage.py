@@ -1,0 +1,37 @@
+"""Which backups a restore may use: those of which nothing is known to be damaged."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from drtool.errors import IntegrityError
+from drtool.model.target import RecoveryTarget, ToBackup
+from drtool.repository.backups import Manifest
+from drtool.repository.damage import Damage
+from drtool.repository.recovery_windows import damage_of
+
+
+def without_damaged(
+    manifests: list[Manifest], damaged: Mapping[str, Damage], target: RecoveryTarget
+) -> tuple[list[Manifest], list[IntegrityError]]:
+    """The backups of which nothing is known to be damaged, and an error for each of the others.
+
+    The error of a backup that was asked for by its id is raised.
+    """
+    usable: list[Manifest] = []
+    errors: list[IntegrityError] = []
+    for manifest in manifests:
+        found = damage_of(manifest, damaged)
+        if not found:
+            usable.append(manifest)
+            continue
+        error = IntegrityError(
+            f"backup {manifest.backup_id} of {manifest.source} needs {len(found)} packs that were found"
+            f" damaged or missing: {found[0].key}: {found[0].fact}",
+            hint="Restore from another backup; once the object is whole again, `drtool verify --whole`"
+            " says so.",
+        )
+        if isinstance(target, ToBackup) and target.backup_id == manifest.backup_id:
+            raise error
+        errors.append(error)
+    return usable, errors
