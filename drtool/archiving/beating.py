@@ -7,6 +7,7 @@ from collections import deque
 
 import psycopg
 
+from drtool.archiving.slot_keeping import KeptSlot
 from drtool.errors import DrtoolError
 from drtool.model.objective import Mark
 from drtool.model.progress import Emit, Noted
@@ -29,11 +30,20 @@ class Heart:
 
     A primary that cannot be asked is reported once and asked again with growing pauses; receiving
     goes on meanwhile. It also watches whether commits wait for `application_name`, and sets
-    `at_once` while they do.
+    `at_once` while they do, and how much WAL `slot` keeps.
     """
 
-    def __init__(self, dsn: str, *, application_name: str, seconds: float, clock: Clock) -> None:
+    def __init__(
+        self,
+        dsn: str,
+        *,
+        application_name: str,
+        seconds: float,
+        clock: Clock,
+        slot: KeptSlot | None = None,
+    ) -> None:
         self._dsn = dsn
+        self._slot = slot
         self._application_name = application_name
         self._seconds = seconds
         self._clock = clock
@@ -91,6 +101,8 @@ class Heart:
 
     def _beat_on(self, connection: psycopg.Connection, at_once: threading.Event) -> None:
         while not self._stop.is_set():
+            if self._slot is not None:
+                self._slot.look(connection)
             self._pending.append(beat(connection))
             self._failures = 0
             if is_synchronous(standby_names(connection), self._application_name):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from drtool.errors import DrtoolError, IntegrityError
+from drtool.errors import IntegrityError, ObjectMissing
 from drtool.model.wal import Lsn, WalSegment
 from drtool.repository.layout import Lineage, SegmentPart
 from drtool.repository.log import SegmentWriter, put_part, read_segment
@@ -64,11 +64,14 @@ class GrowingSegment:
         self._known.append(view[:known])
         if len(view) > known:
             self._fresh.append(view[known:])
-        if self.filled >= self._known_bytes:
-            self._compare_known()
 
     def put_tail(self) -> None:
-        """Make what was received durable as a part. May be called again if it failed."""
+        """Make what was received durable as a part. May be called again if it failed.
+
+        Before the first one, what the repository holds of the segment is compared with what came: it
+        refuses to go on from a tail that this server never wrote (PITFALLS 3).
+        """
+        self._compare_known()
         fresh = b"".join(self._fresh)
         self._fresh = [memoryview(fresh)]
         level, joined = 0, [fresh]
@@ -86,6 +89,7 @@ class GrowingSegment:
 
     def put_whole(self) -> None:
         """Make the complete segment durable as one object. May be called again if it failed."""
+        self._compare_known()
         self._writer.finish()
         self.durable = self.filled
 
@@ -99,20 +103,21 @@ class GrowingSegment:
         return found
 
     def _compare_known(self) -> None:
-        """Refuse to go on from a tail that this server never wrote (PITFALLS 3)."""
+        if not self._known:
+            return
         mine = b"".join(self._known)
-        self._known = []
-        self._pieces = [(0, mine)]
         try:
             stored = read_segment(
                 self._repository, self._lineage, self._segment, segment_bytes=self._segment_bytes
             )
-        except DrtoolError:
+        except (ObjectMissing, IntegrityError):
             # Not readable: the whole segment will be put beside it, and is preferred.
-            return
+            stored = mine
         if stored[: len(mine)] != mine:
             raise IntegrityError(
                 f"the tail of segment {self.name} in the repository is not what the server now sends",
                 hint="The server has lost WAL and written other, or two servers write one timeline."
                 " Stop one of them, then run `drtool wal gaps`.",
             )
+        self._known = []
+        self._pieces = [(0, mine)]

@@ -7,10 +7,11 @@ from drtool.errors import IntegrityError, SourceUnavailable
 from drtool.model.progress import Noted
 from drtool.model.wal import TimelineHistory, history_name
 from drtool.repository import layout
-from drtool.repository.log import put_history
+from drtool.repository.log import OtherContent, put_history
 from drtool.repository.repository import Repository
 from drtool.sources.postgres.connection import ReplicationConnection
 from drtool.sources.postgres.facts import ServerFacts
+from drtool.sources.postgres.refusals import BranchLeft
 from drtool.sources.postgres.walstream import fetch_history
 
 
@@ -29,8 +30,9 @@ class HistoryKeeper:
     def keep(self, connection: ReplicationConnection, facts: ServerFacts) -> TimelineHistory:
         """The server's path, once its histories are durable.
 
-        SourceUnavailable if the server does not (yet) give the history of its own timeline. One of
-        an older timeline that the server no longer has is noted, if the repository lacks it.
+        SourceUnavailable if the server does not (yet) give the history of its own timeline, BranchLeft
+        if the repository holds another one under its name. One of an older timeline that the server
+        no longer has is noted, if the repository lacks it.
         """
         if facts.timeline == 1:
             return TimelineHistory(1)
@@ -61,17 +63,40 @@ class HistoryKeeper:
         if known is not None:
             return known
         content = fetch_history(connection, timeline)
-        self._patience.put(
-            lambda: put_history(
-                self._repository, self._source, facts.system_id, timeline=timeline, content=content
-            )
-        )
+        parsed_history(timeline, content)  # what is no history is not stored
+        try:
+            self._patience.put(
+                lambda: put_history(
+                    self._repository, self._source, facts.system_id,
+                    timeline=timeline, content=content,
+                )
+            )  # fmt: skip
+        except OtherContent as error:
+            raise came_another_way(facts, timeline, self._source) from error
         self._kept[facts.system_id, timeline] = content
         return content
 
     def _is_stored(self, system_id: int, timeline: int) -> bool:
         key = layout.history_key(self._source, system_id, timeline)
         return self._repository.store.stat(key) is not None
+
+
+def left_hint(source: str) -> str:
+    """What to do where a server is not on the branch that the repository holds."""
+    return (
+        "If its data directory was put back from a copy (or a standby was promoted twice), let it go on"
+        f" beside what is stored: `drtool wal receive {source} --accept-new-system`, then"
+        f" `drtool backup {source}`. If it is a clone, give it a source of its own."
+    )
+
+
+def came_another_way(facts: ServerFacts, timeline: int, source: str) -> BranchLeft:
+    """The error for a timeline that the repository knows to have begun elsewhere."""
+    return BranchLeft(
+        f"{facts.place} came to timeline {timeline} by another way than the repository holds it:"
+        f" two servers were promoted to it, or a copy was",
+        hint=left_hint(source),
+    )
 
 
 def parsed_history(timeline: int, content: bytes) -> TimelineHistory:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from drtool.errors import IntegrityError, SourceUnsuitable
+from drtool.model.cluster import describe_cluster, system_of
 from drtool.repository.backups import backup_ids, read_manifest
 from drtool.repository.repository import Repository
 from drtool.sources.postgres.facts import ServerFacts
 
 
 def known_systems(repository: Repository, source: str) -> frozenset[int]:
-    """The system ids of the clusters that have WAL or, with the newest readable backup, a backup here."""
+    """The clusters that have WAL or, with the newest readable backup, a backup here; each branch counts."""
     names = repository.store.list_directories(f"log/{source}/")
     systems = {int(name) for name in names if name.isdigit()}
     for backup_id in reversed(backup_ids(repository, source)):
@@ -21,20 +24,25 @@ def known_systems(repository: Repository, source: str) -> frozenset[int]:
     return frozenset(systems)
 
 
-def require_known_system(
+def as_archived(
     repository: Repository, source: str, facts: ServerFacts, *, accepts_new: bool
-) -> None:
-    """SourceUnsuitable if the repository holds `source` as another cluster (PITFALLS 2).
+) -> ServerFacts:
+    """The facts with the cluster's number as the repository has it: on its newest branch.
 
+    SourceUnsuitable if the repository holds `source` as another cluster (PITFALLS 2).
     `accepts_new`: a person has said that the source is another cluster from now on, as it is after
     pg_upgrade (PITFALLS 64); the old one's backups and WAL stay beside the new one's.
     """
     known = known_systems(repository, source)
-    if accepts_new or not known or facts.system_id in known:
-        return
-    shown = ", ".join(str(system) for system in sorted(known))
+    system = system_of(facts.system_id)
+    branches = [cluster for cluster in known if system_of(cluster) == system]
+    if branches:
+        return replace(facts, system_id=max(branches))
+    if accepts_new or not known:
+        return replace(facts, system_id=system)
+    shown = ", ".join(describe_cluster(cluster) for cluster in sorted(known))
     raise SourceUnsuitable(
-        f"{facts.place} is cluster {facts.system_id}, and the repository holds {source} as {shown}",
+        f"{facts.place} is cluster {system}, and the repository holds {source} as {shown}",
         hint="A clone or a restored copy must not archive here: give it a source of its own. After"
-        " pg_upgrade, say so with `drtool wal receive --accept-new-system`.",
+        f" pg_upgrade, say so with `drtool wal receive {source} --accept-new-system`.",
     )

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from drtool.archiving.begin import StartPoint, held_ends, plan_start
-from drtool.archiving.histories import parsed_history
-from drtool.archiving.lineages import require_known_system
-from drtool.archiving.receive import ReceiveSettings, lease_name
-from drtool.model.wal import Lsn, TimelineHistory
+from drtool.archiving.begin import StartPoint
+from drtool.archiving.branch import path_of, require_same_branch
+from drtool.archiving.lineages import as_archived
+from drtool.archiving.receive_settings import ReceiveSettings, lease_name
+from drtool.archiving.start import ends_held, first_start
+from drtool.model.wal import Lsn
 from drtool.repository.lease import lease_holder
-from drtool.repository.log import take_inventory
 from drtool.repository.repository import Repository
 from drtool.sources.postgres.connection import connect_replication
-from drtool.sources.postgres.facts import ServerFacts, replication_facts, require_ready
+from drtool.sources.postgres.facts import replication_facts, require_ready
 from drtool.sources.postgres.slots import slot_position
 from drtool.sources.postgres.synchronous import is_synchronous
-from drtool.sources.postgres.walstream import fetch_history
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,41 +39,27 @@ class ReceivePlan:
 
 def preview_receive(repository: Repository, settings: ReceiveSettings) -> ReceivePlan:
     """Look at server and repository as `receive_wal` would; the same errors, and nothing is changed."""
+    source = settings.source
     with connect_replication(settings.dsn, purpose="wal preview") as connection:
-        facts = replication_facts(connection)
+        facts = as_archived(
+            repository, source, replication_facts(connection),
+            accepts_new=settings.accepts_new_system,
+        )  # fmt: skip
         require_ready(facts)
-        require_known_system(
-            repository, settings.source, facts, accepts_new=settings.accepts_new_system
-        )
-        path = TimelineHistory(1)
-        if facts.timeline > 1:
-            path = parsed_history(facts.timeline, fetch_history(connection, facts.timeline))
-        slot = settings.wal.slot
-        reserved = slot_position(connection, slot) if slot else None
+        path = path_of(connection, facts)
+        ends = ends_held(repository, source, facts, path=path)
+        require_same_branch(repository, source, settings.dsn, facts=facts, ends=ends, path=path)
+        reserved = slot_position(connection, settings.slot) if settings.slot else None
+    first = reserved or facts.flushed
     return ReceivePlan(
-        source=settings.source,
+        source=source,
         place=facts.place,
         system_id=facts.system_id,
         segment_bytes=facts.segment_bytes,
-        start=_start(repository, settings, facts, path=path, first=reserved or facts.flushed),
+        start=first_start(repository, source, facts, path=path, ends=ends, first=first),
         server_flushed=facts.flushed,
-        slot=slot,
+        slot=settings.slot,
         slot_position=reserved,
         is_synchronous=is_synchronous(facts.synchronous_standby_names, settings.application_name),
-        held_by=lease_holder(repository, lease_name(settings.source)),
+        held_by=lease_holder(repository, lease_name(source)),
     )
-
-
-def _start(
-    repository: Repository,
-    settings: ReceiveSettings,
-    facts: ServerFacts,
-    *,
-    path: TimelineHistory,
-    first: Lsn,
-) -> StartPoint:
-    inventory = take_inventory(
-        repository, settings.source, facts.system_id, segment_bytes=facts.segment_bytes
-    )
-    ends = held_ends(inventory, path)
-    return plan_start(ends, path, first, segment_bytes=facts.segment_bytes)

@@ -8,7 +8,14 @@ import stat
 from dataclasses import dataclass
 
 from drtool.errors import IntegrityError, SourceUnsuitable, UsageError
-from drtool.model.wal import MAX_SEGMENT_BYTES, Lsn, WalSegment
+from drtool.model.cluster import describe_cluster, system_of
+from drtool.model.wal import (
+    MAX_SEGMENT_BYTES,
+    Lsn,
+    TimelineHistory,
+    WalSegment,
+    history_name,
+)
 from drtool.repository.layout import Lineage, SegmentPart
 from drtool.repository.log import SegmentWriter, put_history, put_part
 from drtool.repository.repository import Repository
@@ -48,6 +55,7 @@ def store_pushed(
     if match["timeline"]:
         content = _read(descriptor, name, most=_LONGEST_HISTORY_BYTES)
         timeline = int(match["timeline"], 16)
+        _require_history(timeline, content)
         put_history(repository, source, system_id, timeline=timeline, content=content)
         return Pushed(timeline, None)
     if match["kind"].endswith(".backup"):
@@ -66,15 +74,34 @@ def store_pushed(
     return Pushed(segment.timeline, segment.end(size))
 
 
+def _require_history(timeline: int, content: bytes) -> None:
+    """IntegrityError if it is none: a path that cannot be read makes `--to latest` impossible."""
+    name = history_name(timeline)
+    try:
+        history = TimelineHistory.parse(timeline, content.decode("utf-8", "replace"))
+    except ValueError as error:
+        raise _unfit_history(name, str(error)) from error
+    if not history.ancestors:
+        raise _unfit_history(name, "it names no timeline that it came from")
+
+
+def _unfit_history(name: str, fact: str) -> IntegrityError:
+    return IntegrityError(
+        f"{name} is not the history of a timeline: {fact}",
+        hint="Look at the file in pg_wal and at the server's disk; nothing was stored.",
+    )
+
+
 def _judged(name: str, content: bytes, system_id: int) -> tuple[WalSegment, int]:
     try:
         header = read_wal_header(content)
         segment = WalSegment.parse(name, header.segment_bytes)
     except (ValueError, ZeroDivisionError) as error:
         raise _unfit(name, str(error)) from error
-    if header.system_id != system_id:
+    if header.system_id != system_of(system_id):
         raise SourceUnsuitable(
-            f"{name} is of cluster {header.system_id}, and this source is cluster {system_id}",
+            f"{name} is of cluster {header.system_id}, and this source is cluster"
+            f" {describe_cluster(system_id)}",
             hint="A clone or a restored copy must not archive here: set its archive_mode to off, or"
             " give it a source of its own.",
         )

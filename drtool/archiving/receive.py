@@ -3,35 +3,34 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import replace
 
 from drtool.archiving.beating import Heart
-from drtool.archiving.begin import StartPoint, held_ends, held_from, plan_start, segment_start
+from drtool.archiving.begin import StartPoint, plan_start
+from drtool.archiving.branch import require_same_branch
 from drtool.archiving.handover import Handover
 from drtool.archiving.histories import HistoryKeeper
 from drtool.archiving.keeping import KeepSettings, LogKeeper
-from drtool.archiving.lineages import require_known_system
+from drtool.archiving.lineages import as_archived
 from drtool.archiving.patience import Patience
-from drtool.archiving.removed import first_available, record_gap
+from drtool.archiving.receive_settings import Received, ReceiveSettings, lease_name
+from drtool.archiving.removed import first_resumable, record_gap
+from drtool.archiving.slot_keeping import KeptSlot
+from drtool.archiving.start import ends_held, first_start
 from drtool.archiving.stream import Intake
 from drtool.errors import SourceUnavailable, SourceUnsuitable
+from drtool.model.cluster import branch_of, next_branch, system_of
 from drtool.model.progress import Emit, Noted, PhaseAdvanced, PhaseBegan, silent
-from drtool.model.wal import Lsn, TimelineHistory, WalSegment
-from drtool.policy.sources import WalSettings
+from drtool.model.wal import Lsn, TimelineHistory
 from drtool.repository import layout
 from drtool.repository.layout import Lineage
 from drtool.repository.lease import Lease
-from drtool.repository.log import list_parts, take_inventory
 from drtool.repository.repository import Repository
 from drtool.sources.postgres.connection import ReplicationConnection, connect_replication
 from drtool.sources.postgres.facts import ServerFacts, replication_facts, require_ready
-from drtool.sources.postgres.refusals import WalNotYetWritten, WalRemoved
-from drtool.sources.postgres.slots import (
-    create_slot,
-    create_temporary_slot,
-    drop_slot,
-    slot_position,
-)
+from drtool.sources.postgres.refusals import BranchLeft, SlotLost, WalNotYetWritten, WalRemoved
+from drtool.sources.postgres.slots import create_temporary_slot, slot_position
 from drtool.sources.postgres.synchronous import is_synchronous
 from drtool.sources.postgres.walstream import TimelineEnded, open_wal_stream
 from drtool.system.clock import Clock
@@ -43,41 +42,6 @@ _FINISH_SECONDS = 5.0
 _TELL_SECONDS = 0.5
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReceiveSettings:
-    """What is received, and how.
-
-    `is_window`: only a stretch from `first` on is wanted, for a backup. Then WAL that the server has
-    removed is an error; otherwise it becomes a recorded gap, and receiving goes on behind it.
-    """
-
-    source: str
-    dsn: str = field(repr=False)
-    wal: WalSettings = field(default_factory=WalSettings)
-    accepts_new_system: bool = False
-    first: Lsn | None = None
-    is_window: bool = False
-
-    @property
-    def application_name(self) -> str:
-        """What to write into synchronous_standby_names (in double quotes) for an RPO of zero."""
-        return f"drtool-{self.source}"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Received:
-    """What a receiver has done. `durable` is None if it never got as far as a stream."""
-
-    source: str
-    timeline: int | None
-    durable: Lsn | None
-    received_bytes: int
-    segments: int
-    parts: int
-    marks: int
-    gaps: int
-
-
 def receive_wal(
     repository: Repository,
     settings: ReceiveSettings,
@@ -85,32 +49,41 @@ def receive_wal(
     stop: threading.Event,
     clock: Clock,
     emit: Emit = silent,
+    ask_for_base: Callable[[], None] | None = None,
 ) -> Received:
     """Keep all WAL of a server from now on, until `stop` is set.
 
     What was reported to the server as flushed is durable. A server or a store that goes away is
     waited for; nothing is acknowledged meanwhile, and memory stays bounded (`keeping.LogKeeper`).
-    LeaseHeld if another receiver of this source runs (PITFALLS 22), SourceUnsuitable if the server
-    is another cluster than the log's, IntegrityError if it sends other bytes than the log holds.
+    `ask_for_base` is called after each gap, for a new base backup: until there is one, nothing behind
+    the gap can be recovered. LeaseHeld if another receiver of this source runs (PITFALLS 22),
+    SourceUnsuitable if the server is another cluster than the log's, BranchLeft if it has other WAL
+    than the log, IntegrityError if it sends other bytes later.
     """
     with Lease(repository, lease_name(settings.source), clock=clock) as lease:
         patience = Patience(stop=stop, clock=clock, emit=emit, lease=lease)
+        slot = None
+        if settings.slot is not None:
+            slot = KeptSlot(settings.slot, limit_bytes=settings.wal.slot_limit, emit=emit)
         heart = Heart(
             settings.dsn,
             application_name=settings.application_name,
             seconds=settings.wal.heartbeat.total_seconds(),
             clock=clock,
+            slot=slot,
         )
-        receiver = Receiver(repository, settings, patience=patience, heart=heart)
+        receiver = Receiver(
+            repository,
+            settings,
+            patience=patience,
+            heart=heart,
+            slot=slot,
+            ask_for_base=ask_for_base,
+        )
         try:
             return receiver.run()
         finally:
             heart.close()
-
-
-def lease_name(source: str) -> str:
-    """The lease that a receiver of `source` holds."""
-    return f"wal-{source}"
 
 
 class Receiver:
@@ -123,6 +96,8 @@ class Receiver:
         *,
         patience: Patience,
         heart: Heart | None = None,
+        slot: KeptSlot | None = None,
+        ask_for_base: Callable[[], None] | None = None,
     ) -> None:
         self._repository = repository
         self._settings = settings
@@ -131,8 +106,10 @@ class Receiver:
         self._clock = patience.clock
         self._emit = patience.emit
         self._histories = HistoryKeeper(repository, settings.source, patience)
-        self._slot = None if settings.is_window else settings.wal.slot
-        self._system_id: int | None = None
+        self.slot = slot
+        self._ask_for_base = ask_for_base or _nobody
+        self._cluster: int | None = None
+        self._is_begun = False
         self._ends: dict[int, Lsn] | None = None
         self._marks = self._segments = self._parts = self._gaps = self._received_bytes = 0
         self._failures = 0
@@ -150,6 +127,10 @@ class Receiver:
         while not self._patience.stop.is_set():
             try:
                 self._session()
+            except BranchLeft as error:
+                if not self._settings.accepts_new_system:
+                    raise
+                self._begin_branch(error)
             except WalNotYetWritten as error:
                 self._pause(error)
             except SourceUnavailable as error:
@@ -193,20 +174,23 @@ class Receiver:
         with connect_replication(
             settings.dsn, purpose="wal", application_name=settings.application_name
         ) as connection:
-            facts = replication_facts(connection)
+            facts = self._archived(replication_facts(connection))
             require_ready(facts)
-            self._require_same_system(facts)
             if settings.is_window:
                 create_temporary_slot(connection)
-            elif self._slot is not None:
-                self._prepare_slot(connection, self._slot)
             path = self._histories.keep(connection, facts)
-            start = self._start(connection, facts, path)
-            self._require_not_behind(facts, start)
+            if self._ends is None:
+                self._ends = ends_held(
+                    self._repository, settings.source, facts, path=path, first=settings.first
+                )
+            self._require_same_branch(facts, path)
+            slot = self._prepared_slot(connection, facts)
+            reserved = None if slot is None else slot_position(connection, slot)
+            start = self._start(facts, path, reserved=reserved)
             if is_synchronous(facts.synchronous_standby_names, settings.application_name):
                 self.at_once.set()
             try:
-                self._stream(connection, facts, start)
+                self._stream(connection, facts, start, slot=slot)
             except WalRemoved as error:
                 if settings.is_window:
                     raise
@@ -214,92 +198,86 @@ class Receiver:
                     return  # removed under us in mid-stream: the next session sees from where on
                 self._step_over(facts, path, start=start, error=error)
 
-    def _require_same_system(self, facts: ServerFacts) -> None:
-        if self._system_id is None:
-            require_known_system(
+    def _archived(self, facts: ServerFacts) -> ServerFacts:
+        """The facts under the number that the repository has for this cluster and its branch."""
+        if self._cluster is None:
+            archived = as_archived(
                 self._repository, self._settings.source, facts,
                 accepts_new=self._settings.accepts_new_system,
             )  # fmt: skip
-        elif self._system_id != facts.system_id:
+            self._cluster = archived.system_id
+        elif system_of(self._cluster) != facts.system_id:
             raise SourceUnsuitable(
-                f"{facts.place} has become another cluster: {facts.system_id}, not {self._system_id}",
+                f"{facts.place} has become another cluster: {facts.system_id}, not"
+                f" {system_of(self._cluster)}",
                 hint="Let the DSN lead to the cluster that it led to, or start anew with"
                 " --accept-new-system after pg_upgrade.",
             )
-        self._system_id = facts.system_id
+        return replace(facts, system_id=self._cluster)
 
-    def _prepare_slot(self, connection: ReplicationConnection, slot: str) -> None:
-        if create_slot(connection, slot):
-            self._emit(Noted(f"made the replication slot {slot}"))
-        elif slot_position(connection, slot) is None:
-            # It was invalidated (max_slot_wal_keep_size) and can never be used again, or it
-            # reserves nothing yet; a new one of the same name keeps WAL from now on.
-            drop_slot(connection, slot)
-            create_slot(connection, slot)
-            self._emit(Noted(f"the replication slot {slot} was lost and is made anew", "warning"))
+    def _require_same_branch(self, facts: ServerFacts, path: TimelineHistory) -> None:
+        """A server that does not have what is held has lost WAL, and writes other under the same name."""
+        repository, settings, ends = self._repository, self._settings, dict(self._ends or {})
+
+        def compare() -> None:
+            require_same_branch(
+                repository, settings.source, settings.dsn, facts=facts, ends=ends, path=path
+            )
+
+        self._patience.put(compare)
+        end = ends.get(facts.timeline)
+        if facts.is_standby and end is not None and facts.flushed < end:
+            raise WalNotYetWritten(
+                f"{facts.place} is at {facts.flushed} of timeline {facts.timeline}, and the"
+                f" repository holds its WAL up to {end}"
+            )
+
+    def _begin_branch(self, error: BranchLeft) -> None:
+        """What the server writes from now on is kept beside what it wrote before."""
+        assert self._cluster is not None
+        self._cluster, self._ends, self._is_begun = next_branch(self._cluster), None, False
+        told = f"{error.message}; its WAL is kept as branch {branch_of(self._cluster)} from now on"
+        self._emit(Noted(told, "warning"))
+        self._ask_for_base()
+
+    def _prepared_slot(self, connection: ReplicationConnection, facts: ServerFacts) -> str | None:
+        if self.slot is None:
+            return None
+        end = (self._ends or {}).get(facts.timeline, facts.flushed)
+        return self.slot.prepare(connection, behind_bytes=facts.flushed - end)
 
     def _start(
-        self, connection: ReplicationConnection, facts: ServerFacts, path: TimelineHistory
+        self, facts: ServerFacts, path: TimelineHistory, *, reserved: Lsn | None
     ) -> StartPoint:
-        size = facts.segment_bytes
-        is_new = self._ends is None
-        if self._ends is None:
-            inventory = take_inventory(
-                self._repository, self._settings.source, facts.system_id, segment_bytes=size,
-                since=segment_start(self._settings.first or 0, size),
-            )  # fmt: skip
-            if self._settings.first is None:
-                self._ends = held_ends(inventory, path)
-            else:
-                self._ends = held_from(inventory, facts.timeline, self._settings.first)
-        first = self._settings.first
-        if first is None and self._slot is not None:
-            first = slot_position(connection, self._slot)
-        start = plan_start(self._ends, path, first or facts.flushed, segment_bytes=size)
-        return self._reopened(facts, start) if is_new else start
-
-    def _reopened(self, facts: ServerFacts, start: StartPoint) -> StartPoint:
-        """A segment that ended in parts is begun again, so that it becomes whole."""
-        size = facts.segment_bytes
-        is_held = (self._ends or {}).get(start.timeline) == start.durable
-        if not is_held or start.durable > start.begin:
-            return start
-        lineage = self._lineage(facts, start.timeline)
-        before = WalSegment.holding(start.timeline, Lsn(start.begin - 1), size)
-        name = before.name(size)
-        if self._repository.store.stat(lineage.segment_key(name)) is not None:
-            return start
-        if not list_parts(self._repository, lineage, name):
-            return start
-        begin = before.begin(size)
-        return StartPoint(timeline=start.timeline, begin=begin, durable=start.durable)
-
-    def _require_not_behind(self, facts: ServerFacts, start: StartPoint) -> None:
-        """A primary that is behind the log has lost WAL, and would write other under the same name."""
-        if start.timeline != facts.timeline or facts.flushed >= start.durable:
-            return
-        fact = (
-            f"{facts.place} is at {facts.flushed} of timeline {facts.timeline}, and the repository"
-            f" holds its WAL up to {start.durable}"
-        )
-        if facts.is_standby:
-            raise WalNotYetWritten(fact)
-        raise SourceUnsuitable(
-            fact,
-            hint="The server has lost WAL (a copy put back without recovery?), or it is a clone."
-            " Recover it to a new timeline, or give the source another name.",
+        assert self._ends is not None
+        first = self._settings.first or reserved or facts.flushed
+        if self._is_begun:
+            return plan_start(self._ends, path, first, segment_bytes=facts.segment_bytes)
+        self._is_begun = True
+        return first_start(
+            self._repository, self._settings.source, facts, path=path, ends=self._ends, first=first
         )
 
     def _lineage(self, facts: ServerFacts, timeline: int) -> Lineage:
         return Lineage(layout.checked_source(self._settings.source), facts.system_id, timeline)
 
     def _stream(
-        self, connection: ReplicationConnection, facts: ServerFacts, start: StartPoint
+        self,
+        connection: ReplicationConnection,
+        facts: ServerFacts,
+        start: StartPoint,
+        *,
+        slot: str | None,
     ) -> None:
         lineage = self._lineage(facts, start.timeline)
-        stream = open_wal_stream(
-            connection, start=start.begin, timeline=start.timeline, slot=self._slot
-        )
+        try:
+            stream = open_wal_stream(
+                connection, start=start.begin, timeline=start.timeline, slot=slot
+            )
+        except SlotLost:
+            if self.slot is not None:
+                self.slot.is_lost = True
+            return  # the next session makes it anew
         keep = KeepSettings(
             repository=self._repository,
             lineage=lineage,
@@ -349,10 +327,17 @@ class Receiver:
         self._parts += keeper.parts
         self._received_bytes += intake.received_bytes
 
-    def _advanced(self, durable: Lsn) -> None:
+    def _advanced(self, durable: Lsn, server_end: Lsn) -> bool:
+        """Tell how far it is; False ends the session, so that the next one streams with a slot again."""
         self._failures = 0
         self._patience.say(None)
         self.durable = durable
+        self._tell(durable)
+        if self.slot is None or server_end < durable:
+            return True  # the server has not said yet how far it is
+        return not self.slot.is_wanted_again(server_end - durable)
+
+    def _tell(self, durable: Lsn) -> None:
         now = self._clock.monotonic()
         if now - self._told_at < _TELL_SECONDS:
             return
@@ -369,32 +354,30 @@ class Receiver:
         """Record what is lost between the log's end and what the server still has, and go on there."""
         assert self._ends is not None
         fork = path.end_of(start.timeline)
-        end = facts.flushed if fork is None else fork
-        found = first_available(
-            self._settings.dsn, start, end=end, segment_bytes=facts.segment_bytes
-        )
-        resume = found if found is not None else end
-        lineage = self._lineage(facts, start.timeline)
-        if fork is None:
-            resume = segment_start(resume, facts.segment_bytes)
-        if resume > start.durable:
-            self._patience.put(
-                lambda: record_gap(
-                    self._repository,
-                    lineage,
-                    start.durable,
-                    end=resume,
-                    reason=error.message,
-                    clock=self._clock,
-                )
-            )
-            self._gaps += 1
-            self._emit(
-                Noted(
-                    f"WAL from {start.durable} to {resume} of timeline {start.timeline} is lost: the"
-                    " server has removed it. Backups made before can be recovered to"
-                    f" {start.durable} only; take a new one now with `drtool backup`",
-                    "warning",
-                )
-            )
+        resume = first_resumable(
+            self._settings.dsn, start, segment_bytes=facts.segment_bytes, fork=fork,
+            flushed=facts.flushed,
+        )  # fmt: skip
         self._ends[start.timeline] = resume
+        if resume <= start.durable:
+            return
+        lineage = self._lineage(facts, start.timeline)
+        begin, reason, clock = start.durable, error.message, self._clock
+        self._patience.put(
+            lambda: record_gap(
+                self._repository, lineage, begin, end=resume, reason=reason, clock=clock
+            )
+        )
+        self._gaps += 1
+        self._emit(
+            Noted(
+                f"WAL from {start.durable} to {resume} of timeline {start.timeline} is lost: the server"
+                f" has removed it. Backups made before can be recovered to {start.durable} only",
+                "warning",
+            )
+        )
+        self._ask_for_base()
+
+
+def _nobody() -> None:
+    """Nobody takes a base backup by itself: whoever runs this receiver does."""

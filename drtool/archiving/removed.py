@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from drtool.archiving.begin import StartPoint
+from drtool.archiving.begin import StartPoint, segment_start
 from drtool.errors import AlreadyExists
 from drtool.model.wal import Lsn
 from drtool.repository.layout import Lineage
@@ -33,6 +33,16 @@ def first_available(dsn: str, lost: StartPoint, *, end: Lsn, segment_bytes: int)
             low = middle
     found = Lsn(high * segment_bytes)
     return found if found < end else None
+
+
+def first_resumable(
+    dsn: str, lost: StartPoint, *, segment_bytes: int, fork: Lsn | None, flushed: Lsn
+) -> Lsn:
+    """Where receiving goes on behind removed WAL: at a segment, or at the fork where all up to it is gone."""
+    end = flushed if fork is None else fork
+    found = first_available(dsn, lost, end=end, segment_bytes=segment_bytes)
+    resume = found if found is not None else end
+    return segment_start(resume, segment_bytes) if fork is None else resume
 
 
 def _is_available(dsn: str, timeline: int, start: Lsn) -> bool:

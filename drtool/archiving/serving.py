@@ -6,20 +6,21 @@ import os
 import socket
 import struct
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from drtool.archiving.beating import Heart
-from drtool.archiving.lineages import require_known_system
+from drtool.archiving.branch import archived_branch
 from drtool.archiving.pushed import store_pushed
-from drtool.archiving.receive import ReceiveSettings, lease_name
+from drtool.archiving.receive_settings import ReceiveSettings, lease_name
 from drtool.errors import DrtoolError, RepositoryUnavailable, UsageError
 from drtool.model.progress import Emit, Noted, PhaseAdvanced, PhaseBegan, silent
+from drtool.model.wal import Lsn
 from drtool.repository.layout import Lineage
 from drtool.repository.lease import Lease
 from drtool.repository.repository import Repository
-from drtool.sources.postgres.facts import read_facts
 from drtool.system.clock import Clock
 from drtool.system.durable import make_directory
 
@@ -59,13 +60,13 @@ def serve_push(
 ) -> PushServed:
     """Take WAL files at `site` until `stop` is set, and make marks meanwhile.
 
-    The server at the DSN says which cluster it is; WAL of any other is refused (PITFALLS 2).
-    LeaseHeld if another receiver of this source runs. Memory: THREADS times a segment.
+    The server at the DSN says which cluster it is; WAL of any other is refused (PITFALLS 2), and so
+    is a server whose WAL is not what is held of it (BranchLeft). LeaseHeld if another receiver of
+    this source runs. Memory: THREADS times a segment.
     """
-    facts = read_facts(settings.dsn)
     with Lease(repository, lease_name(settings.source), clock=clock) as lease:
-        require_known_system(
-            repository, settings.source, facts, accepts_new=settings.accepts_new_system
+        facts = archived_branch(
+            repository, settings.source, settings.dsn, accepts_new=settings.accepts_new_system
         )
         heart = Heart(
             settings.dsn,
@@ -119,8 +120,9 @@ def _serve(
     listener: socket.socket, site: PushSite, intake: _Intake, *, stop: threading.Event
 ) -> None:
     room = threading.BoundedSemaphore(THREADS)
+    failures: list[BaseException] = []
     with ThreadPoolExecutor(THREADS, thread_name_prefix="push") as pool:
-        while not stop.is_set():
+        while not stop.is_set() and not failures:
             if not room.acquire(timeout=ACCEPT_SECONDS):
                 continue
             try:
@@ -128,9 +130,22 @@ def _serve(
             except TimeoutError:
                 room.release()
                 continue
-            pool.submit(_answer, connection, site, intake).add_done_callback(
-                lambda _: room.release()
-            )
+            answered = pool.submit(_answer, connection, site, intake)
+            answered.add_done_callback(partial(_ended, room, failures))
+    for error in failures:
+        raise error
+
+
+def _ended(
+    room: threading.BoundedSemaphore, failures: list[BaseException], answered: Future[None]
+) -> None:
+    """A request is over. What it failed with, beside what is answered, ends the whole service: it is
+    a bug, and PostgreSQL would try again for ever without anybody being told.
+    """
+    error = answered.exception()
+    if error is not None:
+        failures.append(error)
+    room.release()
 
 
 def _answer(connection: socket.socket, site: PushSite, intake: _Intake) -> None:
@@ -172,6 +187,7 @@ class _Intake:
     files: int = 0
     refused: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock)
+    marking: threading.Lock = field(default_factory=threading.Lock)
 
     def store(self, name: str, descriptor: int) -> str:
         """The answer: `0` once the file is durable, else an exit code and why."""
@@ -188,11 +204,19 @@ class _Intake:
             return self._refuse(name, error)
         with self.lock:
             self.files += 1
-            if pushed.end is not None:
-                lineage = Lineage(self.source, self.system_id, pushed.timeline)
-                self.heart.keep(self.repository, lineage, pushed.end)
-                self.emit(PhaseAdvanced(phase="wal", done=pushed.end, detail=name))
+        if pushed.end is not None:
+            self.emit(PhaseAdvanced(phase="wal", done=pushed.end, detail=name))
+            self._keep_marks(Lineage(self.source, self.system_id, pushed.timeline), pushed.end)
         return "0"
+
+    def _keep_marks(self, lineage: Lineage, end: Lsn) -> None:
+        """One request at a time puts marks; others need not wait for it: theirs are put by the next."""
+        if not self.marking.acquire(blocking=False):
+            return
+        try:
+            self.heart.keep(self.repository, lineage, end)
+        finally:
+            self.marking.release()
 
     def _refuse(self, name: str, error: DrtoolError) -> str:
         with self.lock:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 from drtool.archiving.gaps import LogEnd, find_gaps
-from drtool.archiving.receive import lease_name
+from drtool.archiving.receive_settings import lease_name
 from drtool.model.finding import Finding, Harm, Severity
 from drtool.model.measure import format_span
 from drtool.model.objective import Mark
@@ -18,6 +18,7 @@ from drtool.repository.damage import Damage
 from drtool.repository.extents import PostgresExtent
 from drtool.repository.layout import SegmentPart, WholeSegment, parse_log_name
 from drtool.repository.lease import HeldLease, read_lease
+from drtool.repository.live_timelines import live_findings, live_timelines
 from drtool.repository.log import LogInventory, read_log_object, take_inventory
 from drtool.repository.recovery_findings import (
     Zone,
@@ -104,6 +105,7 @@ def wal_status(
         *timeline_findings(source, timelines, zone=zone),
         *log_damage_findings(source, known_bad),
         *gap_findings(source, gaps, reaches, zone=zone),
+        *live_findings(source, live_timelines(repository, timelines, mine.values()), zone=zone),
     ]
     mark = best.newest if best else None
     return WalStatus(
@@ -154,8 +156,8 @@ def _system_of(
     """The cluster of the newest backup; without any, that of the log."""
     if extents:
         return extents[-1].system_id
-    systems = [n for n in repository.store.list_directories(f"log/{source}/") if n.isdigit()]
-    return int(systems[-1]) if systems else None
+    names = repository.store.list_directories(f"log/{source}/")
+    return max((int(name) for name in names if name.isdigit()), default=None)
 
 
 def current_inventory(

@@ -44,9 +44,10 @@ class Intake:
         self._keeper_only.register(keeper.handover.wake_descriptor, select.POLLIN)
 
     def run(
-        self, expected: Lsn, stop: threading.Event, *, on_report: Callable[[Lsn], None]
+        self, expected: Lsn, stop: threading.Event, *, on_report: Callable[[Lsn, Lsn], bool]
     ) -> TimelineEnded | None:
-        """Receive from `expected` on until the timeline ends, or return None when `stop` is set.
+        """Receive from `expected` on until the timeline ends; None when `stop` is set, or when
+        `on_report`, told how far it is durable and how far the server is, says no.
 
         SourceUnavailable when the server goes away; whatever the keeper failed with.
         """
@@ -55,7 +56,8 @@ class Intake:
             keeper.raise_failure()
             if keeper.durable != self._reported or self._is_report_due():
                 self.report()
-                on_report(keeper.durable)
+                if not on_report(keeper.durable, self.server_end):
+                    return None
             if handover.is_full:
                 # Not reading is the back-pressure: the server keeps what we cannot store.
                 self._wait(self._keeper_only)

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Self
 
 from drtool.archiving.patience import Patience
-from drtool.archiving.receive import Receiver, ReceiveSettings, lease_name
+from drtool.archiving.receive import Receiver
+from drtool.archiving.receive_settings import ReceiveSettings, lease_name
 from drtool.errors import Interrupted, SourceUnavailable
 from drtool.model.progress import Emit, silent
 from drtool.model.wal import Lsn

@@ -18,6 +18,7 @@ from drtool.policy.scalars import (
     NAME,
     STORE_SCHEMES,
     WEEKLY_WINDOW,
+    ByteSize,
     CronLine,
     Name,
     StoreUrl,
@@ -90,6 +91,7 @@ def _read_key(text: str) -> SecretReference | NoEncryption:
     return NoEncryption() if text == "none" else SecretReference.parse(text)
 
 
+_SIZE_PATTERN = r"^\d+(\.\d+)?\s*(B|[kMGT]B|[KMGT]iB)$"
 _SPAN_PATTERN = r"^(\d+(\.\d+)?(ms|s|m|h|d|w))+$"
 
 SCALARS: dict[object, Scalar] = {
@@ -104,6 +106,7 @@ SCALARS: dict[object, Scalar] = {
         _read_cron, {"type": "string", "pattern": r"^\s*\S+\s+\S+\s+\S+\s+\S+\s+\S+\s*$"}
     ),
     WeeklyWindow: Scalar(WeeklyWindow.parse, {"type": "string", "pattern": f"^{WEEKLY_WINDOW}$"}),
+    ByteSize: Scalar(ByteSize.parse, {"type": "string", "pattern": _SIZE_PATTERN}),
     timedelta: Scalar(parse_span, {"type": "string", "pattern": _SPAN_PATTERN}),
     ZoneInfo: Scalar(_read_zone, {"type": "string", "examples": ["Europe/Warsaw", "UTC"]}),
     Path: Scalar(_read_path, {"type": "string", "pattern": "^/"}),

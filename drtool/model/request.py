@@ -182,6 +182,14 @@ class WalGaps:
 
 
 @dataclass(frozen=True, slots=True)
+class WalSlot:
+    """The replication slot of a source: shown, or dropped."""
+
+    source: str
+    is_dry_run: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class RedisReceive:
     """Archive the replication stream of a Redis until told to stop."""
 

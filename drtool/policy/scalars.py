@@ -8,6 +8,8 @@ from datetime import time
 from typing import NewType
 from urllib.parse import urlsplit
 
+from drtool.model.measure import parse_size
+
 CronLine = NewType("CronLine", str)
 """Five fields, as in crontab(5); `config/` checks the text before it becomes one."""
 
@@ -33,6 +35,16 @@ class Name(str):
                 " beginning with a letter or a digit"
             )
         return super().__new__(cls, text)
+
+
+class ByteSize(int):
+    """A size with its unit, such as `16GiB`."""
+
+    __slots__ = ()
+
+    @classmethod
+    def parse(cls, text: str) -> ByteSize:
+        return cls(parse_size(text))
 
 
 class StoreUrl(str):

@@ -15,8 +15,11 @@ from typing import ClassVar
 
 from drtool.model.objective import Objective
 from drtool.policy.described import described
-from drtool.policy.scalars import CronLine, StoreUrl
+from drtool.policy.scalars import ByteSize, CronLine, StoreUrl
 from drtool.policy.secrets import SecretReference
+
+# A slot keeps the segment that is being received, and what was written since.
+SMALLEST_SLOT_LIMIT = 64 << 20
 
 
 class WalMode(StrEnum):
@@ -58,7 +61,15 @@ class WalSettings:
         "A change is put into the repository at most this long after it arrived.",
         default=timedelta(seconds=10),
     )
-    slot: str | None = described("Physical replication slot that keeps the WAL.", default=None)
+    slot: str | None = described(
+        "Physical replication slot that keeps WAL until it is stored; drtool_SOURCE where WAL is"
+        " streamed, and none to go without.",
+        default=None,
+    )
+    slot_limit: ByteSize = described(
+        "The slot is dropped, and a gap recorded, rather than that it keeps more WAL on the server.",
+        default=ByteSize(16 << 30),
+    )
     heartbeat: timedelta = described(
         "How often a mark is made: the resolution of 'recoverable until'.",
         default=timedelta(seconds=10),
@@ -68,6 +79,8 @@ class WalSettings:
         for name, span in (("flush", self.flush), ("heartbeat", self.heartbeat)):
             if span <= timedelta(0):
                 raise ValueError(f"{name} must be longer than nothing")
+        if self.slot_limit < SMALLEST_SLOT_LIMIT:
+            raise ValueError("slot_limit is less than 64MiB, which a slot may need at any time")
         if self.slot is not None and not _is_slot_name(self.slot):
             raise ValueError(
                 f"{self.slot!r} is not the name of a slot: use up to 63 small letters, digits and '_'"

@@ -29,6 +29,10 @@ Buffer = bytes | bytearray | memoryview
 ORIGIN = Lsn(0)
 
 
+class OtherContent(IntegrityError):
+    """Under the name of a log object stands another content than the one to be put."""
+
+
 class SegmentWriter:
     """Seals one WAL segment while it grows. One thread at a time.
 
@@ -54,7 +58,7 @@ class SegmentWriter:
         """Put the whole segment; return once it is durable.
 
         If the object exists, its content is compared: equal bytes are a success (a receiver that
-        died after the put comes here again), other bytes raise IntegrityError (PITFALLS 3). When
+        died after the put comes here again), other bytes raise OtherContent (PITFALLS 3). When
         the store could not be asked, `finish` may be called again.
         """
         if not self._is_sealed:
@@ -77,7 +81,7 @@ def put_log_object(repository: Repository, key: str, parts: list[bytes]) -> None
         pass  # what stands there is compared
     mine = unseal_whole(repository.ring, ObjectType.LOG, key, sealed=b"".join(parts))
     if read_log_object(repository, key) != mine:
-        raise IntegrityError(
+        raise OtherContent(
             f"object {key} holds other WAL than the server now sends under that name",
             hint="Two servers write one timeline (split brain, or a clone). Stop one,"
             " then run `drtool wal gaps`.",

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Protocol
 
 from drtool.errors import DestinationRefused, DrtoolError, NotRecoverable
+from drtool.model.cluster import system_of
 from drtool.model.finding import Finding
 from drtool.model.outcome import LogSpan, Reached, RestoreOutcome
 from drtool.model.target import describe_target
@@ -203,7 +204,7 @@ def _shut_down(server: RunningServer) -> None:
 def _server_plan(plan: RestorePlan, site: RestoreSite) -> ServerPlan:
     destination, extent = site.destination, plan.manifest.postgres
     control = read_control(destination.data, site.binaries)
-    if control.system_id != extent.system_id:
+    if control.system_id != system_of(extent.system_id):
         raise NotRecoverable(
             f"backup {plan.manifest.backup_id} holds a control file of cluster {control.system_id},"
             f" and its manifest says {extent.system_id}",

@@ -29,6 +29,8 @@ _PASSING = (ExitCode.SOURCE_UNAVAILABLE, ExitCode.REPOSITORY_UNAVAILABLE, ExitCo
 _HEAVY_SECONDS = 24 * 3600.0
 _LIGHT_SECONDS = 3600.0
 _KILL_SECONDS = 60.0
+_AWAIT_SECONDS = 60.0
+_ASK_SECONDS = 2.0
 _JOB_PAUSES = RetryLimits(first_pause_seconds=60.0, longest_pause_seconds=1800.0)
 _RECEIVER_PAUSES = RetryLimits(first_pause_seconds=2.0, longest_pause_seconds=120.0)
 _MOST_DOUBLINGS = 10
@@ -46,11 +48,17 @@ class Ran:
     receivers: tuple[tuple[str, int], ...]
 
 
+def _nobody_is_awaited(_job: Job) -> bool:
+    return True
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Site:
     """`start` starts a command of drtool. `at_once` heavy jobs run at a time, the others wait.
 
     `leads` is asked again and again, and says whether this is still the one scheduler of the stack.
+    `has_receiver` says whether the receiver that a job leans on runs: a backup that begins before it,
+    as after a restart, would receive beside it and hold it up. It is awaited, a minute at most.
     """
 
     start: Start
@@ -59,6 +67,7 @@ class Site:
     emit: Emit
     leads: Callable[[], bool]
     at_once: int = AT_ONCE
+    has_receiver: Callable[[Job], bool] = _nobody_is_awaited
 
 
 def run_work(
@@ -102,7 +111,7 @@ def _look_at_jobs(jobs: Sequence[_JobState], site: Site) -> None:
         one.look(now)
     heavy = sum(1 for one in jobs if one.process is not None and one.job.is_heavy)
     for one in sorted((one for one in jobs if one.is_waiting), key=lambda one: one.due or now):
-        if one.job.is_heavy and heavy >= site.at_once:
+        if one.job.is_heavy and (heavy >= site.at_once or one.awaits_receiver()):
             continue
         heavy += one.job.is_heavy
         one.begin()
@@ -120,6 +129,8 @@ class _JobState:
         self._began = self._retry_at = 0.0
         self._failures = 0
         self._ends_by: float | None = None
+        self._awaits_since: float | None = None
+        self._asked_at = 0.0
         self._looked = now
         self._next = next_due(job.line, site.zone, after=now)
         if job.is_heavy and _is_overdue(job, site.zone, newest=newest, now=now):
@@ -130,6 +141,19 @@ class _JobState:
         """Whether it is to be begun as soon as there is room."""
         is_due = self.due is not None and self.process is None
         return is_due and self._site.clock.monotonic() >= self._retry_at
+
+    def awaits_receiver(self) -> bool:
+        """Whether it has to wait still; looked up every two seconds, and no longer than a minute."""
+        now = self._site.clock.monotonic()
+        if self._awaits_since is None:
+            self._awaits_since = self._asked_at = now
+        elif now - self._asked_at < _ASK_SECONDS:
+            return True
+        self._asked_at = now
+        if now - self._awaits_since < _AWAIT_SECONDS and not self._site.has_receiver(self.job):
+            return True
+        self._awaits_since = None
+        return False
 
     def look(self, now: datetime) -> None:
         """See whether it has ended, and whether it is due."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from dataclasses import replace
 from datetime import UTC, datetime
 
-from drtool.archiving.lineages import require_known_system
-from drtool.archiving.receive import ReceiveSettings
+from drtool.archiving.branch import require_archived_branch
+from drtool.archiving.catching_up import CatchingUp
+from drtool.archiving.receive_settings import ReceiveSettings
 from drtool.archiving.window import WalFetch, WalWindow, wait_for_wal
 from drtool.backup.plan import BackupPlan, plan_backup
 from drtool.backup.run import BackupSource, run_backup
@@ -15,7 +17,7 @@ from drtool.model.objective import Mark
 from drtool.model.outcome import BackupOutcome, Fact, FactSheet
 from drtool.model.progress import Noted
 from drtool.model.wal import Lsn
-from drtool.policy.sources import PostgresSource
+from drtool.policy.sources import PostgresSource, WalMode
 from drtool.repository.layout import Lineage
 from drtool.repository.lease import Lease
 from drtool.repository.marks import put_mark
@@ -80,10 +82,12 @@ class PostgresBackup:
                 Lease(self._repository, f"backup-{self._name}", clock=around.clock)
             )
             plan = self._plan(facts)
+            keeper = KeptWal(self._repository, self._settings, facts, around=around)
+            keeper.go_on(self._caught_up(facts))
+            stack.callback(keeper.abandon)
             connection = stack.enter_context(connect_replication(self._dsn, purpose="backup"))
             label = f"drtool {self._name} {plan.backup_id}"
             stream = stack.enter_context(BaseBackup(connection, label=label))
-            keeper = KeptWal(self._repository, self._settings, facts, around=around)
             source = BackupSource(
                 facts=facts,
                 bootstrap_role=facts.bootstrap_role or "postgres",
@@ -100,6 +104,19 @@ class PostgresBackup:
                 emit=around.emit,
             )
 
+    def _caught_up(self, facts: ServerFacts) -> WalFetch | None:
+        if self._settings.wal.mode is not WalMode.STREAM:
+            return None
+        around = self._around
+        return CatchingUp(
+            self._repository,
+            self._settings,
+            facts,
+            clock=around.clock,
+            emit=around.emit,
+            stop=around.stop,
+        ).run()
+
     def _facts(self) -> ServerFacts:
         facts = read_facts(self._dsn)
         require_ready(facts)
@@ -110,9 +127,10 @@ class PostgresBackup:
                     f"{facts.place} is no standby of {primary.place}: their system identifiers differ",
                     hint="Let `backup_from.dsn` lead to a standby of the source.",
                 )
+            require_archived_branch(self._repository, self._name, self._settings.dsn)
         # Now, and not only when its WAL is stored: that is after hours of a large backup.
-        require_known_system(self._repository, self._name, facts, accepts_new=False)
-        return facts
+        archived = require_archived_branch(self._repository, self._name, self._dsn)
+        return replace(facts, system_id=archived.system_id, flushed=archived.flushed)
 
     def _plan(self, facts: ServerFacts) -> BackupPlan:
         earlier = look_back(self._repository, self._name, self._around)
@@ -153,9 +171,15 @@ class KeptWal:
         self._start = Lsn(0)
         self._timeline = 0
 
+    def go_on(self, fetch: WalFetch | None) -> None:
+        """WAL is fetched already, from the end of the log on."""
+        self._fetch = fetch
+
     def begin(self, start: Lsn, timeline: int) -> None:
         """Fetch from now on, unless a receiver holds the lease."""
         self._start, self._timeline = start, timeline
+        if self._fetch is not None:
+            return
         try:
             self._fetch = self._fetching(is_beside=False)
         except LeaseHeld:

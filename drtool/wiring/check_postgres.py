@@ -5,21 +5,24 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import closing
 
+from drtool.archiving.branch import require_archived_branch
+from drtool.archiving.receive_settings import ReceiveSettings
 from drtool.archiving.status import WalStatus
 from drtool.check.freshness import check_clock
 from drtool.check.run import Seen, attempt, not_looked
 from drtool.check.state import Topic
 from drtool.errors import DrtoolError
 from drtool.model.checked import Look
+from drtool.model.cluster import describe_cluster, system_of
 from drtool.model.finding import Finding, Severity
-from drtool.model.measure import format_size
 from drtool.policy.sources import PostgresSource, WalMode
-from drtool.sources.postgres.checks import check_archiving, check_server, check_slot
+from drtool.sources.postgres.checks import check_archiving, check_server
 from drtool.sources.postgres.connection import connect, place_of
 from drtool.sources.postgres.facts import ServerFacts, read_facts
-from drtool.sources.postgres.readiness import read_archiver, read_readings, read_slot
+from drtool.sources.postgres.readiness import read_archiver, read_readings
 from drtool.wiring.checking import Checking
 from drtool.wiring.parts import dsn_of
+from drtool.wiring.slot import look_at_slot
 from drtool.wiring.state_facts import read_facts_of_state
 from drtool.wiring.state_postgres import postgres_state, read_log
 
@@ -38,7 +41,7 @@ def look_at_postgres(checking: Checking, source: PostgresSource) -> Iterator[Loo
         standby = source.backup_from.dsn
         yield attempt("standby", lambda: _standby(dsn_of(standby, checking.around), facts))
     try:
-        yield from _look_at_log(checking, facts)
+        yield from _look_at_log(checking, source, facts, dsn=dsn)
     except DrtoolError as error:
         yield not_looked("repository", error)
 
@@ -60,17 +63,6 @@ def _look_at_server(
         )
         return seen, findings
 
-    def slot() -> Seen:
-        assert source.wal.slot is not None
-        with closing(connect(dsn, purpose="check")) as connection:
-            found = read_slot(connection, source.wal.slot)
-        findings = check_slot(facts.place, source.wal.slot, found)
-        if found is None:
-            return "not there", findings
-        active = "in use" if found.state.is_active else "not in use"
-        held = format_size(found.retained_bytes or 0)
-        return f"{active}, {found.state.wal_status or 'reserves nothing'}, holds {held}", findings
-
     def archiving() -> Seen:
         with closing(connect(dsn, purpose="check")) as connection:
             found = read_archiver(connection)
@@ -79,8 +71,6 @@ def _look_at_server(
         return seen, check_archiving(facts.place, found)
 
     yield attempt("server", settings)
-    if source.wal.slot is not None:
-        yield attempt("slot", slot)
     if source.wal.mode is WalMode.PUSH:
         yield attempt("archiving", archiving)
 
@@ -110,7 +100,12 @@ def _standby(dsn: str, primary: ServerFacts | None) -> Seen:
     return f"{place_of(dsn)}, PostgreSQL {facts.major}, timeline {facts.timeline}", findings
 
 
-def _look_at_log(checking: Checking, facts: ServerFacts | None) -> Iterator[Look]:
+def _look_at_log(
+    checking: Checking, source: PostgresSource, facts: ServerFacts | None, *, dsn: str
+) -> Iterator[Look]:
+    settings = ReceiveSettings(source=checking.name, dsn=dsn, wal=source.wal)
+    if facts is not None and settings.slot is not None and checking.known() is None:
+        yield attempt("slot", lambda: look_at_slot(settings, repository=None, log=None))
     found = read_facts_of_state(checking.name, checking.policy, checking.opened(), now=checking.now)
     log = read_log(found)
     state = postgres_state(found, checking.policy.postgres(checking.name), log=log)
@@ -118,16 +113,29 @@ def _look_at_log(checking: Checking, facts: ServerFacts | None) -> Iterator[Look
     yield Look(name="receiver", seen=state.receiver or "none", findings=state.of(Topic.RECEIVER))
     foreign = _foreign(checking.name, log, facts)
     yield Look(name="log", seen=state.log_seen, findings=(*state.of(Topic.LOG), *foreign))
+    if facts is not None:
+        if settings.slot is not None:
+            repository = checking.opened()
+            yield attempt("slot", lambda: look_at_slot(settings, repository=repository, log=log))
+        if state.receiver is None and log.system_id is not None:
+            yield attempt("branch", lambda: _branch(checking, dsn))
     yield checking.recoverable(state)
 
 
+def _branch(checking: Checking, dsn: str) -> Seen:
+    """Whether the server's WAL is what is held of it; a receiver that runs has compared already."""
+    require_archived_branch(checking.opened(), checking.name, dsn)
+    return "the server has the WAL that is held of it", ()
+
+
 def _foreign(name: str, log: WalStatus, facts: ServerFacts | None) -> Iterator[Finding]:
-    if facts is None or log.system_id is None or log.system_id == facts.system_id:
+    if facts is None or log.system_id is None or system_of(log.system_id) == facts.system_id:
         return
     yield Finding(
         severity=Severity.PROBLEM,
         subject=f"WAL of {name}",
-        fact=f"the server is cluster {facts.system_id}, and the repository holds {log.system_id}",
+        fact=f"the server is cluster {facts.system_id}, and the repository holds"
+        f" {describe_cluster(log.system_id)}",
         fix="Let the DSN lead to the right server; after pg_upgrade, run"
         f" `drtool wal receive {name} --accept-new-system` and `drtool backup {name}`.",
     )

@@ -36,7 +36,9 @@ _SOURCE = """\
   {name}:
     kind: postgres
     dsn: env:{variable}
-    wal: {{mode: stream, flush: 10s}}  # drtool wal receive {name}
+    # drtool wal receive {name}; a slot keeps WAL on the server for it, 16 GiB (slot_limit) at most.
+    # {{mode: push}} instead: archive_command = 'drtool-wal push --source {name} %p' in postgresql.conf
+    wal: {{mode: stream, flush: 10s}}
     schedule: {{backup: "0 2 * * *", check: "*/5 * * * *"}}
     # checks: ["select count(*) > 0 from orders"]   # what a restored copy must answer with true
 """

@@ -1,11 +1,12 @@
-"""A new snapshot for a stream that has a hole: until then nothing behind the hole can be brought back."""
+"""A new backup for a change log that has a gap: until then nothing behind the gap can be brought back."""
 
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from signal import SIGTERM
 
-from drtool.errors import ExitCode
+from drtool.errors import DrtoolError, ExitCode
 from drtool.model.progress import Noted
 from drtool.system.retry import RetryLimits
 from drtool.wiring.commands import StartCommand
@@ -17,13 +18,29 @@ _PAUSES = RetryLimits(first_pause_seconds=20.0, longest_pause_seconds=1800.0)
 _MOST_DOUBLINGS = 10
 
 
+def _always() -> bool:
+    return True
+
+
 class BaseTaker:
     """Runs `drtool backup SOURCE` whenever it is asked to, one at a time, until one has ended well.
 
-    In a process of its own: the receiver's thread must not wait while a snapshot is read.
+    In a process of its own: the receiver's thread must not wait while a source is read. `what` is
+    taken behind a `gap`, in the words of its kind. `is_needed` is asked before each: somebody else,
+    such as the schedule, may have taken one meanwhile.
     """
 
-    def __init__(self, source: str, start: StartCommand, around: Surroundings) -> None:
+    def __init__(
+        self,
+        source: str,
+        start: StartCommand,
+        around: Surroundings,
+        *,
+        what: str = "snapshot",
+        gap: str = "hole",
+        is_needed: Callable[[], bool] = _always,
+    ) -> None:
+        self._what, self._gap, self._is_needed = what, gap, is_needed
         self._source, self._start_command = source, start
         self._clock, self._emit = around.clock, around.emit
         self._is_asked, self._is_over = threading.Event(), threading.Event()
@@ -45,19 +62,28 @@ class BaseTaker:
             if not self._is_asked.is_set():
                 continue
             self._is_asked.clear()
+            if not self._is_still_needed():
+                continue
             code = self._take()
             if code is None:
                 return
             if code == ExitCode.DONE:
                 failures = 0
-                self._emit(Noted(f"{self._source}: a new snapshot is taken, behind the hole"))
+                told = f"{self._source}: a new {self._what} is taken, behind the {self._gap}"
+                self._emit(Noted(told))
                 continue
             failures += 1
             self._is_asked.set()
             pause = _PAUSES.pause(min(failures, _MOST_DOUBLINGS))
             text = f"ended with {code}; it is tried again in {round(pause)} s"
-            self._emit(Noted(f"the new snapshot of {self._source} {text}", "warning"))
+            self._emit(Noted(f"the new {self._what} of {self._source} {text}", "warning"))
             self._clock.wait(pause, self._is_over)
+
+    def _is_still_needed(self) -> bool:
+        try:
+            return self._is_needed()
+        except DrtoolError:
+            return True  # nobody could look: one too many does no harm
 
     def _take(self) -> int | None:
         """The exit code of a backup; None if it was stopped because all is over."""

@@ -12,9 +12,9 @@ from drtool.model.finding import Finding, Severity
 from drtool.model.outcome import Fact, FactSheet
 from drtool.model.progress import Noted, PhaseBegan
 from drtool.policy.policy import Policy
-from drtool.policy.sources import BucketSource, FilesSource
+from drtool.policy.sources import BucketSource, FilesSource, PostgresSource, WalMode
 from drtool.repository.backups import read_newest_manifest
-from drtool.repository.lease import Lease
+from drtool.repository.lease import Lease, lease_holder
 from drtool.repository.repository import Repository
 from drtool.schedule.due import next_due
 from drtool.schedule.jobs import Job, Work, plan_work
@@ -74,6 +74,7 @@ def run(policy: Policy, policy_file: Path, around: Surroundings, *, at_once: int
             emit=around.emit,
             leads=lambda: not lease.is_lost,
             at_once=at_once,
+            has_receiver=_receiver_of(policy, repository),
         )
         title = f"Scheduling {len(work.jobs)} jobs and {len(work.receivers)} receivers"
         around.emit(PhaseBegan(phase="schedule", title=title, total=None))
@@ -105,6 +106,23 @@ def _leading(policy: Policy, around: Surroundings) -> Iterator[tuple[Repository,
                     return
             around.clock.wait(_AGAIN_SECONDS, around.stop)
         yield None
+
+
+def _receiver_of(policy: Policy, repository: Repository) -> Callable[[Job], bool]:
+    """Whether the WAL of a job's source is received, where the policy says that it is."""
+
+    def has_receiver(job: Job) -> bool:
+        source = policy.source(job.source)
+        if job.words[0] != "backup" or not isinstance(source, PostgresSource):
+            return True
+        if source.wal.mode is not WalMode.STREAM:
+            return True
+        try:
+            return lease_holder(repository, f"wal-{job.source}") is not None
+        except DrtoolError:
+            return True  # the backup itself says what is wrong with the repository
+
+    return has_receiver
 
 
 def _newest(

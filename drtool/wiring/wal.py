@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
-from drtool.archiving.lineages import require_known_system
+from drtool.archiving.base_needed import is_base_needed
+from drtool.archiving.lineages import as_archived
+from drtool.archiving.preview import ReceivePlan, preview_receive
 from drtool.archiving.push import socket_path
 from drtool.archiving.pushed import store_pushed
-from drtool.archiving.receive import Received, ReceiveSettings, receive_wal
+from drtool.archiving.receive import receive_wal
+from drtool.archiving.receive_settings import Received, ReceiveSettings
 from drtool.archiving.serving import PushServed, PushSite, serve_push
-from drtool.archiving.status import WalStatus, wal_status
+from drtool.archiving.slot_keeping import let_go_at_limit
+from drtool.archiving.status import WalStatus
 from drtool.check.state import SourceState, Topic
-from drtool.errors import DestinationRefused, ObjectMissing, UsageError
+from drtool.errors import DestinationRefused, ObjectMissing, RepositoryUnavailable, UsageError
+from drtool.model.cluster import describe_cluster
 from drtool.model.measure import format_size, format_span
 from drtool.model.outcome import Fact, FactSheet
 from drtool.model.request import WalFetch, WalGaps, WalPush, WalReceive
@@ -25,18 +32,26 @@ from drtool.repository.extents import PostgresExtent
 from drtool.repository.layout import Lineage, history_key, parse_history_name
 from drtool.repository.log import read_log_object, read_segment
 from drtool.repository.repository import Repository
-from drtool.sources.postgres.facts import read_facts, require_ready
+from drtool.sources.postgres.facts import read_facts
 from drtool.system.durable import replace_durably
 from drtool.system.users import FALLBACK as SERVER_USER
 from drtool.system.users import named_user
+from drtool.wiring.commands import command_starter
 from drtool.wiring.parts import chosen_sources, dsn_of, opened_repository
+from drtool.wiring.redis_base import BaseTaker
 from drtool.wiring.state_facts import read_facts_of_state, window_fact
 from drtool.wiring.state_postgres import postgres_state, read_log
 from drtool.wiring.surroundings import Surroundings
 
 
-def receive(request: WalReceive, policy: Policy, around: Surroundings) -> FactSheet:
-    """Stream WAL until `around.stop` is set; what was received, at the end."""
+def receive(
+    request: WalReceive, policy: Policy, around: Surroundings, *, policy_file: Path | None = None
+) -> FactSheet:
+    """Stream WAL until `around.stop` is set; what was received, at the end.
+
+    Behind a gap a new base backup is taken at once, by `drtool backup` on the same policy; without
+    `policy_file` that is left to the caller.
+    """
     source = policy.postgres(request.source)
     settings = ReceiveSettings(
         source=request.source,
@@ -45,14 +60,66 @@ def receive(request: WalReceive, policy: Policy, around: Surroundings) -> FactSh
         accepts_new_system=request.accepts_new_system,
     )
     stop, clock, emit = around.stop, around.clock, around.emit
-    with opened_repository(policy, around) as repository:
+    with _repository_or_slot(settings, policy, around, is_dry_run=request.is_dry_run) as repository:
         if request.is_dry_run:
-            return _would_receive(settings, repository, around)
+            return _would_receive(preview_receive(repository, settings))
         if source.wal.mode is WalMode.PUSH:
             site = _push_site(request.source, source)
             served = serve_push(repository, settings, site, stop=stop, clock=clock, emit=emit)
             return _served(request.source, served)
-        return _received(receive_wal(repository, settings, stop=stop, clock=clock, emit=emit))
+        with _bases(request.source, repository, around, policy_file=policy_file) as ask_for_base:
+            return _received(
+                receive_wal(
+                    repository,
+                    settings,
+                    stop=stop,
+                    clock=clock,
+                    emit=emit,
+                    ask_for_base=ask_for_base,
+                )
+            )
+
+
+@contextmanager
+def _bases(
+    name: str, repository: Repository, around: Surroundings, *, policy_file: Path | None
+) -> Iterator[Callable[[], None] | None]:
+    """What to call for a new base backup, while the receiver runs."""
+    if policy_file is None:
+        yield None
+        return
+    taker = BaseTaker(
+        name,
+        command_starter(policy_file, around),
+        around,
+        what="base backup",
+        gap="gap",
+        is_needed=partial(is_base_needed, repository, name),
+    )
+    try:
+        taker.ask()  # one that an earlier receiver asked for and did not live to see
+        yield taker.ask
+    finally:
+        taker.close()
+
+
+@contextmanager
+def _repository_or_slot(
+    settings: ReceiveSettings, policy: Policy, around: Surroundings, *, is_dry_run: bool
+) -> Iterator[Repository]:
+    """The repository. While it is away nobody receives: a slot at its limit is let go then."""
+    try:
+        opened = opened_repository(policy, around)
+        repository = opened.__enter__()
+    except RepositoryUnavailable:
+        if settings.slot is not None and not is_dry_run:
+            limit = settings.wal.slot_limit
+            let_go_at_limit(settings.dsn, settings.slot, limit_bytes=limit, emit=around.emit)
+        raise
+    try:
+        yield repository
+    finally:
+        opened.__exit__(None, None, None)
 
 
 def push(request: WalPush, policy: Policy, around: Surroundings) -> None:
@@ -64,7 +131,7 @@ def push(request: WalPush, policy: Policy, around: Surroundings) -> None:
     source = policy.postgres(request.source)
     facts = read_facts(dsn_of(source.dsn, around))
     with opened_repository(policy, around) as repository:
-        require_known_system(repository, request.source, facts, accepts_new=False)
+        facts = as_archived(repository, request.source, facts, accepts_new=False)
         try:
             with request.path.open("rb") as file:
                 store_pushed(
@@ -77,7 +144,7 @@ def push(request: WalPush, policy: Policy, around: Surroundings) -> None:
         except OSError as error:
             raise UsageError(
                 f"{request.path} cannot be read: {error.strerror}",
-                hint="Let archive_command pass %p: `drtool wal push main-db %p`.",
+                hint="Let archive_command pass %p: 'drtool-wal push --source main-db %p'.",
             ) from error
 
 
@@ -176,7 +243,8 @@ def _look(
 
 def _status_facts(state: SourceState, one: WalStatus) -> Iterator[Fact]:
     name = one.source
-    yield Fact(name=f"{name}_system", value=one.system_id, label=f"{name}: cluster")
+    system = None if one.system_id is None else describe_cluster(one.system_id)
+    yield Fact(name=f"{name}_system", value=system, label=f"{name}: cluster")
     yield Fact(name=f"{name}_timeline", value=one.timeline, label=f"{name}: timeline")
     end = None if one.end is None else str(one.end.lsn)
     yield Fact(name=f"{name}_end", value=end, label=f"{name}: whole up to")
@@ -188,24 +256,23 @@ def _status_facts(state: SourceState, one: WalStatus) -> Iterator[Fact]:
     yield Fact(name=f"{name}_receiver", value=one.receiver or "none", label=f"{name}: receiver")
 
 
-def _would_receive(
-    settings: ReceiveSettings, repository: Repository, around: Surroundings
-) -> FactSheet:
-    facts = read_facts(settings.dsn)
-    require_ready(facts)
-    manifests, _ = read_manifests(repository, settings.source)
-    backups = {manifest.backup_id: manifest.postgres for manifest in manifests}
-    stands = wal_status(repository, settings.source, backups, now=around.clock.now())
-    after = "nothing is held yet" if stands.end is None else str(stands.end.lsn)
+def _would_receive(plan: ReceivePlan) -> FactSheet:
+    slot = "none"
+    if plan.slot is not None:
+        reserved = "to be made" if plan.slot_position is None else f"from {plan.slot_position}"
+        slot = f"{plan.slot}, {reserved}"
     return FactSheet(
         kind="wal-receive-plan",
-        title=f"Would receive WAL of {settings.source}; nothing was done",
+        title=f"Would receive WAL of {plan.source}; nothing was done",
         facts=(
-            Fact(name="server", value=facts.place, label="from"),
-            Fact(name="timeline", value=facts.timeline, label="timeline"),
-            Fact(name="server_at", value=str(facts.flushed), label="server is at"),
-            Fact(name="after", value=after, label="goes on after"),
-            Fact(name="receiver", value=stands.receiver or "none", label="receiver now"),
+            Fact(name="server", value=plan.place, label="from"),
+            Fact(name="timeline", value=plan.start.timeline, label="timeline"),
+            Fact(name="server_at", value=str(plan.server_flushed), label="server is at"),
+            Fact(name="begin", value=str(plan.start.begin), label="streams from"),
+            Fact(name="after", value=str(plan.start.durable), label="goes on after"),
+            Fact(name="slot", value=slot, label="replication slot"),
+            Fact(name="synchronous", value=plan.is_synchronous, label="commits wait for it"),
+            Fact(name="receiver", value=plan.held_by or "none", label="receiver now"),
         ),
     )
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from drtool.archiving.receive import lease_name
+from drtool.archiving.receive_settings import lease_name
 from drtool.config.policy_file import parse_policy
 from drtool.drill.ledger import Ledger, LedgerEntry
 from drtool.drill.loss import Write, violations

@@ -9,7 +9,8 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from drtool.archiving.receive import Received, ReceiveSettings, receive_wal
+from drtool.archiving.receive import receive_wal
+from drtool.archiving.receive_settings import Received, ReceiveSettings
 from drtool.model.progress import Event, Noted
 from drtool.model.wal import Lsn, WalSegment, segments_between
 from drtool.policy.sources import WalSettings
@@ -53,7 +54,9 @@ def settings_for(
     server: PostgresServer, *, flush: float = 0.2, heartbeat: float = 0.5, slot: str | None = None
 ) -> ReceiveSettings:
     wal = WalSettings(
-        flush=timedelta(seconds=flush), heartbeat=timedelta(seconds=heartbeat), slot=slot
+        flush=timedelta(seconds=flush),
+        heartbeat=timedelta(seconds=heartbeat),
+        slot=slot or "none",
     )
     return ReceiveSettings(source=SOURCE, dsn=server.dsn(), wal=wal)
 

@@ -93,7 +93,8 @@ PROGRAM = """
 import sys, threading
 from datetime import timedelta
 from pathlib import Path
-from drtool.archiving.receive import ReceiveSettings, receive_wal
+from drtool.archiving.receive import receive_wal
+from drtool.archiving.receive_settings import ReceiveSettings
 from drtool.policy.sources import WalSettings
 from drtool.repository.keys import NO_SECRET
 from drtool.repository.repository import open_repository

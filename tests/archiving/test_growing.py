@@ -7,7 +7,7 @@ import random
 import pytest
 
 from drtool.archiving.growing import FAN, GrowingSegment
-from drtool.errors import IntegrityError
+from drtool.errors import IntegrityError, RepositoryUnavailable
 from drtool.model.wal import WalSegment
 from drtool.repository.layout import Lineage
 from drtool.repository.log import list_parts, read_segment
@@ -71,8 +71,29 @@ def test_a_tail_that_the_server_never_wrote_is_not_gone_on_from() -> None:
     first.put_tail()
 
     again = grown(repository, known=1000)
+    again.add(memoryview(b"a" * 999 + b"b" + b"c" * 50))
+
     with pytest.raises(IntegrityError, match="not what the server now sends"):
-        again.add(memoryview(b"a" * 999 + b"b" + b"c" * 50))
+        again.put_tail()
+
+
+def test_a_tail_that_could_not_be_compared_for_an_outage_is_compared_after_it() -> None:
+    """An outage is no permission to go on from what may be another server's."""
+    store = FaultyStore(MemoryStore())
+    repository = new_repository(store)
+    first = grown(repository)
+    first.add(memoryview(b"a" * 1000))
+    first.put_tail()
+    again = grown(repository, known=1000)
+    again.add(memoryview(b"b" * 1050))
+
+    store.is_away = True
+    with pytest.raises(RepositoryUnavailable):
+        again.put_tail()
+    store.is_away = False
+
+    with pytest.raises(IntegrityError, match="not what the server now sends"):
+        again.put_tail()
 
 
 def test_a_whole_segment_over_its_parts_is_well() -> None:

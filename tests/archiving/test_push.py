@@ -103,6 +103,10 @@ def test_all_kinds_of_files_are_taken_and_other_bytes_refused(
     short.write_bytes(segment.read_bytes()[:-8192])
     history = tmp_path / "00000002.history"
     history.write_text("1\t0/2000000\tno recovery target specified\n")
+    rubbish = tmp_path / "00000003.history"
+    rubbish.write_text("no history at all\n")
+    empty = tmp_path / "00000004.history"
+    empty.write_text("# nothing\n")
     label = tmp_path / f"{segment.name}.00000028.backup"
     label.write_text("START WAL LOCATION: 0/2000028\n")
     partial = tmp_path / f"{segment.name}.partial"
@@ -116,6 +120,8 @@ def test_all_kinds_of_files_are_taken_and_other_bytes_refused(
             "short": push(short, place),
             "foreign": push(foreign, place),
             "history": push(history, place),
+            "rubbish": push(rubbish, place),
+            "empty": push(empty, place),
             "label": push(label, place),
             "partial": push(partial, place),
             "odd name": push("/etc/hostname", place),
@@ -125,8 +131,9 @@ def test_all_kinds_of_files_are_taken_and_other_bytes_refused(
 
     assert {name: done.returncode for name, done in codes.items()} == {
         "first": 0, "again": 0, "other": 7, "short": 7, "foreign": 5, "history": 0,
-        "label": 0, "partial": 0, "odd name": 2, "no file": 1,
+        "rubbish": 7, "empty": 7, "label": 0, "partial": 0, "odd name": 2, "no file": 1,
     }  # fmt: skip
+    assert "is not the history of a timeline" in codes["rubbish"].stderr
     assert mode == 0o700
     lineage = Lineage(SOURCE, read_facts(server.dsn()).system_id, 1)
     stored = read_segment(

@@ -299,3 +299,49 @@ def test_the_parts_of_a_copied_cluster_are_what_initdb_made(
     label = (ours.directory / "backup_label").read_text()
     assert ours.began is not None
     assert label.startswith(f"START WAL LOCATION: {ours.began.start_lsn} ")
+
+
+def test_an_error_of_the_server_in_mid_backup_is_told_in_its_own_words(
+    postgres: PostgresServer,
+) -> None:
+    """Not as an archive that is cut short, which would be exit 7 and never tried again."""
+    postgres.query("CREATE TABLE IF NOT EXISTS long AS SELECT n, repeat('x', 500) FROM"
+                   " generate_series(1, 60000) AS n")  # fmt: skip
+    with connect_replication(postgres.socket_dsn(), purpose="test") as connection:
+        backup = iter(BaseBackup(connection, label="cancelled"))
+        for item in backup:
+            if isinstance(item, MemberBytes):
+                break
+        postgres.query(
+            "SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE application_name = 'drtool test'"
+            " AND backend_type = 'walsender'"
+        )
+
+        with pytest.raises(SourceUnavailable) as failed:
+            for _ in backup:
+                pass
+    postgres.query("DROP TABLE long")
+
+    assert "SQLSTATE 57014" in failed.value.message
+    assert failed.value.retryable
+
+
+def test_a_file_that_the_server_may_not_read_is_no_matter_of_rights_of_the_role(
+    make_postgres: MakePostgres,
+) -> None:
+    server = make_postgres(15)
+    server.query("CREATE TABLE shut AS SELECT 1")
+    path = server.query("SELECT pg_relation_filepath('shut')")[0][0]
+    server.query("CHECKPOINT")
+    (server.data / str(path)).chmod(0)
+
+    with (
+        connect_replication(server.socket_dsn(), purpose="test") as connection,
+        pytest.raises(SourceUnavailable, match="may not read a file of its own") as failed,
+    ):
+        for _ in BaseBackup(connection, label="shut"):
+            pass
+    (server.data / str(path)).chmod(0o600)
+
+    assert str(path) in failed.value.message
+    assert "ALTER ROLE" not in failed.value.hint

@@ -13,6 +13,7 @@ import pytest
 from drtool.errors import DrtoolError, PolicyError, SourceUnavailable, SourceUnsuitable
 from drtool.sources.postgres.connection import connect, connect_replication
 from drtool.sources.postgres.facts import read_facts, require_ready
+from drtool.sources.postgres.readiness import read_data_directory
 from tests.servers.ports import free_port
 from tests.servers.postgres import TRUST, MakePostgres, PostgresServer
 
@@ -270,7 +271,12 @@ def test_a_session_that_dies_under_us_is_unavailable_not_a_traceback(
 def test_facts_need_no_more_than_the_replication_right(postgres: PostgresServer) -> None:
     facts = read_facts(postgres.dsn(user="drtool"))
     more = read_facts(postgres.dsn())
+    with connect(postgres.dsn(user="drtool"), purpose="test") as connection:
+        mine = read_data_directory(connection)
+    with connect(postgres.dsn(), purpose="test") as connection:
+        theirs = read_data_directory(connection)
 
+    assert (mine, theirs) == (None, str(postgres.data))
     assert facts.major == postgres.major
     assert facts.timeline == 1
     assert facts.segment_bytes == 16 << 20
@@ -278,8 +284,6 @@ def test_facts_need_no_more_than_the_replication_right(postgres: PostgresServer)
     assert not facts.is_standby
     assert facts.bootstrap_role == "postgres"
     assert facts.tablespaces == ()
-    assert facts.data_directory is None
-    assert more.data_directory == str(postgres.data)
     assert facts.system_id == more.system_id
     require_ready(facts)
 

@@ -9,7 +9,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from drtool.archiving.receive import lease_name
+from drtool.archiving.receive_settings import lease_name
 from drtool.cli.verdicts import code_of
 from drtool.errors import ExitCode, IntegrityError, NotRecoverable
 from drtool.model.checked import CheckedPart, Readiness

@@ -135,6 +135,7 @@ class BaseBackup:
         self._limits = limits or BackupLimits()
         self._damage = DamageReports()
         self._ended = False
+        self._stopped: tuple[str | None, ...] = ()
         quoted = label.replace("'", "''")
         self._command = (
             f"BASE_BACKUP (LABEL '{quoted}', PROGRESS true, CHECKPOINT 'fast', WAIT false,"
@@ -220,12 +221,15 @@ class BaseBackup:
                         raise self._unexpected()
         except psycopg.Error as error:
             raise refused(connection.place, str(error)) from None
+        # The server ends the stream for an ERROR as it does for a good end: its answer comes first,
+        # or its own words would be lost behind an archive that is cut short.
+        self._stopped = self._row(silence)[0]
         if tar is not None:
             tar.finish()
 
     def _end(self) -> BackupEnded:
         wait = self._limits.silence_seconds
-        stop, timeline = self._row(wait)[0]
+        stop, timeline = self._stopped
         if not stop or not timeline:
             raise self._unexpected()
         try:

@@ -9,6 +9,7 @@ from drtool.model.finding import Finding, Severity
 from drtool.model.measure import format_size, format_span
 from drtool.sources.postgres.facts import ServerFacts
 from drtool.sources.postgres.readiness import ArchiverFacts, Readings, SlotFacts
+from drtool.sources.postgres.slot_forecast import SlotForecast
 
 NEWEST_MAJOR = 18
 # A backup needs a sender beside the WAL receiver's; a second receiver comes while one restarts.
@@ -78,7 +79,9 @@ def _senders(facts: ServerFacts, readings: Readings) -> Iterator[Finding]:
     )
 
 
-def check_slot(place: str, name: str, slot: SlotFacts | None) -> Iterator[Finding]:
+def check_slot(
+    place: str, name: str, slot: SlotFacts | None, *, forecast: SlotForecast | None = None
+) -> Iterator[Finding]:
     """Whether the slot of the policy keeps the WAL that is not archived yet."""
     subject = f"slot {name} at {place}"
     if slot is None:
@@ -86,8 +89,7 @@ def check_slot(place: str, name: str, slot: SlotFacts | None) -> Iterator[Findin
             Severity.WARNING,
             subject,
             fact="it is not there: WAL that the repository lacks may be removed at any checkpoint",
-            fix=f"Run SELECT pg_create_physical_replication_slot('{name}', true) there, or start"
-            " `drtool wal receive`, which makes it.",
+            fix="Start `drtool wal receive`, which makes it; `slot: none` in the policy goes without.",
         )
         return
     if slot.state.is_lost:
@@ -95,8 +97,8 @@ def check_slot(place: str, name: str, slot: SlotFacts | None) -> Iterator[Findin
             Severity.PROBLEM,
             subject,
             fact="it is lost: the server removed WAL that was to be archived",
-            fix=f"Run SELECT pg_drop_replication_slot('{name}') there, start the receiver again and take a"
-            " backup with `drtool backup`; raise max_slot_wal_keep_size.",
+            fix="Start `drtool wal receive`: it makes the slot anew, records the gap and takes a backup;"
+            " raise max_slot_wal_keep_size.",
         )
         return
     if slot.state.is_endangered:
@@ -107,7 +109,24 @@ def check_slot(place: str, name: str, slot: SlotFacts | None) -> Iterator[Findin
             fix="See that the receiver runs and the repository takes what it puts, now; raise"
             " max_slot_wal_keep_size.",
         )
+    if forecast is not None:
+        yield from _near_its_end(subject, slot, forecast)
     yield from _retained(subject, slot)
+
+
+def _near_its_end(subject: str, slot: SlotFacts, forecast: SlotForecast) -> Iterator[Finding]:
+    """A slot that nobody empties grows until something ends it: told while there is time."""
+    if slot.state.is_active and forecast.left_bytes >= forecast.kept_bytes:
+        return
+    why = "the receiver is behind" if slot.state.is_active else "nobody receives"
+    yield _finding(
+        Severity.PROBLEM if forecast.is_near else Severity.WARNING,
+        subject,
+        fact=f"it keeps {format_size(forecast.kept_bytes)} of WAL ({why}):"
+        f" {forecast.describe(slot.moment)}, and then the slot is given up",
+        fix="See that `drtool wal receive` runs and the repository takes what it puts; `drtool wal slot"
+        " drop` lets the server remove what it keeps.",
+    )
 
 
 def _retained(subject: str, slot: SlotFacts) -> Iterator[Finding]:
@@ -126,8 +145,8 @@ def _retained(subject: str, slot: SlotFacts) -> Iterator[Finding]:
         yield _finding(
             Severity.NOTE,
             subject,
-            fact="max_slot_wal_keep_size is unlimited: while drtool or its repository is away, WAL fills"
-            " the server's disk",
+            fact="max_slot_wal_keep_size is unlimited: slot_limit holds only while a process of drtool runs,"
+            " and without one WAL fills the server's disk",
             fix="Set max_slot_wal_keep_size to what the disk can spare; a lost slot is a recorded gap.",
         )
 
@@ -155,7 +174,7 @@ def check_archiving(place: str, archiver: ArchiverFacts) -> Iterator[Finding]:
             Severity.WARNING,
             subject,
             fact="archive_command does not name drtool: it may hand WAL to something else",
-            fix="Let it run `drtool wal push`, or drtool-wal push %p, also where a script stands between.",
+            fix="Let it run drtool-wal push %p, also where a script stands between.",
         )
     if archiver.is_failing:
         yield _finding(

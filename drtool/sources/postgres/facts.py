@@ -95,7 +95,6 @@ class ServerFacts:
     is_standby: bool
     capacities: Capacities
     synchronous_standby_names: str
-    data_directory: str | None
     bootstrap_role: str | None
     tablespaces: tuple[Tablespace, ...] | None
     settings: tuple[tuple[str, str], ...] = ()
@@ -166,7 +165,6 @@ def replication_facts(
             max_locks_per_transaction=int(_show(connection, "max_locks_per_transaction")),
         ),
         synchronous_standby_names=_show(connection, "synchronous_standby_names"),
-        data_directory=_show_if_permitted(connection, "data_directory"),
         bootstrap_role=None,
         tablespaces=None,
     )
@@ -184,13 +182,6 @@ def _show(connection: ReplicationConnection, name: str) -> str:
     value = connection.rows(f"SHOW {name}")[0][0]
     assert value is not None
     return value
-
-
-def _show_if_permitted(connection: ReplicationConnection, name: str) -> str | None:
-    try:
-        return _show(connection, name)
-    except SourceUnsuitable:
-        return None
 
 
 def _with_catalog_facts(facts: ServerFacts, dsn: str, timeout_seconds: float) -> ServerFacts:

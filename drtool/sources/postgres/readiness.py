@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 import psycopg
 
 from drtool.errors import SourceUnavailable
+from drtool.model.wal import Lsn
 from drtool.sources.postgres.refusals import one_line
 from drtool.sources.postgres.slots import SlotState, slot_state
 
@@ -30,11 +31,16 @@ class Readings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SlotFacts:
-    """A slot, how much WAL it holds back, and how much more the server will keep for it (None: any)."""
+    """A slot, how much WAL it holds back, and how much more the server will keep for it (None: any).
+
+    `server_at` is the end of the server's WAL, `moment` its clock.
+    """
 
     state: SlotState
     retained_bytes: int | None
     safe_bytes: int | None
+    server_at: Lsn
+    moment: datetime
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,16 +86,34 @@ def read_slot(connection: psycopg.Connection, name: str) -> SlotFacts | None:
         return None
     try:
         row = connection.execute(
-            "SELECT pg_wal_lsn_diff(CASE WHEN pg_is_in_recovery() THEN pg_last_wal_receive_lsn()"
-            " ELSE pg_current_wal_lsn() END, restart_lsn)::bigint, safe_wal_size"
-            " FROM pg_replication_slots WHERE slot_name = %s",
+            "SELECT pg_wal_lsn_diff(server_at, restart_lsn)::bigint, safe_wal_size, server_at::text,"
+            " clock_timestamp() FROM pg_replication_slots, (SELECT CASE WHEN pg_is_in_recovery() THEN"
+            " coalesce(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn()) ELSE pg_current_wal_lsn()"
+            " END AS server_at) AS here WHERE slot_name = %s",
             [name],
         ).fetchone()
     except psycopg.Error as error:
         raise _silent(error) from error
     if row is None:
         return None  # it went meanwhile
-    return SlotFacts(state=state, retained_bytes=row[0], safe_bytes=row[1])
+    return SlotFacts(
+        state=state,
+        retained_bytes=row[0],
+        safe_bytes=row[1],
+        server_at=Lsn.parse(row[2]),
+        moment=row[3],
+    )
+
+
+def read_data_directory(connection: psycopg.Connection) -> str | None:
+    """Where the server's data lie; None where our role may not know. Leaves no error in its log."""
+    try:
+        row = connection.execute(
+            "SELECT setting FROM pg_settings WHERE name = 'data_directory'"
+        ).fetchone()
+    except psycopg.Error as error:
+        raise _silent(error) from error
+    return str(row[0]) if row and row[0] else None
 
 
 def read_archiver(connection: psycopg.Connection) -> ArchiverFacts:
@@ -127,13 +151,16 @@ def _settings(connection: psycopg.Connection) -> dict[str, str]:
 
 
 def _ready(connection: psycopg.Connection) -> tuple[int, timedelta | None] | None:
-    try:
-        row = connection.execute(
-            "SELECT count(*), clock_timestamp() - min(modification)"
-            " FROM pg_ls_archive_statusdir() WHERE name LIKE '%.ready'"
-        ).fetchone()
-    except psycopg.errors.InsufficientPrivilege:
+    # Asked first: an attempt that is refused would stand in the server's log at each check.
+    allowed = connection.execute(
+        "SELECT has_function_privilege('pg_ls_archive_statusdir()', 'EXECUTE')"
+    ).fetchone()
+    if allowed is None or not allowed[0]:
         return None
+    row = connection.execute(
+        "SELECT count(*), clock_timestamp() - min(modification)"
+        " FROM pg_ls_archive_statusdir() WHERE name LIKE '%.ready'"
+    ).fetchone()
     assert row is not None
     return row[0], row[1]
 

@@ -33,6 +33,14 @@ class NotInHistory(SourceUnsuitable):
     """The server never was at that position of that timeline: its history forked before."""
 
 
+class BranchLeft(SourceUnsuitable):
+    """The server has other WAL than was archived of it under the same names: a copy was put back."""
+
+
+class SlotLost(SourceUnavailable):
+    """The server has given up our replication slot: it keeps nothing, and cannot be used again."""
+
+
 class DataCorrupted(SourceUnavailable):
     """The server found damage in its own data (SQLSTATE XX001)."""
 
@@ -152,6 +160,7 @@ _LSN = "[0-9A-F]{1,8}/[0-9A-F]{1,8}"
 _NEW_BACKUP = "Take a new base backup; use a replication slot so that WAL waits for the receiver."
 _OTHER_PAST = "Check that the DSN leads to the cluster that this repository holds, then start anew."
 _ASK_FOR_REPLICATION = "Run ALTER ROLE the_role WITH REPLICATION there as a superuser."
+_OWN_FILE = "Look at the owner and the mode of that file on the server."
 _MAKE_SLOT = "Create it with SELECT pg_create_physical_replication_slot('NAME', true)."
 # SQLSTATE, what its message holds in any language, the error, the fact, the next step.
 _ANSWERS: tuple[tuple[str, str, type[SourceUnavailable], str, str], ...] = (
@@ -162,6 +171,14 @@ _ANSWERS: tuple[tuple[str, str, type[SourceUnavailable], str, str], ...] = (
     ("XX000", f"{_LSN}.*{_LSN}", WalNotYetWritten, "is not as far as was asked for", _OTHER_PAST),
     ("XX000", _LSN, NotInHistory, "has another history than was asked for", _OTHER_PAST),
     ("XX001", "", DataCorrupted, "found damage in its data", "Read the findings of this backup."),
+    # EACCES of a file has the same code as a right that a role lacks.
+    (
+        "42501",
+        r"(base|global|pg_\w+)/",
+        SourceUnsuitable,
+        "may not read a file of its own",
+        _OWN_FILE,
+    ),
     ("42501", "", SourceUnsuitable, "does not permit it", _ASK_FOR_REPLICATION),
     ("42704", "", SourceUnsuitable, "has no such replication slot", _MAKE_SLOT),
     (
@@ -174,7 +191,7 @@ _ANSWERS: tuple[tuple[str, str, type[SourceUnavailable], str, str], ...] = (
     (
         "55000",
         "invalidated|no longer",
-        WalRemoved,
+        SlotLost,
         "has given up that replication slot",
         _NEW_BACKUP,
     ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import secrets
 from dataclasses import dataclass
@@ -13,6 +14,9 @@ from drtool.model.wal import Lsn
 from drtool.sources.postgres.connection import ReplicationConnection
 
 _NAME = re.compile(r"[a-z0-9_]{1,63}")
+# In a policy, in place of a name.
+NO_SLOT = "none"
+_DROP_TRIES = 50
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +40,16 @@ class SlotState:
     def is_endangered(self) -> bool:
         """Whether the next checkpoint may take the slot's WAL away."""
         return self.wal_status == "unreserved"
+
+
+def slot_name(source: str, given: str | None) -> str | None:
+    """The slot of a receiver: `given`, or one named after the source; None where `given` is `none`."""
+    if given is not None:
+        return None if given == NO_SLOT else given
+    name = "drtool_" + re.sub("[^a-z0-9_]", "_", source.lower())
+    if len(name) <= 63:
+        return name
+    return f"{name[:54]}_{hashlib.sha256(source.encode()).hexdigest()[:8]}"
 
 
 def check_slot_name(name: str) -> str:
@@ -77,6 +91,41 @@ def slot_position(connection: ReplicationConnection, name: str) -> Lsn | None:
 def drop_slot(connection: ReplicationConnection, name: str) -> None:
     """Remove a slot that nobody uses."""
     connection.rows(f"DROP_REPLICATION_SLOT {check_slot_name(name)}")
+
+
+def let_go_of_slot(connection: psycopg.Connection, name: str) -> bool:
+    """Drop a slot although a receiver may use it: its session is ended first. False if it is not there.
+
+    SourceUnavailable if it cannot be dropped; a role may end sessions of its own.
+    """
+    try:
+        for _ in range(_DROP_TRIES):
+            row = connection.execute(
+                "SELECT active_pid FROM pg_replication_slots WHERE slot_name = %s", [name]
+            ).fetchone()
+            if row is None:
+                return False
+            if row[0] is None:
+                connection.execute("SELECT pg_drop_replication_slot(%s)", [name])
+                return True
+            connection.execute("SELECT pg_terminate_backend(%s), pg_sleep(0.1)", [row[0]])
+    except psycopg.Error as error:
+        raise SourceUnavailable(f"cannot drop slot {name}: {error}") from error
+    raise SourceUnavailable(
+        f"replication slot {name} is still in use after {_DROP_TRIES} tries to end its session",
+        hint="Stop whoever receives (pg_stat_replication) and try again.",
+    )
+
+
+def drop_slot_by_name(connection: psycopg.Connection, name: str) -> None:
+    """Drop a slot that nobody uses; SourceUnavailable if somebody does, or the server refuses."""
+    try:
+        connection.execute("SELECT pg_drop_replication_slot(%s)", [name])
+    except psycopg.Error as error:
+        raise SourceUnavailable(
+            f"cannot drop slot {name}: {error}",
+            hint="Stop whoever uses it (pg_stat_replication), and try again.",
+        ) from error
 
 
 def slot_state(connection: psycopg.Connection, name: str) -> SlotState | None:
