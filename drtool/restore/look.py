@@ -10,12 +10,13 @@ from dataclasses import dataclass
 
 from drtool.errors import NotRecoverable, ObjectMissing
 from drtool.model.objective import Mark
-from drtool.model.target import RecoveryTarget, ToBackup, ToTime
+from drtool.model.target import RecoveryTarget, ToBackup, ToLatest, ToTime
 from drtool.model.wal import Lsn, TimelineHistory, history_name
 from drtool.model.window import TimeRange
 from drtool.repository.backups import Manifest, read_manifests
 from drtool.repository.damage import known_damage
 from drtool.repository.layout import Lineage
+from drtool.repository.live_timelines import live_timelines, require_one_alive
 from drtool.repository.log import LogInventory, read_history, take_inventory
 from drtool.repository.logpath import Chain, walk
 from drtool.repository.marks import first_mark_after
@@ -107,6 +108,9 @@ def look(
         inventory = inventoried()
         candidates = _candidates(repository, inventory, history, manifests=on_path)
     timelines = find_timelines(repository, inventory, marks)
+    if isinstance(target, ToLatest) and timeline is None:
+        extents = [m.postgres for m in here]
+        require_one_alive(source, live_timelines(repository, timelines, extents))
     reaches = find_reaches(repository, timelines, {m.backup_id: m.postgres for m in here})
     return RecoveryFacts(
         source=source,

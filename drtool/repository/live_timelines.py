@@ -1,0 +1,122 @@
+"""Timelines of one cluster that were written at the same time: two servers live under one name.
+
+After a failover the old timeline ends before the new one begins. Where marks say that it went on, a
+copy was backed up under its source's name, or a primary was cut off and went on (PITFALLS 3, 112):
+which of the two is production, only a person can say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from drtool.errors import NotRecoverable
+from drtool.model.finding import Finding, Harm, Severity
+from drtool.model.objective import Mark
+from drtool.model.wal import Lsn, TimelineHistory
+from drtool.repository.extents import PostgresExtent
+from drtool.repository.layout import Lineage
+from drtool.repository.marks import first_mark_after
+from drtool.repository.recovery_findings import Zone, shown
+from drtool.repository.repository import Repository
+from drtool.repository.timelines import Timelines
+
+# Clocks of two servers may differ by this much at a failover.
+TOLERATED_SKEW = timedelta(seconds=10)
+# A timeline on which nothing has happened for so much longer than on the other is dead.
+DEAD_AFTER = timedelta(hours=1)
+_EVER = datetime(1970, 1, 2, tzinfo=UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class LiveTimeline:
+    """A timeline that is written, and the newest moment that is known of it."""
+
+    timeline: int
+    until: datetime
+
+
+def live_timelines(
+    repository: Repository, timelines: Timelines, extents: Iterable[PostgresExtent]
+) -> tuple[LiveTimeline, ...]:
+    """The timelines between which a person must choose, newest first; none where it is clear."""
+    main, mine = timelines.main, list(extents)
+    newest = _newest(timelines, main, mine)
+    if newest is None:
+        return ()
+    rivals = [
+        LiveTimeline(mark.timeline, mark.moment)
+        for mark, child in _left_behind(timelines)
+        if (began := _began(repository, timelines, child, extents=mine)) is not None
+        and mark.moment > began + TOLERATED_SKEW
+        and mark.moment > newest - DEAD_AFTER
+    ]
+    return (LiveTimeline(main.timeline, newest), *rivals) if rivals else ()
+
+
+def live_findings(
+    source: str, live: Iterable[LiveTimeline], *, zone: Zone = UTC
+) -> Iterator[Finding]:
+    """What every screen says of them."""
+    told = [_told(one, zone) for one in live]
+    if told:
+        yield Finding(
+            severity=Severity.PROBLEM,
+            subject=f"source {source}",
+            fact=f"two servers write it, on timelines {' and '.join(told)}: a copy is backed up under its"
+            " name, or an old primary goes on",
+            fix="Stop the one that is not production, or give it a source of its own. Until then `drtool"
+            f" restore {source} --to latest` asks for --timeline.",
+            harm=Harm.PROMISE,
+        )
+
+
+def require_one_alive(source: str, live: Iterable[LiveTimeline], *, zone: Zone = UTC) -> None:
+    """NotRecoverable where the latest moment is that of the one or of the other server."""
+    found = list(live)
+    if found:
+        choices = " or ".join(f"--timeline {one.timeline}" for one in found)
+        raise NotRecoverable(
+            f"source {source} was written on timelines"
+            f" {' and '.join(_told(one, zone) for one in found)} at the same time, so nobody can tell"
+            " which latest moment is meant",
+            hint=f"Say which of the two is production: {choices}.",
+        )
+
+
+def _told(one: LiveTimeline, zone: Zone) -> str:
+    return f"{one.timeline} (until {shown(one.until, zone)})"
+
+
+def _newest(
+    timelines: Timelines, main: TimelineHistory, extents: list[PostgresExtent]
+) -> datetime | None:
+    """The newest moment that is known of the newest timeline."""
+    mark = timelines.newest_marks.get(main.timeline)
+    moments = [one.stopped_at for one in extents if one.timeline == main.timeline]
+    return max([*moments, *([mark.moment] if mark else [])], default=None)
+
+
+def _left_behind(timelines: Timelines) -> Iterator[tuple[Mark, int]]:
+    """The newest mark of each other path beyond where the main one left it, and the timeline by which."""
+    main = timelines.main.path()
+    for path in timelines.paths[1:]:
+        mark = timelines.newest_marks.get(path.timeline)
+        common = [number for number in main if number in path.path()]
+        if mark is None or not common or timelines.main.holds(path.timeline, Lsn(mark.lsn)):
+            continue
+        beyond = main[main.index(common[-1]) + 1 :]
+        if beyond:
+            yield mark, beyond[0]
+
+
+def _began(
+    repository: Repository, timelines: Timelines, timeline: int, *, extents: list[PostgresExtent]
+) -> datetime | None:
+    """The first moment that is known of a timeline."""
+    inventory = timelines.inventory
+    lineage = Lineage(inventory.source, inventory.system_id, timeline)
+    mark = first_mark_after(repository, lineage, _EVER)
+    moments = [one.stopped_at for one in extents if one.timeline == timeline]
+    return min([*moments, *([mark.moment] if mark else [])], default=None)
