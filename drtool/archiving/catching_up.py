@@ -23,6 +23,7 @@ from drtool.system.clock import Clock
 
 # A receiver that stores nothing more for so long, or for three of its intervals, is not waited for.
 STALLED_SECONDS = 60.0
+BEGINNING_SECONDS = 10.0
 MOST_SECONDS = 1800.0
 _LOOK_SECONDS = 1.0
 
@@ -56,7 +57,11 @@ class CatchingUp:
         """
         began = seen_at = self._clock.monotonic()
         seen, is_told = self._behind(), False
-        patience = max(STALLED_SECONDS, 3 * self._settings.wal.flush.total_seconds())
+        flush = self._settings.wal.flush.total_seconds()
+        # One that holds its lease and has stored nothing yet begins soon, or hangs.
+        patience = BEGINNING_SECONDS + 2 * flush
+        if seen is not None:
+            patience = max(STALLED_SECONDS, 3 * flush)
         while True:
             if lease_holder(self._repository, lease_name(self._settings.source)) is None:
                 if seen is None:
