@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from drtool.archiving.gaps import LogEnd, find_gaps
 from drtool.archiving.receive_settings import lease_name
 from drtool.model.finding import Finding, Harm, Severity
-from drtool.model.measure import format_span
+from drtool.model.measure import age_of, format_span
 from drtool.model.objective import Mark
 from drtool.model.wal import TimelineHistory
 from drtool.model.window import LogGap, TimeRange
@@ -35,9 +35,6 @@ from drtool.repository.recovery_windows import find_gaps as find_timed_gaps
 from drtool.repository.repository import Repository
 from drtool.repository.timelines import find_timelines, read_newest_marks, with_known_ends
 from drtool.sources.postgres.walheader import read_wal_header
-
-# Clocks of two machines are never quite the same; beyond this the age of a mark means nothing.
-TOLERATED_SKEW = timedelta(minutes=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,9 +130,10 @@ def _best(reaches: Iterable[Reach]) -> Reach | None:
 
 def _age(mark: Mark, now: datetime, findings: list[Finding], *, zone: Zone) -> timedelta | None:
     """How old the mark is, never below zero; None if it lies so far ahead that nobody can tell."""
+    age = age_of(mark.moment, now)
+    if age is not None:
+        return age
     ahead = mark.moment - now
-    if ahead <= TOLERATED_SKEW:
-        return max(-ahead, timedelta(0))
     findings.append(
         Finding(
             severity=Severity.PROBLEM,

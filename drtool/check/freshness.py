@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 
 from drtool.model.checked import MirrorStanding
 from drtool.model.finding import Finding, Harm, Severity
-from drtool.model.measure import format_age, format_promise, format_span
+from drtool.model.measure import CLOCK_SKEW, format_age, format_promise, format_span
 from drtool.model.objective import Objective, Verdict, judge
 
 # A backup may take its time before it counts as overdue; never longer than the time between two.
@@ -16,8 +16,6 @@ GRACE = timedelta(hours=1)
 # Clocks further apart than this make the moments of backups and marks doubtful.
 TOLERATED_SKEW = timedelta(seconds=1)
 _SHORTEST_STALE = timedelta(minutes=1)
-# Clocks of two machines are never quite the same; what lies farther ahead than this bears a wrong time.
-CLOCK_SKEW = timedelta(minutes=1)
 # A store tells its clock to the second.
 STORE_SKEW = timedelta(seconds=2)
 
@@ -72,13 +70,6 @@ def check_age(table: Timetable, ended: datetime | None, *, now: datetime) -> Ite
             fix=f"Run `{table.command}`, and look at why the scheduled one did not.",
             harm=Harm.PROMISE,
         )
-
-
-def age_of(moment: datetime | None, now: datetime) -> timedelta | None:
-    """None for a moment that nobody knows, or that lies so far ahead that nobody can tell."""
-    if moment is None or moment - now > CLOCK_SKEW:
-        return None
-    return max(now - moment, timedelta(0))
 
 
 def is_overdue(age: timedelta, pause: timedelta) -> bool:

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from drtool.drill.loss import Loss
-from drtool.model.measure import format_span
+from drtool.model.measure import CLOCK_SKEW, format_span
 from drtool.model.objective import LossInterval, Objective, Verdict, judge
 from drtool.model.outcome import Judgement, Phase, Promise
 from drtool.model.target import RecoveryTarget, ToLatest, ToTime
 
 # The phase at whose end the copy has taken a write and answered the policy's questions.
 ANSWERED = "answer"
-# Clocks of two machines are never quite the same; beyond this a mark's moment proves nothing.
-TOLERATED_SKEW = timedelta(minutes=1)
 
 
 def judge_time(phases: Sequence[Phase], objective: Objective, *, is_answered: bool) -> Judgement:
@@ -36,105 +35,140 @@ def judge_time(phases: Sequence[Phase], objective: Objective, *, is_answered: bo
     )
 
 
-def judge_loss(
-    target: RecoveryTarget,
-    objective: Objective,
-    *,
-    proven_until: datetime | None,
-    declared: datetime,
-    lost_at: datetime | None,
-) -> Judgement:
-    """The RPO of a restore, from what the log proves.
-
-    `proven_until`: everything acknowledged up to this moment is in the copy (a mark says so).
-    `lost_at`: when the disaster was, if somebody knows; else it was no later than `declared`.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """What a restore was asked for. `lost_at` is when the disaster was, where somebody knows; else it was
+    no later than `declared`. `is_latest`: as late as possible, although `target` is the moment that all
+    sources of a stack could be brought to.
     """
-    match target:
-        case ToTime(moment):
-            interval = LossInterval(timedelta(0), timedelta(0))
-            return _judged(
-                interval, objective, f"everything acknowledged by {moment.isoformat()} is there"
-            )
-        case ToLatest() if proven_until is not None and proven_until > declared + TOLERATED_SKEW:
-            return _judged(
-                None,
-                objective,
-                f"the newest mark, of {proven_until.isoformat()}, lies ahead of this machine's clock:"
-                " one of the clocks was wrong, so nobody can tell how much was lost",
-            )
-        case ToLatest() if proven_until is not None:
-            until = lost_at or declared
-            span = max(until - proven_until, timedelta(0))
-            interval = LossInterval(timedelta(0), span)
-            if lost_at is None and span > objective.rpo:
-                return Judgement(
-                    objective=Promise.RPO,
-                    promised=objective.rpo,
-                    measured=interval,
-                    verdict=Verdict.UNKNOWN,
-                    explanation=f"nothing acknowledged by {proven_until.isoformat()} is lost; whether"
-                    f" anything was written in the {format_span(span)} after it, only the moment of the"
-                    " disaster tells: give it with --lost-at",
-                )
-            since = "the disaster came" if lost_at else "this restore was declared"
-            return _judged(
-                interval,
-                objective,
-                f"nothing acknowledged by {proven_until.isoformat()} is lost, and {since}"
-                f" {format_span(span)} later",
-            )
-        case _:
-            return _judged(
-                None, objective, "no moment was asked for that a loss could be told from"
-            )
+
+    target: RecoveryTarget
+    declared: datetime
+    lost_at: datetime | None = None
+    is_latest: bool = False
+
+    @property
+    def moment(self) -> datetime | None:
+        """The moment that somebody chose; None if none was chosen."""
+        if isinstance(self.target, ToTime) and not self.is_latest:
+            return self.target.moment
+        return None
+
+    @property
+    def is_position(self) -> bool:
+        """Whether a position was asked for, and no moment: all before it is there, whatever was lost."""
+        return not isinstance(self.target, ToTime | ToLatest)
+
+    @property
+    def until(self) -> datetime:
+        """Up to when whatever was acknowledged and is not in the copy counts as lost."""
+        return self.lost_at or self.moment or self.declared
+
+    @property
+    def since(self) -> str:
+        """What happened at `until`, in words."""
+        if self.lost_at is not None:
+            return "the disaster came"
+        return "the moment asked for is" if self.moment else "this restore was declared"
+
+
+def judge_loss(
+    asked: Asked, objective: Objective, *, proven_until: datetime | None
+) -> Judgement | None:
+    """The RPO of a restore, from what the log proves; None where there is nothing to judge.
+
+    `proven_until`: everything acknowledged up to this moment is in the copy, as marks say. A position
+    (WAL position, transaction, restore point, end of a backup) is reached exactly or not at all: a loss
+    is judged only against the moment of a disaster.
+    """
+    if asked.is_position and asked.lost_at is None:
+        return None
+    if proven_until is None:
+        return _judged(
+            None, objective, "no mark tells up to which moment the copy holds everything"
+        )
+    if asked.moment is None and proven_until > asked.declared + CLOCK_SKEW:
+        return _judged(
+            None,
+            objective,
+            f"the newest mark, of {proven_until.isoformat()}, lies ahead of this machine's clock:"
+            " one of the clocks was wrong, so nobody can tell how much was lost",
+        )
+    span = max(asked.until - proven_until, timedelta(0))
+    interval = LossInterval(timedelta(0), span)
+    if asked.lost_at is None and asked.moment is None and span > objective.rpo:
+        return Judgement(
+            objective=Promise.RPO,
+            promised=objective.rpo,
+            measured=interval,
+            verdict=Verdict.UNKNOWN,
+            explanation=f"nothing acknowledged by {proven_until.isoformat()} is lost; whether"
+            f" anything was written in the {format_span(span)} after it, only the moment of the"
+            " disaster tells: give it with --lost-at",
+        )
+    if asked.moment is not None and not span:
+        told = f"everything acknowledged by {asked.moment.isoformat()} is there"
+        return _judged(interval, objective, told)
+    return _judged(
+        interval,
+        objective,
+        f"nothing acknowledged by {proven_until.isoformat()} is lost, and {asked.since}"
+        f" {format_span(span)} later",
+    )
 
 
 def judge_stream(
-    target: RecoveryTarget,
-    objective: Objective,
-    *,
-    proven_until: datetime | None,
-    index_step: timedelta,
+    asked: Asked, objective: Objective, *, proven_until: datetime | None, index_step: timedelta
 ) -> Judgement:
     """The RPO of a restore to a moment, where a stream is cut at what had arrived by then.
 
     `proven_until`: the newest mark in the copy. Without marks only arrivals are known, each told to
     `index_step`: what was on its way from the server is then in no measurement.
     """
-    if not isinstance(target, ToTime):
+    if not isinstance(asked.target, ToTime):
         return _judged(None, objective, "no moment was asked for that a loss could be told from")
-    asked = target.moment.isoformat()
+    until, moment = asked.until, asked.target.moment
     if proven_until is None:
+        span = max(until - moment, timedelta(0)) + index_step
         return _judged(
-            LossInterval(timedelta(0), index_step),
+            LossInterval(timedelta(0), span),
             objective,
-            f"what had arrived {format_span(index_step)} before {asked} is there; what had not arrived"
-            " may not be. How long it was on its way, only marks tell: set `heartbeat_key`",
+            f"what had arrived {format_span(index_step)} before {moment.isoformat()} is there; what had"
+            f" not arrived may not be{_after(asked)}. How long it was on its way, only marks tell: set"
+            " `heartbeat_key`",
         )
-    span = max(target.moment - proven_until, timedelta(0))
+    span = max(until - proven_until, timedelta(0))
     return _judged(
         LossInterval(timedelta(0), span),
         objective,
         f"everything acknowledged by {proven_until.isoformat()} is there; of what came in the"
-        f" {format_span(span)} from then to {asked}, what had not arrived here may not be",
+        f" {format_span(max(moment - proven_until, timedelta(0)))} from then to {moment.isoformat()},"
+        f" what had not arrived here may not be{_after(asked)}",
     )
 
 
-def judge_snapshot(
-    target: RecoveryTarget,
-    objective: Objective,
-    *,
-    taken_from: datetime,
-    declared: datetime,
-    lost_at: datetime | None,
-) -> Judgement:
-    """The RPO of a source that only has snapshots: what changed after one began may not be in it."""
-    asked = target.moment if isinstance(target, ToTime) else lost_at
-    span = max((asked or declared) - taken_from, timedelta(0))
+def _after(asked: Asked) -> str:
+    """What was written behind the moment restored to, up to the disaster, is lost too."""
+    if not isinstance(asked.target, ToTime) or asked.until <= asked.target.moment:
+        return ""
+    span = format_span(asked.until - asked.target.moment)
+    return f", and {asked.since} {span} after that moment"
+
+
+def judge_snapshot(asked: Asked, objective: Objective, *, taken_from: datetime) -> Judgement | None:
+    """The RPO of a source that only has snapshots: what changed after one began may not be in it.
+
+    None where a snapshot was named, and nobody says when the disaster was.
+    """
+    if asked.is_position and asked.lost_at is None:
+        return None
+    span = max(asked.until - taken_from, timedelta(0))
     interval = LossInterval(timedelta(0), span)
-    since = "the moment asked for" if asked else "this restore was declared"
-    told = f"the snapshot began {format_span(span)} before {since}; changes after that may not be there"
-    if asked is None and span > objective.rpo:
+    told = (
+        f"the snapshot began {format_span(span)} before {_event(asked)}; changes after that may not be"
+        " there"
+    )
+    if asked.lost_at is None and asked.moment is None and span > objective.rpo:
         return Judgement(
             objective=Promise.RPO,
             promised=objective.rpo,
@@ -144,6 +178,12 @@ def judge_snapshot(
             " with --lost-at",
         )
     return _judged(interval, objective, told)
+
+
+def _event(asked: Asked) -> str:
+    if asked.lost_at is not None:
+        return "the disaster"
+    return "the moment asked for" if asked.moment else "this restore was declared"
 
 
 def _judged(measured: LossInterval | None, objective: Objective, explanation: str) -> Judgement:

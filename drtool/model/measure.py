@@ -15,6 +15,18 @@ _SIZE_UNITS = {
 _SPAN_SECONDS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 
 
+# Clocks of two machines are never quite the same, and `now` may be read before what is held against it.
+# What lies farther ahead than this bears a wrong time.
+CLOCK_SKEW = timedelta(minutes=1)
+
+
+def age_of(moment: datetime | None, now: datetime) -> timedelta | None:
+    """None for a moment that nobody knows, or that lies so far ahead that nobody can tell."""
+    if moment is None or moment - now > CLOCK_SKEW:
+        return None
+    return max(now - moment, timedelta(0))
+
+
 def parse_size(text: str) -> int:
     """`64MiB` -> 67108864. A number without a unit is refused with ValueError."""
     match = _SIZE.fullmatch(text.strip())

@@ -65,7 +65,9 @@ class RestoreRequest:
 
     `lost_at` is when the disaster was, for judging the loss. `accepts_gap` goes on to the latest
     moment although WAL behind it is known to be lost. `each_latest`
-    brings each source as far as it goes, instead of all to one moment. `timeline` None means the newest.
+    brings each source as far as it goes, instead of all to one moment. `is_latest` marks a time target
+    that is the newest moment which all sources reach. `timeline` None means the one on which a time
+    target happened, else the newest.
     Of trees of files alone: `patterns` name what to restore, none means all; `is_delta` changes what
     differs in a directory that is there.
     `ttl`, `masters` (None: as many as there were) and `edge` (of a moment inside an outage; None: such a
@@ -81,6 +83,7 @@ class RestoreRequest:
     accepts_gap: bool = False
     each_latest: bool = False
     timeline: int | None = None
+    is_latest: bool = False
     patterns: tuple[str, ...] = ()
     is_delta: bool = False
     ttl: TtlMode = TtlMode.ABSOLUTE

@@ -6,7 +6,7 @@ Only listings, manifests, histories and a few marks are read; nothing is written
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from drtool.errors import NotRecoverable, ObjectMissing
 from drtool.model.objective import Mark
@@ -19,15 +19,22 @@ from drtool.repository.layout import Lineage
 from drtool.repository.live_timelines import live_timelines, require_one_alive
 from drtool.repository.log import LogInventory, read_history, take_inventory
 from drtool.repository.logpath import Chain, walk
-from drtool.repository.marks import first_mark_after
+from drtool.repository.marks import first_mark_after, last_mark_until
 from drtool.repository.recovery_windows import (
     find_reaches,
     find_windows,
     newest_reached,
 )
 from drtool.repository.repository import Repository
-from drtool.repository.timelines import find_timelines, read_newest_marks, with_known_ends
+from drtool.repository.timelines import (
+    Timelines,
+    find_timelines,
+    read_newest_marks,
+    with_known_ends,
+)
 from drtool.restore.damage import without_damaged
+from drtool.restore.stop_position import SLOWEST_MARK, StopPosition, find_stop
+from drtool.restore.timeline_choice import MomentMarks, marks_around, timeline_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +57,8 @@ class RecoveryFacts:
 
     `candidates` are the backups on the path, oldest first; `elsewhere` those that are not on it.
     `covering` is the first mark after the moment of a time target; `furthest` the mark with the
-    greatest position, whether the log reaches it or not.
+    greatest position, whether the log reaches it or not. Of a time target `around` are the marks of all
+    timelines, and `stop` the position it means, where WAL and marks tell.
     """
 
     source: str
@@ -63,6 +71,8 @@ class RecoveryFacts:
     covering: Mark | None
     furthest: Mark | None
     windows: tuple[TimeRange, ...] = ()
+    around: MomentMarks | None = None
+    stop: StopPosition | None = None
 
 
 def look(
@@ -95,8 +105,12 @@ def look(
         return with_known_ends(found, marks, [m.postgres for m in here])
 
     inventory = inventoried()
+    timelines = find_timelines(repository, inventory, marks)
     if isinstance(target, ToBackup) and timeline is None:
         timeline = extent.timeline
+    around = _marks_around(repository, timelines, target)
+    if around is not None and timeline is None:
+        timeline = timeline_of(around, timelines)
     history = _path_to(repository, inventory, wanted=timeline)
     on_path = [m for m in here if history.holds(m.postgres.timeline, m.postgres.stop_lsn)]
     covering = _covering(repository, inventory, history, target=target)
@@ -107,12 +121,12 @@ def look(
         # is durable, so a listing begun after the marks were read shows all that they tell of.
         inventory = inventoried()
         candidates = _candidates(repository, inventory, history, manifests=on_path)
-    timelines = find_timelines(repository, inventory, marks)
+        timelines = find_timelines(repository, inventory, marks)
     if isinstance(target, ToLatest) and timeline is None:
         extents = [m.postgres for m in here]
         require_one_alive(source, live_timelines(repository, timelines, extents))
     reaches = find_reaches(repository, timelines, {m.backup_id: m.postgres for m in here})
-    return RecoveryFacts(
+    facts = RecoveryFacts(
         source=source,
         system_id=extent.system_id,
         inventory=inventory,
@@ -123,6 +137,47 @@ def look(
         covering=covering,
         furthest=furthest,
         windows=find_windows(repository, timelines, reaches),
+        around=around,
+    )
+    return replace(facts, stop=_stop(repository, facts))
+
+
+def _marks_around(
+    repository: Repository, timelines: Timelines, target: RecoveryTarget
+) -> MomentMarks | None:
+    if not isinstance(target, ToTime):
+        return None
+    return marks_around(repository, timelines.inventory, timelines, moment=target.moment)
+
+
+def _stop(repository: Repository, facts: RecoveryFacts) -> StopPosition | None:
+    """The position that a time target means, from the WAL between the marks on both sides of it."""
+    around, covering = facts.around, facts.covering
+    if around is None or covering is None:
+        return None
+    fitting = [
+        candidate
+        for candidate in facts.candidates
+        if candidate.is_consistent and candidate.manifest.postgres.stopped_at <= around.moment
+    ]
+    if not fitting or covering.lsn > fitting[-1].chain.end:
+        return None
+    extent = fitting[-1].manifest.postgres
+    timeline, after = extent.timeline, extent.stop_lsn
+    for number in facts.history.path():
+        lineage = _lineage(facts.inventory, number)
+        mark = last_mark_until(repository, lineage, around.moment - SLOWEST_MARK)
+        if mark is not None and mark.lsn > after and facts.history.holds(number, Lsn(mark.lsn)):
+            timeline, after = number, Lsn(mark.lsn)
+    chain = walk(facts.inventory, facts.history, timeline=timeline, begin=after)
+    return find_stop(
+        repository,
+        facts.inventory,
+        chain.up_to(Lsn(covering.lsn), facts.inventory.segment_bytes),
+        moment=around.moment,
+        after=after,
+        covering=covering,
+        major=extent.server_version // 10000,
     )
 
 

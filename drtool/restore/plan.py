@@ -21,12 +21,13 @@ from drtool.model.target import (
     ToXid,
     describe_target,
 )
-from drtool.model.wal import Lsn
+from drtool.model.wal import Lsn, TimelineHistory
 from drtool.model.window import TimeRange
 from drtool.repository.backups import Manifest
 from drtool.repository.logpath import WalSpan
 from drtool.repository.recovery_windows import latest_moment
 from drtool.restore.look import Candidate, RecoveryFacts
+from drtool.restore.stop_position import StopPosition
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +35,8 @@ class RestorePlan:
     """One restore, decided. `spans` is exactly the WAL that the replay will be given.
 
     `proven_end` is a position that a replay of it to its end surely passes: the newest mark's, or the
-    backup's own end.
+    backup's own end. Of a time target `stop` is the position that it means, where that is known, and
+    `witness` the newest mark until it on any timeline.
     """
 
     source: str
@@ -51,6 +53,10 @@ class RestorePlan:
     latest: datetime | None
     windows: tuple[TimeRange, ...]
     findings: tuple[Finding, ...]
+    system_id: int
+    history: TimelineHistory
+    stop: StopPosition | None = None
+    witness: Mark | None = None
 
     @property
     def fetch_bytes(self) -> int:
@@ -80,6 +86,7 @@ def plan_restore(
         case ToTime(moment):
             mark = _covering_mark(facts, chosen, moment)
             wal_end = max(Lsn(mark.lsn), chosen.manifest.postgres.stop_lsn)
+            findings += _misdated(facts, moment)
         case ToLsn(lsn):
             _require_position(facts, chosen, lsn)
         case ToBackup():
@@ -104,7 +111,28 @@ def plan_restore(
         latest=latest,
         windows=facts.windows,
         findings=tuple(findings),
+        system_id=facts.system_id,
+        history=facts.history,
+        stop=facts.stop,
+        witness=facts.around.witness if facts.around else None,
     )
+
+
+def _misdated(facts: RecoveryFacts, moment: datetime) -> list[Finding]:
+    """Commits that bear a later time than the moment, and were made before it, as their place tells."""
+    times = facts.stop.misdated if facts.stop else ()
+    if not times:
+        return []
+    return [
+        Finding(
+            severity=Severity.WARNING,
+            subject="clocks",
+            fact=f"{len(times)} of the commits before {_shown(moment)} bear a later time, up to"
+            f" {_shown(max(times))}: the server's clock had jumped. They are kept, by their place in the"
+            " WAL; if one was made after that moment, nobody can tell",
+            fix="Let the server keep its time by NTP without steps.",
+        )
+    ]
 
 
 def window(facts: RecoveryFacts) -> tuple[datetime | None, datetime | None]:

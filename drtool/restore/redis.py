@@ -7,11 +7,12 @@ import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 
 from drtool.errors import DestinationRefused, DrtoolError, IntegrityError
 from drtool.model.finding import Finding, Severity
+from drtool.model.measure import CLOCK_SKEW
 from drtool.model.outcome import Question, Reached, RestoreOutcome
 from drtool.model.progress import PhaseAdvanced
 from drtool.model.request import TtlMode
@@ -56,8 +57,6 @@ from drtool.system.users import give
 
 FETCH = "fetch"
 _UNFINISHED = ".unfinished"
-# The moment asked for is by the clock of the server that was joined, a mark's by its master's.
-_TOLERATED_SKEW = timedelta(minutes=1)
 
 
 @dataclass(slots=True)
@@ -214,7 +213,7 @@ def _ask_for_marks(
             Question(
                 f"newest mark of {one.shard.name} is not after the moment asked for",
                 max(marks).isoformat(),
-                max(marks) <= max(one.moment, plan.moment) + _TOLERATED_SKEW,
+                max(marks) <= max(one.moment, plan.moment) + CLOCK_SKEW,
             )
         )
 

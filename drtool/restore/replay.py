@@ -20,6 +20,7 @@ from drtool.restore.destination import Destination
 from drtool.restore.phases import Phases
 from drtool.restore.plan import RestorePlan
 from drtool.restore.ring import WalRing
+from drtool.restore.stop_position import LONGEST_HEADER
 from drtool.sources.postgres.log import (
     ConsistencyReached,
     LastCommit,
@@ -126,8 +127,14 @@ def reached(watch: ReplayWatch, plan: RestorePlan, destination: Destination) -> 
     lsn = watch.place
     if watch.timeline is not None:
         lsn = _branch_point(destination, watch.timeline) or lsn
-    target = plan.target
-    if isinstance(target, ToTime) and watch.last_commit and watch.last_commit > target.moment:
+    target, stop = plan.target, plan.stop
+    if stop is not None and not stop.lsn - LONGEST_HEADER <= lsn <= stop.lsn:
+        raise IntegrityError(
+            f"the replay ended at {lsn}, and {describe_target(target)} is at {stop.lsn}",
+            hint="Do not use the copy; report this with the server's log.",
+        )
+    moment = target.moment if isinstance(target, ToTime) and stop is None else None
+    if moment is not None and watch.last_commit and watch.last_commit > moment:
         raise IntegrityError(
             f"the copy holds a commit of {watch.last_commit.isoformat()}, which is after"
             f" {describe_target(target)}",

@@ -13,7 +13,7 @@ from drtool.errors import DestinationRefused, DrtoolError, NotRecoverable
 from drtool.model.cluster import system_of
 from drtool.model.finding import Finding
 from drtool.model.outcome import LogSpan, Reached, RestoreOutcome
-from drtool.model.target import describe_target
+from drtool.model.target import ToLsn, describe_target
 from drtool.model.verification import Verification
 from drtool.repository.chunks import ChunkReader
 from drtool.repository.repository import Repository
@@ -211,7 +211,8 @@ def _server_plan(plan: RestorePlan, site: RestoreSite) -> ServerPlan:
             hint="Restore from another backup (`drtool status` lists them).",
         )
     needs = replay_needs(control, dict(extent.settings), data_directory=destination.data)
-    recovery = target_settings(plan.target, timeline=plan.timeline, restore_command=RESTORE_COMMAND)
+    target = ToLsn(plan.stop.lsn) if plan.stop is not None else plan.target
+    recovery = target_settings(target, timeline=plan.timeline, restore_command=RESTORE_COMMAND)
     return ServerPlan(
         data_directory=destination.data,
         binaries=site.binaries,

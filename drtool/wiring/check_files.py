@@ -6,13 +6,13 @@ import os
 import socket
 from collections.abc import Iterator, Sequence
 
-from drtool.check.freshness import age_of, check_mirror
+from drtool.check.freshness import check_mirror
 from drtool.check.run import Seen, attempt, not_looked
 from drtool.check.state import SourceState
 from drtool.errors import DrtoolError, SourceUnavailable
 from drtool.model.checked import Look
 from drtool.model.finding import Finding
-from drtool.model.measure import format_age
+from drtool.model.measure import age_of, format_age
 from drtool.policy.scalars import StoreUrl
 from drtool.policy.sources import BucketSource, FilesSource
 from drtool.repository.backups import Manifest

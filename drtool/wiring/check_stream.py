@@ -7,13 +7,13 @@ from dataclasses import replace
 
 from drtool.archiving.redis_joining import Backlog
 from drtool.archiving.redis_status import StreamStatus
-from drtool.check.freshness import age_of, check_mark
+from drtool.check.freshness import check_mark
 from drtool.check.run import Seen, attempt, not_looked
 from drtool.check.state import Topic
 from drtool.errors import DrtoolError
 from drtool.model.checked import Look
 from drtool.model.finding import Finding
-from drtool.model.measure import format_size, format_span
+from drtool.model.measure import age_of, format_size, format_span
 from drtool.policy.sources import RedisSource
 from drtool.repository.layout import ReplicationHistory
 from drtool.repository.marks import newest_mark

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +20,7 @@ from drtool.repository.extents import FilesExtent
 from drtool.repository.lease import Lease
 from drtool.repository.repository import Repository
 from drtool.wiring.earlier import facts_of_store, look_back_at_newest
+from drtool.wiring.judged import asked_of, judged
 from drtool.wiring.planned import Planned, Runner
 from drtool.wiring.surroundings import Surroundings
 
@@ -195,13 +196,9 @@ class _Restore:
 
         phases = Phases(self.around.clock, emit)
         outcome = run_tree_restore(self.plan, place, repository=self.repository, phases=phases)
-        loss = judge_snapshot(
-            self.plan.target,
-            self.objective,
-            taken_from=self.plan.manifest.files.taken_from,
-            declared=phases.began,
-            lost_at=self.request.lost_at,
-        )
+        asked = asked_of(self.request, self.plan.target, declared=phases.began)
+        taken_from = self.plan.manifest.files.taken_from
+        loss = judge_snapshot(asked, self.objective, taken_from=taken_from)
         is_answered = all(question.passed for question in outcome.questions)
         duration = judge_time(outcome.phases, self.objective, is_answered=is_answered)
-        return replace(outcome, lost_at=self.request.lost_at, judgements=(loss, duration))
+        return judged(outcome, asked, loss, duration=duration)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from drtool.archiving.redis_arrivals import BETWEEN_MOMENTS
 from drtool.backup.plan import BackupPlan, plan_snapshot
 from drtool.backup.redis import RedisServers, run_redis_snapshot
-from drtool.drill.judging import judge_loss, judge_stream, judge_time
+from drtool.drill.judging import Asked, judge_loss, judge_stream, judge_time
 from drtool.errors import UsageError
 from drtool.model.objective import Objective
 from drtool.model.outcome import (
@@ -38,6 +38,7 @@ from drtool.sources.redis.address import Login, NodeAddress, TlsSettings
 from drtool.sources.redis.binaries import find_binaries, server_user
 from drtool.sources.redis.topology import choose_node
 from drtool.wiring.earlier import facts_of_store, look_back_at_newest
+from drtool.wiring.judged import asked_of, judged
 from drtool.wiring.planned import Planned, Runner
 from drtool.wiring.surroundings import Surroundings
 
@@ -195,23 +196,18 @@ class _Restore:
     def _run(self, site: RedisSite, emit: Emit) -> RestoreOutcome:
         phases = Phases(self.around.clock, emit)
         outcome = run_redis_restore(self.plan, site, repository=self.repository, phases=phases)
-        loss = self._loss(outcome)
+        asked = asked_of(self.request, self.plan.target, declared=outcome.began)
+        loss = self._loss(outcome, asked)
         is_answered = outcome.is_writable and all(one.passed for one in outcome.questions)
         duration = judge_time(outcome.phases, self.objective, is_answered=is_answered)
-        return replace(outcome, lost_at=self.request.lost_at, judgements=(loss, duration))
+        return judged(outcome, asked, loss, duration=duration)
 
-    def _loss(self, outcome: RestoreOutcome) -> Judgement:
+    def _loss(self, outcome: RestoreOutcome, asked: Asked) -> Judgement | None:
         if isinstance(self.plan.target, ToTime):
             return judge_stream(
-                self.plan.target,
+                asked,
                 self.objective,
                 proven_until=outcome.reached.commit_time,
                 index_step=max(BETWEEN_MOMENTS, self.plan.missing_span),
             )
-        return judge_loss(
-            self.plan.target,
-            self.objective,
-            proven_until=self.plan.latest,
-            declared=outcome.began,
-            lost_at=self.request.lost_at,
-        )
+        return judge_loss(asked, self.objective, proven_until=self.plan.moment)

@@ -8,8 +8,8 @@ from datetime import datetime
 from pathlib import Path
 
 from drtool import __version__
-from drtool.errors import DestinationRefused, DrtoolError, NotRecoverable
-from drtool.model.measure import format_moment
+from drtool.errors import DestinationRefused, DrtoolError, NotRecoverable, UsageError
+from drtool.model.measure import CLOCK_SKEW, format_moment
 from drtool.model.outcome import RestoreOutcome, RestorePreview, RestoreReport
 from drtool.model.progress import Noted
 from drtool.model.request import RestoreRequest
@@ -26,6 +26,8 @@ from drtool.wiring.redis import plan_redis_source, require_redis
 from drtool.wiring.reports import keep_evidence, write_page
 from drtool.wiring.restore_postgres import plan_postgres
 from drtool.wiring.side_by_side import side_by_side
+from drtool.wiring.stack_moment import not_for_all
+from drtool.wiring.state import read_state
 from drtool.wiring.surroundings import Surroundings
 
 # Others may pass through it to what is theirs, and see nothing of it.
@@ -44,6 +46,7 @@ def restore(
     sources = restorable_sources(request.sources, policy, around)
     require_trees(request, sources)
     require_redis(request, sources)
+    _require_sensible(request, now=around.clock.now())
     places = _places(request, list(sources), policy, now=around.clock.now())
     with opened_repository(policy, around) as repository:
         stack = _Stack(sources, policy, repository, around)
@@ -89,19 +92,29 @@ class _Stack:
             moment = self._newest_for_all(request)
             shown = format_moment(moment, self.policy.timezone)
             self.around.emit(Noted(f"the newest moment that all sources reach is {shown}"))
-            request = replace(request, target=ToTime(moment))
+            request = replace(request, target=ToTime(moment), is_latest=True)
         if not isinstance(request.target, ToTime):
             return [self._plan_one(name, request) for name in self.sources]
-        try:
-            return [self._plan_one(name, request) for name in self.sources]
-        except NotRecoverable as error:
-            newest = self._newest_for_all(replace(request, target=ToLatest()))
-            shown = format_moment(newest, self.policy.timezone)
-            error.hint = (
-                f"The newest moment that all sources reach is {shown}: restore --to"
-                f" '{newest.isoformat()}', or each as far as it goes with --each-latest. {error.hint}"
-            )
-            raise
+        planned: list[Planned] = []
+        failed: dict[str, NotRecoverable] = {}
+        for name in self.sources:
+            try:
+                planned.append(self._plan_one(name, request))
+            except NotRecoverable as error:
+                failed[name] = error
+        if failed:
+            raise self._not_for_all(request.target, failed)
+        return planned
+
+    def _not_for_all(self, target: ToTime, failed: Mapping[str, NotRecoverable]) -> NotRecoverable:
+        now = self.around.clock.now()
+        windows = {
+            name: read_state(name, self.policy, self.repository, now=now).windows
+            for name in self.sources
+        }
+        trees = {name for name, one in self.sources.items() if isinstance(one, FilesSource)}
+        zone = self.policy.timezone
+        return not_for_all(target.moment, failed, windows, open_ended=trees, zone=zone)
 
     def _newest_for_all(self, request: RestoreRequest) -> datetime:
         windows = [self._plan_one(name, request) for name in self.sources]
@@ -143,6 +156,24 @@ class _Stack:
                 )
             case _:
                 raise NotRecoverable(f"source {name} of kind {source.kind} cannot be restored yet")
+
+
+def _require_sensible(request: RestoreRequest, *, now: datetime) -> None:
+    """UsageError for a disaster that has not been yet, or that came before the moment restored to."""
+    lost_at, target = request.lost_at, request.target
+    if lost_at is None:
+        return
+    if lost_at > now + CLOCK_SKEW:
+        raise UsageError(
+            f"--lost-at {lost_at.isoformat()} has not come yet: now is {now.isoformat()}",
+            hint="Give the moment at which the data was lost.",
+        )
+    if isinstance(target, ToTime) and lost_at < target.moment:
+        raise UsageError(
+            f"--lost-at {lost_at.isoformat()} lies before the moment to restore to,"
+            f" {target.moment.isoformat()}: the copy would hold what the disaster did",
+            hint="Give a --to that is not after the disaster, or leave --lost-at out.",
+        )
 
 
 def _places(

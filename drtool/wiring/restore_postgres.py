@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 from drtool.drill.judging import judge_loss, judge_time
@@ -10,6 +11,8 @@ from drtool.model.objective import Objective
 from drtool.model.outcome import RestoreOutcome
 from drtool.model.progress import Emit
 from drtool.model.request import RestoreRequest
+from drtool.model.target import ToTime
+from drtool.model.wal import Lsn
 from drtool.policy.secrets import resolve
 from drtool.policy.sources import PostgresSource
 from drtool.repository.repository import Repository
@@ -18,10 +21,12 @@ from drtool.restore.look import look
 from drtool.restore.phases import Phases
 from drtool.restore.plan import RestorePlan, plan_restore, preview
 from drtool.restore.run import RestoreSite, run_restore
+from drtool.restore.timeline_choice import ReplayedPath, held_mark
 from drtool.sources.postgres.binaries import find_binaries
 from drtool.sources.postgres.connection import database_of
 from drtool.system.users import choose_user
 from drtool.verify.cluster import ClusterVerifier
+from drtool.wiring.judged import asked_of, judged
 from drtool.wiring.planned import Planned, Runner
 from drtool.wiring.surroundings import Surroundings
 
@@ -62,16 +67,35 @@ class _Job:
         outcome = run_restore(
             self.plan, site, repository=self.repository, verifier=verifier, phases=phases
         )
-        loss = judge_loss(
-            self.plan.target,
-            self.objective,
-            proven_until=self.plan.latest,
-            declared=phases.began,
-            lost_at=self.request.lost_at,
-        )
+        asked = asked_of(self.request, self.plan.target, declared=phases.began)
+        loss = judge_loss(asked, self.objective, proven_until=self._proven_until(outcome))
         is_answered = outcome.is_writable and all(one.passed for one in outcome.questions)
         duration = judge_time(outcome.phases, self.objective, is_answered=is_answered)
-        return replace(outcome, lost_at=self.request.lost_at, judgements=(loss, duration))
+        return judged(outcome, asked, loss, duration=duration)
+
+    def _proven_until(self, outcome: RestoreOutcome) -> datetime | None:
+        """Up to when everything acknowledged is in the copy: from what it reached, on its own timelines,
+        against the marks of all timelines.
+        """
+        plan, reached = self.plan, outcome.reached.lsn
+        if reached is None:
+            return None
+        target = plan.target
+        moment = target.moment if isinstance(target, ToTime) else None
+        path = ReplayedPath(
+            source=plan.source, system_id=plan.system_id, history=plan.history, reached=reached
+        )
+        held = held_mark(self.repository, path, until=moment)
+        if moment is None:
+            return held.moment if held else None
+        witness = plan.witness
+        if witness is None:
+            return moment
+        is_on_path = plan.history.holds(witness.timeline, Lsn(witness.lsn))
+        # A position that was found in the WAL lies behind all that the marks tell of.
+        if is_on_path and (plan.stop is not None or reached >= witness.lsn):
+            return moment
+        return held.moment if held else plan.manifest.postgres.stopped_at
 
 
 def plan_postgres(

@@ -6,12 +6,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from drtool.check.freshness import CLOCK_SKEW, Timetable, check_age
+from drtool.check.freshness import Timetable, check_age
 from drtool.check.state import SourceState, Topic, by_topic
 from drtool.config.promises import longest_pause
 from drtool.errors import IntegrityError
 from drtool.model.finding import Finding, Harm, Severity
-from drtool.model.measure import format_age
+from drtool.model.measure import CLOCK_SKEW, format_age
 from drtool.model.objective import Objective
 from drtool.model.outcome import Fact
 from drtool.policy.policy import Policy

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from drtool.check.freshness import age_of, check_loss
+from drtool.check.freshness import check_loss
 from drtool.check.state import SourceState, Topic, by_topic
+from drtool.model.measure import age_of
 from drtool.model.window import TimeRange
 from drtool.repository.extents import FilesExtent
 from drtool.wiring.state_facts import StateFacts, backup_findings, state_of

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from drtool.archiving.redis_status import ShardStatus, StreamStatus, stream_status
-from drtool.check.freshness import Receiving, age_of, check_loss, check_receiver
+from drtool.check.freshness import Receiving, check_loss, check_receiver
 from drtool.check.state import SourceState, Topic, by_topic
 from drtool.model.finding import Finding, Harm, Severity
-from drtool.model.measure import format_size
+from drtool.model.measure import age_of, format_size
 from drtool.policy.sources import RedisSource
 from drtool.repository.recovery_findings import Zone, shown
 from drtool.wiring.state_facts import StateFacts, backup_findings, state_of

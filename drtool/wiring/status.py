@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from drtool.check.state import SourceState
 from drtool.model.checked import MirrorStanding
 from drtool.model.finding import Finding, Severity
+from drtool.model.measure import age_of
 from drtool.model.objective import LossInterval, judge
 from drtool.model.outcome import StatusReport, StatusRow
 from drtool.model.request import StatusRequest
@@ -102,7 +103,7 @@ def _with_mirror(
 
 def _bucket_row(row: StatusRow, mirror: MirrorStanding, *, now: datetime) -> StatusRow:
     """A bucket is kept as its mirror alone: what was put since the last run began is at risk."""
-    rpo = None if mirror.began is None or mirror.began > now else now - mirror.began
+    rpo = age_of(mirror.began, now)
     return replace(
         row,
         verdict=judge(rpo, row.objective.rpo),

@@ -6,7 +6,15 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from drtool.drill.judging import ANSWERED, judge_ledger, judge_loss, judge_stream, judge_time
+from drtool.drill.judging import (
+    ANSWERED,
+    Asked,
+    judge_ledger,
+    judge_loss,
+    judge_snapshot,
+    judge_stream,
+    judge_time,
+)
 from drtool.drill.loss import Loss
 from drtool.model.objective import LossInterval, Objective, Verdict
 from drtool.model.outcome import Judgement, LostWrites, Phase
@@ -24,9 +32,18 @@ def phase(name: str, begin: float, seconds: float) -> Phase:
 
 def to_latest(proven_until: datetime | None, lost_at: datetime | None = None) -> Judgement:
     """Declared now."""
-    return judge_loss(
-        ToLatest(), OBJECTIVE, proven_until=proven_until, declared=NOW, lost_at=lost_at
-    )
+    asked = Asked(target=ToLatest(), declared=NOW, lost_at=lost_at)
+    judged = judge_loss(asked, OBJECTIVE, proven_until=proven_until)
+    assert judged is not None
+    return judged
+
+
+def to_moment(proven_until: datetime, lost_at: datetime | None = None) -> Judgement:
+    """To NOW, half an hour before the restore is declared."""
+    asked = Asked(target=ToTime(NOW), declared=NOW + 30 * MINUTE, lost_at=lost_at)
+    judged = judge_loss(asked, OBJECTIVE, proven_until=proven_until)
+    assert judged is not None
+    return judged
 
 
 @pytest.mark.parametrize(("seconds", "verdict"), [(3500.0, Verdict.MET), (3590.1, Verdict.MISSED)])
@@ -51,19 +68,64 @@ def test_a_copy_that_never_answered_has_no_time() -> None:
 
 
 def test_a_restore_to_a_moment_loses_nothing_before_it() -> None:
-    judged = judge_loss(ToTime(NOW), OBJECTIVE, proven_until=None, declared=NOW, lost_at=None)
+    judged = to_moment(NOW)
 
     assert judged.measured == LossInterval(timedelta(0), timedelta(0))
     assert judged.verdict is Verdict.MET
+
+
+def test_a_restore_to_a_moment_that_lacks_what_a_mark_tells_of_is_judged_by_what_it_holds() -> None:
+    """The trials: "0.00 s MET, everything acknowledged is there", with rows missing."""
+    judged = to_moment(NOW - 20 * MINUTE)
+
+    assert judged.measured == LossInterval(timedelta(0), 20 * MINUTE)
+    assert judged.verdict is Verdict.MISSED
+
+
+def test_what_was_written_between_the_moment_and_the_disaster_is_lost() -> None:
+    """The trial: --lost-at 46 minutes after the target was "RPO 0.00 s MET"."""
+    judged = to_moment(NOW, lost_at=NOW + 46 * MINUTE)
+    asked = Asked(target=ToTime(NOW), declared=NOW + 60 * MINUTE, lost_at=NOW + 46 * MINUTE)
+    stream = judge_stream(asked, OBJECTIVE, proven_until=NOW, index_step=timedelta(0))
+    tree = judge_snapshot(asked, OBJECTIVE, taken_from=NOW - 4 * MINUTE)
+
+    assert judged.measured == LossInterval(timedelta(0), 46 * MINUTE)
+    assert stream.measured == LossInterval(timedelta(0), 46 * MINUTE)
+    assert tree is not None
+    assert tree.measured == LossInterval(timedelta(0), 50 * MINUTE)
+    assert {judged.verdict, stream.verdict, tree.verdict} == {Verdict.MISSED}
+
+
+def test_the_newest_moment_of_a_whole_stack_is_judged_like_the_latest() -> None:
+    asked = Asked(target=ToTime(NOW - 20 * MINUTE), declared=NOW, is_latest=True)
+
+    judged = judge_loss(asked, OBJECTIVE, proven_until=NOW - 20 * MINUTE)
+
+    assert judged is not None
+    assert judged.measured == LossInterval(timedelta(0), 20 * MINUTE)
+    assert judged.verdict is Verdict.UNKNOWN
+
+
+def test_a_position_is_reached_exactly_and_judged_only_against_a_disaster() -> None:
+    """The trial: --to-lsn, --to-xid and --to-name, restored perfectly, ended with 3."""
+    position = Asked(target=ToLsn(Lsn(1)), declared=NOW)
+    against = Asked(target=ToLsn(Lsn(1)), declared=NOW, lost_at=NOW)
+
+    judged = judge_loss(against, OBJECTIVE, proven_until=NOW - MINUTE)
+
+    assert judge_loss(position, OBJECTIVE, proven_until=NOW) is None
+    assert judged is not None
+    assert judged.measured == LossInterval(timedelta(0), MINUTE)
 
 
 def test_a_stream_cut_at_a_moment_may_lack_what_came_after_the_newest_mark_in_the_copy() -> None:
     """What was acknowledged in the tenth of a second before the moment may not have arrived by then."""
     step = timedelta(milliseconds=100)
 
-    marked = judge_stream(ToTime(NOW), OBJECTIVE, proven_until=NOW - MINUTE, index_step=step)
-    stale = judge_stream(ToTime(NOW), OBJECTIVE, proven_until=NOW - 16 * MINUTE, index_step=step)
-    without = judge_stream(ToTime(NOW), OBJECTIVE, proven_until=None, index_step=step)
+    asked = Asked(target=ToTime(NOW), declared=NOW)
+    marked = judge_stream(asked, OBJECTIVE, proven_until=NOW - MINUTE, index_step=step)
+    stale = judge_stream(asked, OBJECTIVE, proven_until=NOW - 16 * MINUTE, index_step=step)
+    without = judge_stream(asked, OBJECTIVE, proven_until=None, index_step=step)
 
     assert marked.measured == LossInterval(timedelta(0), MINUTE)
     assert (marked.verdict, stale.verdict) == (Verdict.MET, Verdict.MISSED)
@@ -101,12 +163,8 @@ def test_a_mark_ahead_of_the_clock_proves_nothing() -> None:
     assert to_latest(NOW + MINUTE / 2).measured == LossInterval(timedelta(0), timedelta(0))
 
 
-def test_what_no_mark_and_no_moment_tells_is_unknown() -> None:
-    position = ToLsn(Lsn(1))
-    judged = judge_loss(position, OBJECTIVE, proven_until=NOW, declared=NOW, lost_at=NOW)
-
+def test_what_no_mark_tells_is_unknown() -> None:
     assert to_latest(None).verdict is Verdict.UNKNOWN
-    assert judged.verdict is Verdict.UNKNOWN
 
 
 def loss(high: timedelta, *, is_prefix: bool) -> Loss:

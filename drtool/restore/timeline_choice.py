@@ -1,0 +1,108 @@
+"""On which timeline a moment happened, as marks tell, and how much of it a copy holds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from drtool.errors import NotRecoverable
+from drtool.model.objective import Mark
+from drtool.model.wal import Lsn, TimelineHistory
+from drtool.repository.layout import Lineage
+from drtool.repository.log import LogInventory
+from drtool.repository.marks import first_mark_after, last_mark_until, newest_mark
+from drtool.repository.repository import Repository
+from drtool.repository.timelines import Timelines
+
+
+@dataclass(frozen=True, slots=True)
+class MomentMarks:
+    """The last mark of each timeline until `moment`, and the timelines that have one after it."""
+
+    moment: datetime
+    before: dict[int, Mark]
+    alive: frozenset[int]
+
+    @property
+    def witness(self) -> Mark | None:
+        """The newest mark until the moment, on whatever timeline: what a copy must hold."""
+        return max(self.before.values(), default=None)
+
+
+def marks_around(
+    repository: Repository, inventory: LogInventory, timelines: Timelines, *, moment: datetime
+) -> MomentMarks:
+    """What the marks of all timelines say of one moment."""
+    before: dict[int, Mark] = {}
+    alive: set[int] = set()
+    for timeline in timelines.newest_marks:
+        lineage = Lineage(inventory.source, inventory.system_id, timeline)
+        mark = last_mark_until(repository, lineage, moment)
+        if mark is not None:
+            before[timeline] = mark
+            if first_mark_after(repository, lineage, moment) is not None:
+                alive.add(timeline)
+    return MomentMarks(moment, before, frozenset(alive))
+
+
+def timeline_of(marks: MomentMarks, timelines: Timelines) -> int | None:
+    """The timeline whose path holds what had been acknowledged by the moment; None for the newest. Pure.
+
+    NotRecoverable if that timeline cannot be followed, or if two were written at that moment: then only
+    a person knows which one is meant.
+    """
+    witness = marks.witness
+    if witness is None:
+        return None
+    chosen = next(
+        (path for path in timelines.paths if path.holds(witness.timeline, Lsn(witness.lsn))), None
+    )
+    if chosen is None:
+        raise NotRecoverable(
+            f"time {marks.moment.isoformat()} was on timeline {witness.timeline}, as its marks tell, and"
+            " the history of that timeline cannot be read",
+            hint="Put the history file back with `drtool-wal push`, or choose another timeline with"
+            " --timeline.",
+        )
+    others = [
+        timeline
+        for timeline, mark in marks.before.items()
+        if timeline in marks.alive and not chosen.holds(timeline, Lsn(mark.lsn))
+    ]
+    if others and witness.timeline in marks.alive:
+        both = sorted({witness.timeline, *others})
+        named = " and ".join(map(str, both))
+        raise NotRecoverable(
+            f"at {marks.moment.isoformat()} timelines {named} were written, each by a server of its own",
+            hint=f"Say which one is meant: --timeline {both[0]} or --timeline {both[-1]}.",
+        )
+    return chosen.timeline
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplayedPath:
+    """What a copy was made from: the path of timelines of one cluster, up to `reached`."""
+
+    source: str
+    system_id: int
+    history: TimelineHistory
+    reached: Lsn
+
+
+def held_mark(repository: Repository, path: ReplayedPath, *, until: datetime | None) -> Mark | None:
+    """The newest mark that a copy holds.
+
+    `until` leaves out those of a later time: what a clock says that ran ahead proves nothing.
+    """
+    found: list[Mark] = []
+    for timeline in path.history.path():
+        switch = path.history.end_of(timeline)
+        most = path.reached if switch is None else min(path.reached, switch)
+        lineage = Lineage(path.source, path.system_id, timeline)
+        mark = newest_mark(repository, lineage, most_lsn=most)
+        if mark is not None and until is not None and mark.moment > until:
+            mark = last_mark_until(repository, lineage, until)
+            mark = mark if mark is not None and mark.lsn <= most else None
+        if mark is not None:
+            found.append(mark)
+    return max(found, key=lambda mark: (mark.timeline, mark.lsn), default=None)
