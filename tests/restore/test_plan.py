@@ -431,3 +431,50 @@ def test_wal_that_arrives_while_we_look_is_no_hole(invented: Invented) -> None:
     plan = invented.plan(ToLatest())
 
     assert plan.wal_end == lsn(6)
+
+
+def test_a_moment_of_a_timeline_that_was_left_is_found_on_that_timeline(invented: Invented) -> None:
+    """The trial: a restored copy went into production, and --to a moment of the abandoned timeline gave
+    the new timeline's state, 300 rows fewer, MET.
+    """
+    invented.backup(2)
+    invented.wal(range(2, 8))
+    invented.mark(10, lsn(3.2))
+    invented.mark(40, lsn(5.5))
+    invented.mark(50, lsn(7.5))
+    invented.history(2, "1\t0/380000")
+    invented.wal(range(3, 9), timeline=2)
+    invented.mark(60, lsn(4.5), timeline=2)
+    invented.mark(80, lsn(8.5), timeline=2)
+
+    left, before, after = (invented.plan(ToTime(at(minutes))) for minutes in (45, 5, 70))
+
+    assert (left.timeline, after.timeline) == (1, 2)
+    assert left.wal_end == lsn(7.5)
+    assert before.wal_end == lsn(3.2)
+    assert left.windows == after.windows
+    assert [after.windows[0].holds(at(minutes)) for minutes in (45, 55)] == [True, False]
+    with pytest.raises(NotRecoverable):
+        invented.plan(ToTime(at(55)))
+    chosen = invented.plan(ToTime(at(70)), timeline=2)
+    assert chosen.witness == Mark(at(60), lsn(4.5), 2)
+
+
+def test_two_timelines_that_were_written_at_the_same_moment_are_asked_about(
+    invented: Invented,
+) -> None:
+    invented.backup(2)
+    invented.wal(range(2, 8))
+    invented.mark(10, lsn(3.2))
+    invented.mark(40, lsn(5.5))
+    invented.mark(90, lsn(7.5))
+    invented.history(2, "1\t0/380000")
+    invented.wal(range(3, 9), timeline=2)
+    invented.mark(35, lsn(4.5), timeline=2)
+    invented.mark(80, lsn(8.5), timeline=2)
+
+    with pytest.raises(NotRecoverable, match="timelines 1 and 2 were written") as refusal:
+        invented.plan(ToTime(at(60)))
+
+    assert "--timeline 1 or --timeline 2" in refusal.value.hint
+    assert invented.plan(ToTime(at(60)), timeline=2).timeline == 2
