@@ -117,6 +117,9 @@ class PostgresSource:
     checks: tuple[str, ...] = described(
         "Questions in SQL that a restored copy must answer with true.", default=()
     )
+    checks_database: str | None = described(
+        "Database in which the checks are asked; without it the one that dsn names.", default=None
+    )
     objective: Objective | None = described("This source's own promise.", default=None)
     restore: PostgresRestore = described("How it is restored.", factory=PostgresRestore)
     bin_dir: Path | None = described(

@@ -286,14 +286,15 @@ def _status_row(row: StatusRow, at: datetime, style: Style) -> str:
         if row.last_backup_finished is not None:
             backup += f", {format_age(row.last_backup_finished, at)}"
     window = _windows(row.windows, style, indent=17) or "nothing can be recovered"
+    # The verdict is that of the RPO alone: an RTO is measured by restores, and by nothing else.
     predicted = "UNKNOWN" if row.predicted_rto is None else format_span(row.predicted_rto)
-    promise = f"RPO {format_promise(row.objective.rpo)}, RTO {format_promise(row.objective.rto)}"
+    promise = f"RPO {format_promise(row.objective.rpo)}"
     lines = [f"{style.verdict(row.verdict)} {style.bold(row.source)} ({row.kind}), {promise}"]
     lines += _pairs(
         [
             ("window", window),
             ("RPO now", "UNKNOWN" if row.rpo_now is None else show_measured(row.rpo_now)),
-            ("predicted RTO", predicted),
+            ("predicted RTO", f"{predicted}; promised {format_promise(row.objective.rto)}"),
             ("last backup", backup),
             *([("receiver", row.receiver)] if row.kind in LOGS else []),
             *([("mirror", _mirror(row.mirror, at))] if row.mirror is not None else []),

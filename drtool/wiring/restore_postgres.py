@@ -128,7 +128,9 @@ def plan_postgres(
 
 
 def _database(source: PostgresSource, around: Surroundings) -> str:
-    """The database that questions are asked in: the DSN's, if the DSN is to be had on this day."""
+    """The database that questions are asked in: the policy's, else the DSN's, if that is to be had today."""
+    if source.checks_database is not None:
+        return source.checks_database
     if source.dsn.place == "env" and source.dsn.name not in around.environ:
         return FALLBACK_DATABASE
     dsn = around.redactor.learn(resolve(source.dsn, around.environ)).reveal()
