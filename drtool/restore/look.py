@@ -117,14 +117,12 @@ def look(
     furthest = marks.get(history.timeline)
     candidates = _candidates(repository, inventory, history, manifests=on_path)
     if any(_seems_cut(candidate.chain, (covering, furthest)) for candidate in candidates[-1:]):
-        # A receiver may have stored WAL while we listed, and then a mark. A mark is put when its WAL
-        # is durable, so a listing begun after the marks were read shows all that they tell of.
+        # A mark is put when its WAL is durable: a listing begun after the marks shows it.
         inventory = inventoried()
         candidates = _candidates(repository, inventory, history, manifests=on_path)
         timelines = find_timelines(repository, inventory, marks)
     if isinstance(target, ToLatest) and timeline is None:
-        extents = [m.postgres for m in here]
-        require_one_alive(source, live_timelines(repository, timelines, extents))
+        _require_one_alive(repository, timelines, here)
     reaches = find_reaches(repository, timelines, {m.backup_id: m.postgres for m in here})
     facts = RecoveryFacts(
         source=source,
@@ -140,6 +138,13 @@ def look(
         around=around,
     )
     return replace(facts, stop=_stop(repository, facts))
+
+
+def _require_one_alive(
+    repository: Repository, timelines: Timelines, manifests: list[Manifest]
+) -> None:
+    extents = [manifest.postgres for manifest in manifests]
+    require_one_alive(timelines.inventory.source, live_timelines(repository, timelines, extents))
 
 
 def _marks_around(
