@@ -15,6 +15,7 @@ from drtool.model.wal import Lsn, TimelineHistory, history_name
 from drtool.model.window import TimeRange
 from drtool.repository.backups import Manifest, read_manifests
 from drtool.repository.damage import known_damage
+from drtool.repository.extents import PostgresExtent
 from drtool.repository.layout import Lineage
 from drtool.repository.live_timelines import live_timelines, require_one_alive
 from drtool.repository.log import LogInventory, read_history, take_inventory
@@ -84,8 +85,7 @@ def look(
 ) -> RecoveryFacts:
     """Gather what `plan_restore` needs for `target`.
 
-    NotRecoverable if there is no backup at all, or if a history that the path needs is missing;
-    a store that cannot be asked raises its own error.
+    NotRecoverable if there is no backup at all, or if a history that the path needs is missing.
     """
     manifests, errors = read_manifests(repository, source)
     damaged = known_damage(repository)
@@ -94,34 +94,32 @@ def look(
         raise _no_backup(source, [*errors, *passed_over])
     extent = _cluster_of(usable, target).postgres
     here = [m for m in usable if m.postgres.system_id == extent.system_id]
-    since = min(manifest.postgres.start_lsn for manifest in here)
     marks = read_newest_marks(repository, source, extent.system_id)
 
     def inventoried() -> LogInventory:
         found = take_inventory(
             repository, source, extent.system_id,
-            segment_bytes=extent.segment_bytes, since=since, damaged=damaged,
+            segment_bytes=extent.segment_bytes, since=min(m.postgres.start_lsn for m in here), damaged=damaged,
         )  # fmt: skip
         return with_known_ends(found, marks, [m.postgres for m in here])
 
     inventory = inventoried()
     timelines = find_timelines(repository, inventory, marks)
-    if isinstance(target, ToBackup) and timeline is None:
-        timeline = extent.timeline
     around = _marks_around(repository, timelines, target)
-    if around is not None and timeline is None:
-        timeline = timeline_of(around, timelines)
+    asked, timeline = timeline, _wanted(timeline, target, extent, around=around, known=timelines)
     history = _path_to(repository, inventory, wanted=timeline)
     on_path = [m for m in here if history.holds(m.postgres.timeline, m.postgres.stop_lsn)]
     covering = _covering(repository, inventory, history, target=target)
-    furthest = marks.get(history.timeline)
     candidates = _candidates(repository, inventory, history, manifests=on_path)
-    if any(_seems_cut(candidate.chain, (covering, furthest)) for candidate in candidates[-1:]):
+    if any(
+        _seems_cut(candidate.chain, (covering, marks.get(history.timeline)))
+        for candidate in candidates[-1:]
+    ):
         # A mark is put when its WAL is durable: a listing begun after the marks shows it.
         inventory = inventoried()
         candidates = _candidates(repository, inventory, history, manifests=on_path)
         timelines = find_timelines(repository, inventory, marks)
-    if isinstance(target, ToLatest) and timeline is None:
+    if isinstance(target, ToLatest) and asked is None:
         _require_one_alive(repository, timelines, here)
     reaches = find_reaches(repository, timelines, {m.backup_id: m.postgres for m in here})
     facts = RecoveryFacts(
@@ -133,11 +131,27 @@ def look(
         elsewhere=tuple(m for m in usable if m not in on_path),
         damaged=tuple(error.message for error in (*errors, *passed_over)),
         covering=covering,
-        furthest=furthest,
+        furthest=marks.get(history.timeline),
         windows=find_windows(repository, timelines, reaches),
         around=around,
     )
     return replace(facts, stop=_stop(repository, facts))
+
+
+def _wanted(
+    asked: int | None,
+    target: RecoveryTarget,
+    extent: PostgresExtent,
+    *,
+    around: MomentMarks | None,
+    known: Timelines,
+) -> int | None:
+    """The timeline that was asked for, or that the target is on; None for the newest."""
+    if asked is not None:
+        return asked
+    if isinstance(target, ToBackup):
+        return extent.timeline
+    return None if around is None else timeline_of(around, known)
 
 
 def _require_one_alive(
