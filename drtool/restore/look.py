@@ -83,10 +83,7 @@ def look(
     *,
     timeline: int | None = None,
 ) -> RecoveryFacts:
-    """Gather what `plan_restore` needs for `target`.
-
-    NotRecoverable if there is no backup at all, or if a history that the path needs is missing.
-    """
+    """Gather what `plan_restore` needs; NotRecoverable without a backup, or a history on its path."""
     manifests, errors = read_manifests(repository, source)
     damaged = known_damage(repository)
     usable, passed_over = without_damaged(manifests, damaged, target)
@@ -99,7 +96,8 @@ def look(
     def inventoried() -> LogInventory:
         found = take_inventory(
             repository, source, extent.system_id,
-            segment_bytes=extent.segment_bytes, since=min(m.postgres.start_lsn for m in here), damaged=damaged,
+            segment_bytes=extent.segment_bytes, damaged=damaged,
+            since=min(m.postgres.start_lsn for m in here),
         )  # fmt: skip
         return with_known_ends(found, marks, [m.postgres for m in here])
 
