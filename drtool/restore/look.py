@@ -34,7 +34,7 @@ from drtool.repository.timelines import (
     with_known_ends,
 )
 from drtool.restore.damage import without_damaged
-from drtool.restore.stop_position import SLOWEST_MARK, StopPosition, find_stop
+from drtool.restore.stop_position import SLOWEST_MARK, Sought, StopPosition, find_stop
 from drtool.restore.timeline_choice import MomentMarks, marks_around, timeline_of
 
 
@@ -187,15 +187,11 @@ def _stop(repository: Repository, facts: RecoveryFacts) -> StopPosition | None:
         if mark is not None and mark.lsn > after and facts.history.holds(number, Lsn(mark.lsn)):
             timeline, after = number, Lsn(mark.lsn)
     chain = walk(facts.inventory, facts.history, timeline=timeline, begin=after)
-    return find_stop(
-        repository,
-        facts.inventory,
-        chain.up_to(Lsn(covering.lsn), facts.inventory.segment_bytes),
-        moment=around.moment,
-        after=after,
-        covering=covering,
-        major=extent.server_version // 10000,
+    sought = Sought(
+        moment=around.moment, after=after, covering=covering, major=extent.server_version // 10000
     )
+    spans = chain.up_to(Lsn(covering.lsn), facts.inventory.segment_bytes)
+    return find_stop(repository, facts.inventory, spans, sought=sought)
 
 
 def _seems_cut(chain: Chain, marks: Iterable[Mark | None]) -> bool:

@@ -66,28 +66,31 @@ def choose_stop(
     return None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sought:
+    """`moment` lies behind position `after`, and before that of the mark `covering`; `major` wrote the WAL."""
+
+    moment: datetime
+    after: Lsn
+    covering: Mark
+    major: int
+
+
 def find_stop(
-    repository: Repository,
-    inventory: LogInventory,
-    spans: Sequence[WalSpan],
-    *,
-    moment: datetime,
-    after: Lsn,
-    covering: Mark,
-    major: int,
+    repository: Repository, inventory: LogInventory, spans: Sequence[WalSpan], *, sought: Sought
 ) -> StopPosition | None:
-    """Read the WAL of `spans` from `after` on up to `covering`; None where nobody can tell from it."""
+    """Read the WAL of `spans`, which holds what is sought; None where nobody can tell from it."""
     if sum(span.end - span.begin for span in spans) > MOST_BYTES:
         return None
     try:
         ends = [
             end
-            for end in _transaction_ends(repository, inventory, spans, major=major)
-            if after <= end.begin < covering.lsn
+            for end in _transaction_ends(repository, inventory, spans, major=sought.major)
+            if sought.after <= end.begin < sought.covering.lsn
         ]
     except (ObjectMissing, IntegrityError):
         return None  # the replay reads it again, and tells what is wrong with it
-    return choose_stop(ends, moment, covering=covering)
+    return choose_stop(ends, sought.moment, covering=sought.covering)
 
 
 def _transaction_ends(
