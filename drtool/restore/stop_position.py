@@ -68,7 +68,7 @@ def choose_stop(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sought:
-    """`moment` lies behind position `after`, and before that of the mark `covering`; `major` wrote the WAL."""
+    """`moment` lies behind position `after` and before the mark `covering`; `major` wrote the WAL."""
 
     moment: datetime
     after: Lsn
