@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from drtool.archiving.patience import Patience
+from drtool.archiving.redis_cluster import ShardIdentity, TopologyRecorder
 from drtool.archiving.redis_recording import HeldStream
 from drtool.archiving.redis_shard import ShardReceived, ShardReceiver, ShardSite
 from drtool.errors import SourceUnavailable
@@ -25,6 +26,9 @@ from drtool.system.retry import RetryLimits
 _PAUSES = RetryLimits(first_pause_seconds=0.2, longest_pause_seconds=15.0)
 _MOST_DOUBLINGS = 10
 _LOOK_SECONDS = 10.0
+# While hash slots are moved, what was seen between two looks is merged from both masters.
+_CLUSTER_LOOK_SECONDS = 2.0
+_LOOK_SECONDS_A_SERVER = 0.1
 _STEP_SECONDS = 0.2
 _JOIN_SECONDS = 10.0
 
@@ -110,8 +114,8 @@ class _Receiver:
         self._patience = patience
         self._clock = patience.clock
         self._known: tuple[NodeAddress, ...] = ()
-        self._shape: Shape | None = None
         self._shards: dict[str, ShardReceiver] = {}
+        self._retired: list[ShardReceiver] = []
 
     def run(self, stop: threading.Event) -> None:
         """Until `stop` is set, or a shard has failed for good."""
@@ -119,36 +123,47 @@ class _Receiver:
         if shape is None:
             return
         site = self._site()
-        snapshots = newest_snapshot(self._repository, self._settings.source)
+        snapshots = tuple(newest_snapshot(self._repository, self._settings.source).values())
+        topologies = TopologyRecorder(
+            self._repository,
+            self._settings.source,
+            self._patience,
+            login=self._settings.login,
+            ask_for_base=self._ask_for_base,
+            snapshots=snapshots,
+        )
         self._patience.emit(PhaseBegan(phase="stream", title="Receiving the stream", total=None))
         self._start(shape, site, snapshots)
-        looked_at = self._clock.monotonic()
+        looked_at = float("-inf")
         while not self._clock.wait(_STEP_SECONDS, stop):
             if any(one.failure is not None for one in self._shards.values()):
                 return
-            if self._clock.monotonic() - looked_at >= _LOOK_SECONDS:
+            if self._clock.monotonic() - looked_at >= self._look_seconds:
                 looked_at = self._clock.monotonic()
-                self._look_again(site)
+                self._look_again(site, topologies)
 
     def join(self) -> None:
         """Wait until every shard has stored what it has; bounded by `Patience`."""
-        for one in self._shards.values():
+        for one in (*self._shards.values(), *self._retired):
             while one.thread.is_alive():
                 one.thread.join(_JOIN_SECONDS)
 
     def raise_failure(self) -> None:
-        for one in self._shards.values():
+        for one in (*self._shards.values(), *self._retired):
             if one.failure is not None:
                 raise one.failure
 
     def received(self) -> tuple[ShardReceived, ...]:
-        return tuple(one.received() for _, one in sorted(self._shards.items()))
+        named = sorted(self._shards.items())
+        return tuple(one.received() for one in (*(one for _, one in named), *self._retired))
 
     def _find(self) -> Shape:
         """The servers as they are now, asked of all that were ever known."""
         settings = self._settings
         nodes = (*settings.nodes, *(one for one in self._known if one not in settings.nodes))
-        shape = discover(settings.topology, nodes, settings.login, group=settings.group)
+        shape = discover(
+            settings.topology, nodes, settings.login, group=settings.group, accepts_moving=True
+        )
         if settings.topology is not RedisTopology.SENTINEL:
             # Behind Sentinel its sentinels are asked, who know who the master is.
             servers = [node for shard in shape.shards for node in (shard.master, *shard.replicas)]
@@ -184,30 +199,43 @@ class _Receiver:
             ask_for_base=self._ask_for_base,
         )
 
-    def _start(self, shape: Shape, site: ShardSite, snapshots: dict[str, RedisShard]) -> None:
-        self._shape = shape
-        for shard in shape.shards:
-            if shard.name not in self._shards:
-                snapshot = snapshots.get(shard.name)
-                self._shards[shard.name] = ShardReceiver(site, shard.name, snapshot)
+    @property
+    def _look_seconds(self) -> float:
+        """Each look connects to every server; in a cluster more depends on it than which one is joined."""
+        if self._settings.topology is not RedisTopology.CLUSTER:
+            return _LOOK_SECONDS
+        return max(_CLUSTER_LOOK_SECONDS, _LOOK_SECONDS_A_SERVER * len(self._known))
 
-    def _look_again(self, site: ShardSite) -> None:
-        """Shards that came are received too, replicas that came are joined; moved slots are told once."""
-        assert self._shape is not None
+    def _start(self, shape: Shape, site: ShardSite, snapshots: Sequence[RedisShard]) -> None:
+        """Receive every shard that nobody receives yet; know the servers of the others."""
+        served = {id(one.identity.find(shape)): one for one in self._shards.values()}
+        for shard in shape.shards:
+            if id(shard) in served:
+                served[id(shard)].know(shard)
+                continue
+            name = shard.name
+            if name in self._shards:
+                name = f"{name}-{(shard.master.node_id or '')[:8]}"
+            identity = ShardIdentity.of(shard, name)
+            self._shards[name] = ShardReceiver(site, identity, snapshots)
+
+    def _look_again(self, site: ShardSite, topologies: TopologyRecorder) -> None:
+        """Take in how the servers stand: shards that came or went, hash slots that moved, replicas."""
+        began = self._clock.monotonic()
         try:
             shape = self._find()
+            topologies.see(shape, began=began)
         except SourceUnavailable:
             return  # each shard's receiver says so, and tries again
-        before = [shard.slots for shard in self._shape.shards]
-        if [shard.slots for shard in shape.shards] != before:
-            text = (
-                "slots were moved: a moment before is reached in the old shape only; take a new"
-                f" snapshot with `drtool backup {self._settings.source}`"
-            )
-            self._patience.emit(Noted(text, "warning"))
-        self._start(shape, site, {})
-        for one in self._shards.values():
-            one.look(shape)
+        self._start(shape, site, ())
+        is_at_rest = not any(shard.importing for shard in shape.shards)
+        for name, one in list(self._shards.items()):
+            if is_at_rest and one.identity.find(shape) is None:
+                one.retire()
+                self._retired.append(self._shards.pop(name))
+                self._patience.emit(Noted(f"{name} has no hash slot any more: it is left"))
+            else:
+                one.look(shape)
 
 
 def newest_snapshot(repository: Repository, source: str) -> dict[str, RedisShard]:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 
 from drtool.archiving.patience import Patience
 from drtool.archiving.redis_clock import TOLERATED_DIFFERENCE, ServerClock
+from drtool.archiving.redis_cluster import ShardIdentity, held_of
 from drtool.archiving.redis_joining import (
     Backlog,
     Start,
-    held_ends,
     on_held,
     plan_again,
     plan_start,
@@ -51,19 +51,20 @@ class Attacher:
 
     def __init__(
         self,
-        name: str,
+        identity: ShardIdentity,
         login: Login,
         patience: Patience,
         *,
         look: Callable[[], StreamInventory],
-        snapshot: RedisShard | None,
+        snapshots: Sequence[RedisShard],
         server_clock: ServerClock,
     ) -> None:
-        self._name = name
+        self.identity = identity
+        self._name = identity.name
         self._login = login
         self._clock, self._emit, self._stop = patience.clock, patience.emit, patience.stop
         self._look = look
-        self._snapshot = snapshot
+        self._snapshots = snapshots
         self._server_clock = server_clock
         self._lost_since: float | None = None
         self._lossy_at = 0.0
@@ -174,12 +175,12 @@ class Attacher:
             start = plan_again(backlog, position)
             if start.is_loss:
                 inventory = self._look()
-                ends = held_ends(inventory, self._name)
+                ends, _ = self.held(inventory, backlog)
                 start = on_held(backlog, ends, inventory=inventory) or start
         else:
             inventory = self._look()
-            ends = held_ends(inventory, self._name)
-            start = plan_start(backlog, ends, inventory=inventory, snapshot=self._snapshot)
+            ends, snapshot = self.held(inventory, backlog)
+            start = plan_start(backlog, ends, inventory=inventory, snapshot=snapshot)
         if start.position is not None and backlog.is_behind(start.position):
             raise SourceUnavailable(
                 f"{backlog.place} is at {backlog.offset}, and the stream is archived up to"
@@ -187,6 +188,12 @@ class Attacher:
                 hint="It catches up by itself; look at its link to its master if it does not.",
             )
         return start
+
+    def held(
+        self, inventory: StreamInventory, backlog: Backlog
+    ) -> tuple[list[Position], RedisShard | None]:
+        """What is held of this shard: see `held_of`."""
+        return held_of(inventory, self._snapshots, backlog, identity=self.identity)
 
     def _tell_difference(self, place: str) -> None:
         difference = self._server_clock.difference

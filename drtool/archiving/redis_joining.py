@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from drtool.errors import SourceUnavailable
@@ -83,11 +83,18 @@ class Start:
 
 def held_ends(inventory: StreamInventory, shard: str) -> list[Position]:
     """Where what is held of a shard ends, of each of its replication ids, the lowest first."""
-    found = []
-    for name, log in inventory.logs.items():
-        labels = {*(one.shard for one in log.links), *(one.shard for one in log.begins)}
-        if shard in labels and log.runs:
-            found.append(Position(name, log.runs[-1].end))
+    names = [
+        name
+        for name, log in inventory.logs.items()
+        if shard in {*(one.shard for one in log.links), *(one.shard for one in log.begins)}
+    ]
+    return ends_of(inventory, names)
+
+
+def ends_of(inventory: StreamInventory, names: Iterable[str]) -> list[Position]:
+    """Where what is held of some replication ids ends, the lowest first."""
+    logs = [inventory.logs[name] for name in names if name in inventory.logs]
+    found = [Position(log.replication_id, log.runs[-1].end) for log in logs if log.runs]
     return sorted(found, key=lambda position: position.offset)
 
 

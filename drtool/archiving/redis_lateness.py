@@ -8,7 +8,7 @@ for its offset every few seconds; a stretch that came later than that is recorde
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
@@ -138,7 +138,7 @@ def held_since(
     inventory: StreamInventory,
     asked: Position,
     *,
-    snapshot: RedisShard | None,
+    snapshots: Sequence[RedisShard],
 ) -> datetime | None:
     """When the last of what is held before `asked` had arrived, or its snapshot was taken.
 
@@ -151,6 +151,7 @@ def held_since(
             path = StreamPath(run.begin, (stretch,))
             last = newest(repository, inventory.source, path)
             return last.moment if last is not None else None
-    if snapshot is not None and asked == Position(snapshot.replication_id, snapshot.offset):
-        return snapshot.taken_at
+    for one in snapshots:
+        if asked == Position(one.replication_id, one.offset):
+            return one.taken_at
     return None

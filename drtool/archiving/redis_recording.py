@@ -11,7 +11,7 @@ from drtool.archiving.redis_clock import ServerClock
 from drtool.archiving.redis_joining import Start
 from drtool.model.progress import Noted
 from drtool.repository.backups import read_newest_manifest
-from drtool.repository.extents import RedisExtent, RedisShard
+from drtool.repository.extents import RedisExtent
 from drtool.repository.repository import Repository
 from drtool.repository.streambranch import left_behind
 from drtool.repository.streamlog import (
@@ -53,7 +53,7 @@ class HeldStream:
 class StreamRecorder:
     """Records for one shard. `ask_for_base` is called when no snapshot leads to what comes next.
 
-    `snapshot`: the newest one as the receiver began; None if there was none. One thread.
+    `has_snapshot`: whether there was one as the receiver began. `node` is the master's name. One thread.
     """
 
     repository: Repository
@@ -62,8 +62,9 @@ class StreamRecorder:
     patience: Patience
     server_clock: ServerClock
     held: HeldStream
-    snapshot: RedisShard | None
+    has_snapshot: bool
     ask_for_base: Callable[[], None] | None
+    node: str = ""
     links: int = 0
     gaps: int = 0
 
@@ -91,6 +92,7 @@ class StreamRecorder:
             offset=asked.offset,
             at=self.server_clock.now(),
             shard=self.shard,
+            node=self.node,
         )
         self.patience.put(lambda: put_link(self.repository, self.source, word))
         self.held.forget()
@@ -134,6 +136,7 @@ class StreamRecorder:
             reason=reason,
             at=self.server_clock.now(),
             shard=self.shard,
+            node=self.node,
             previous=(previous.replid, previous.offset) if previous else None,
         )
         self.patience.put(lambda: put_begin(self.repository, self.source, word))
@@ -150,7 +153,7 @@ class StreamRecorder:
             if ask is not None:
                 ask()
             self._emit(text)
-        elif self.snapshot is None:
+        elif not self.has_snapshot:
             self._emit(
                 f"{self.shard} has no snapshot yet: take one with `drtool backup {self.source}`"
             )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -11,6 +11,7 @@ from datetime import datetime
 from drtool.archiving.patience import Patience
 from drtool.archiving.redis_attaching import Attached, Attacher
 from drtool.archiving.redis_clock import ServerClock
+from drtool.archiving.redis_cluster import ShardIdentity
 from drtool.archiving.redis_joining import Backlog
 from drtool.archiving.redis_keeping import KeeperCalls, StreamKeeper
 from drtool.archiving.redis_lateness import Joined, Lateness, held_since
@@ -92,10 +93,13 @@ class ShardReceiver:
     What it failed with for good is in `failure`; everything else is waited for.
     """
 
-    def __init__(self, site: ShardSite, name: str, snapshot: RedisShard | None) -> None:
+    def __init__(
+        self, site: ShardSite, identity: ShardIdentity, snapshots: Sequence[RedisShard]
+    ) -> None:
         self._site = site
-        self._name = name
-        self._snapshot = snapshot
+        self._name = identity.name
+        self._snapshots = snapshots
+        self._retires = threading.Event()
         self._clock = site.patience.clock
         self._emit = site.patience.emit
         self._stop = site.patience.stop
@@ -112,25 +116,28 @@ class ShardReceiver:
         self._stays_until = 0.0
         self._server_clock = ServerClock(site.patience.clock)
         self._attacher = Attacher(
-            name,
+            identity,
             site.login,
             site.patience,
             look=site.held.look,
-            snapshot=snapshot,
+            snapshots=snapshots,
             server_clock=self._server_clock,
         )
         self._recorder = StreamRecorder(
             repository=site.repository,
             source=site.source,
-            shard=name,
+            shard=identity.name,
             patience=site.patience,
             server_clock=self._server_clock,
             held=site.held,
-            snapshot=snapshot,
+            has_snapshot=bool(snapshots),
             ask_for_base=site.ask_for_base,
+            node=identity.master_id or "",
         )
         self.failure: BaseException | None = None
-        self.thread = threading.Thread(target=self._run, name=f"receive {name}", daemon=True)
+        self.thread = threading.Thread(
+            target=self._run, name=f"receive {identity.name}", daemon=True
+        )
         self.thread.start()
 
     def received(self) -> ShardReceived:
@@ -158,22 +165,38 @@ class ShardReceiver:
         arrived, self._looked_bytes = received - self._looked_bytes, received
         if durable is None or now < self._stays_until:
             return
-        for shard in shape.shards:
-            if shard.name == self._name and shard.master.address == joined:
-                best = join_order(shard)[0]
-                if best is not shard.master and (best.offset or 0) >= (shard.master.offset or 0):
-                    with (
-                        suppress(SourceUnavailable),
-                        look_at(best.address, self._site.login) as one,
-                    ):
-                        backlog = Backlog.parse(one.place, one.info("replication"))
-                        if backlog.has_room(durable) and 4 * arrived <= backlog.size_bytes:
-                            self._stays_until = now + _STAY_SECONDS
-                            self._moves.set()
+        shard = self.identity.find(shape)
+        if shard is None or shard.master.address != joined:
+            return
+        best = (join_order(shard) or [shard.master])[0]
+        if best is not shard.master and (best.offset or 0) >= (shard.master.offset or 0):
+            with suppress(SourceUnavailable), look_at(best.address, self._site.login) as one:
+                backlog = Backlog.parse(one.place, one.info("replication"))
+                if backlog.has_room(durable) and 4 * arrived <= backlog.size_bytes:
+                    self._stays_until = now + _STAY_SECONDS
+                    self._moves.set()
+
+    @property
+    def identity(self) -> ShardIdentity:
+        """Which servers it is of, as far as they are known."""
+        return self._attacher.identity
+
+    def know(self, shard: Shard) -> None:
+        """Take in which servers the shard has by now; any thread."""
+        self._attacher.identity = ShardIdentity.of(shard, self._name)
+        self._recorder.node = shard.master.node_id or ""
+
+    def retire(self) -> None:
+        """End: its master has no hash slot any more. What was received is stored; any thread."""
+        self._retires.set()
+
+    @property
+    def _is_over(self) -> bool:
+        return self._stop.is_set() or self._retires.is_set()
 
     def _run(self) -> None:
         try:
-            while not self._stop.is_set():
+            while not self._is_over:
                 try:
                     self._session()
                 except (SourceUnavailable, RdbDamaged) as error:
@@ -198,12 +221,13 @@ class ShardReceiver:
         self._clock.wait(_PAUSES.pause(min(self._failures, _MOST_DOUBLINGS)), self._stop)
 
     def _shard(self, shape: Shape) -> Shard:
-        for shard in shape.shards:
-            if shard.name == self._name:
-                return shard
+        shard = self.identity.find(shape)
+        if shard is not None:
+            self.know(shard)
+            return shard
         raise SourceUnavailable(
-            f"there is no shard {self._name} any more: slots were moved",
-            hint="Take a new snapshot with `drtool backup` and start the receiver again.",
+            f"the master of shard {self._name} is not there, or has no hash slot any more",
+            hint="Look at redis-cli --cluster check.",
         )
 
     def _session(self) -> None:
@@ -237,7 +261,7 @@ class ShardReceiver:
         since, held = self._arrived_until, self._position
         if since is None and asked is not None:
             since = held_since(
-                self._site.repository, self._site.held.look(), asked, snapshot=self._snapshot
+                self._site.repository, self._site.held.look(), asked, snapshots=self._snapshots
             )
         is_late = held is not None and held.offset > offset
         try:
@@ -288,7 +312,7 @@ class ShardReceiver:
         pressure, looked_at = Pressure(read_limit(connection)), clock.monotonic()
         told, told_at = keeper.durable, float("-inf")
         is_stream = not isinstance(link.begun, FullResync)
-        while not (self._stop.is_set() or self._moves.is_set()):
+        while not (self._is_over or self._moves.is_set()):
             keeper.raise_failure()
             self._server_clock.look_again(connection)
             timing.look(link.offset)

@@ -10,6 +10,7 @@ from drtool.archiving.redis import lease_name
 from drtool.archiving.redis_joining import held_ends
 from drtool.model.window import TimeRange
 from drtool.repository.backups import read_manifests
+from drtool.repository.clusterlog import newest_topology
 from drtool.repository.extents import RedisExtent, RedisShard
 from drtool.repository.layout import ReplicationHistory
 from drtool.repository.lease import read_lease
@@ -19,6 +20,7 @@ from drtool.repository.streambranch import (
     DeadBranch,
     StreamPath,
     dead_branches,
+    family_of,
     find_path,
     left_behind,
 )
@@ -83,9 +85,7 @@ def stream_status(
         extents = [m.redis for m in manifests if isinstance(m.extent, RedisExtent)]
     snapshots = _live_snapshot(inventory, extents)
     lease = read_lease(repository, lease_name(source))
-    labels = {link.shard for log in inventory.logs.values() for link in log.links}
-    labels |= {begin.shard for log in inventory.logs.values() for begin in log.begins}
-    names = sorted({*snapshots, *labels})
+    names = sorted({*snapshots, *_without_snapshot(repository, inventory, snapshots)})
     return StreamStatus(
         source=source,
         receiver=lease.owner if lease else None,
@@ -96,6 +96,30 @@ def stream_status(
             for name in names
         ),
     )
+
+
+def _without_snapshot(
+    repository: Repository, inventory: StreamInventory, snapshots: dict[str, RedisShard]
+) -> set[str]:
+    """The names of shards that are received and in no snapshot; not those that are gone.
+
+    A shard of a snapshot may be received under another name, since hash slots were moved.
+    """
+    known: set[str] = set()
+    for shard in snapshots.values():
+        known |= family_of(inventory, shard.replication_id)
+    topology = newest_topology(repository, inventory.source)
+    taken = max((shard.taken_at for shard in snapshots.values()), default=None)
+    if topology is not None and taken is not None and topology.at < taken:
+        topology = None  # the snapshot is the newer one, and has every shard that there was
+    alive = None if topology is None else {shard.replication_id for shard in topology.shards}
+    found: set[str] = set()
+    for name, log in inventory.logs.items():
+        words = [(one.shard, one.at) for one in log.links]
+        words += [(one.shard, one.at) for one in log.begins]
+        is_gone = name in known or (alive is not None and name not in alive)
+        found |= {label for label, at in words if not is_gone and (taken is None or at > taken)}
+    return found
 
 
 def _live_snapshot(
@@ -129,11 +153,13 @@ def _late(
 def _shard_status(
     repository: Repository, inventory: StreamInventory, name: str, *, snapshot: RedisShard | None
 ) -> ShardStatus:
+    mine = None if snapshot is None else family_of(inventory, snapshot.replication_id)
     holes = [
         begin
         for log in inventory.logs.values()
         for begin in log.begins
-        if begin.shard == name and begin.previous is not None
+        if begin.previous is not None
+        and (begin.shard == name if mine is None else log.replication_id in mine)
     ]
     ordered = tuple(sorted(holes, key=lambda begin: begin.at))
     ends = held_ends(inventory, name)

@@ -198,6 +198,11 @@ def source_log(source: str) -> str:
     return f"log/{source}/"
 
 
+def topologies(source: str) -> str:
+    """What the records of a cluster's topology begin with."""
+    return f"{source_log(source)}topology/"
+
+
 def is_replication_id(name: str) -> bool:
     """Whether a directory of a source's log is a history of Redis, named by its replication id."""
     return _REPLICATION_ID.fullmatch(name) is not None

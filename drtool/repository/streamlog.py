@@ -170,13 +170,17 @@ def parse_stream_segment(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamLink:
-    """`replication_id` goes on where `previous` was left: both have the same bytes before `offset`."""
+    """`replication_id` goes on where `previous` was left: both have the same bytes before `offset`.
+
+    `node` is the cluster's name for the master; empty outside of clusters, and where it was not recorded.
+    """
 
     replication_id: str
     previous: str
     offset: int
     at: datetime
     shard: str = ""
+    node: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -193,13 +197,15 @@ class StreamBegin:
     at: datetime
     shard: str = ""
     previous: tuple[str, int] | None = None
+    node: str = ""
 
 
 def put_link(repository: Repository, source: str, link: StreamLink) -> None:
     """Record that a history goes on under another id; the same link there already is a success."""
     key = ReplicationHistory(source, link.replication_id).link_key(link.offset)
     document = {"previous": link.previous, "offset": link.offset}
-    _put_word(repository, key, {**document, "at": link.at.isoformat(), "shard": link.shard})
+    named = {"at": link.at.isoformat(), "shard": link.shard, "node": link.node}
+    _put_word(repository, key, document | named)
     if read_link(repository, source, link.replication_id, offset=link.offset).previous != (
         link.previous
     ):
@@ -220,6 +226,7 @@ def read_link(
             offset=int(document["offset"]),
             at=datetime.fromisoformat(document["at"]),
             shard=str(document["shard"]),
+            node=str(document.get("node", "")),
         )
     except (ValueError, KeyError, TypeError) as error:
         raise damaged(key, f"its content is no link ({error!r})") from error
@@ -233,6 +240,7 @@ def put_begin(repository: Repository, source: str, begin: StreamBegin) -> None:
         "reason": begin.reason,
         "at": begin.at.isoformat(),
         "shard": begin.shard,
+        "node": begin.node,
         "previous": begin.previous and list(begin.previous),
     }
     _put_word(repository, key, document)
@@ -253,6 +261,7 @@ def read_begin(
             reason=str(document["reason"]),
             at=datetime.fromisoformat(document["at"]),
             shard=str(document["shard"]),
+            node=str(document.get("node", "")),
             previous=(str(previous[0]), int(previous[1])) if previous else None,
         )
     except (ValueError, KeyError, TypeError, IndexError) as error:

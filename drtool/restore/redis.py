@@ -50,7 +50,6 @@ from drtool.restore.redis_settle import (
 from drtool.sources.redis.aof import MANIFEST, NAME, AofFiles, AofLayout, drop_open_transaction
 from drtool.sources.redis.binaries import check_aof, check_rdb
 from drtool.sources.redis.capture import CapturedServer
-from drtool.sources.redis.keyslot import SlotRange
 from drtool.sources.redis.server import ScratchServer
 from drtool.system.durable import set_aside
 from drtool.system.users import give
@@ -202,8 +201,7 @@ def _ask_for_marks(
     plan: RedisPlan, servers: Sequence[ScratchServer], key: str, *, copy: _Copy
 ) -> None:
     """The newest mark of each shard of the source, on whichever server of the copy it came to lie."""
-    for one in plan.shards:
-        slots = tuple(SlotRange(first, last) for first, last in one.shard.slots)
+    for name, slots in plan.slots_by_name():
         found = [heartbeat_in(server, key, slots) for server in servers]
         marks = [mark for mark in found if mark is not None]
         if not marks:
@@ -211,16 +209,16 @@ def _ask_for_marks(
         copy.marks.append(max(marks))
         copy.questions.append(
             Question(
-                f"newest mark of {one.shard.name} is not after the moment asked for",
+                f"newest mark of {name} is not after the moment asked for",
                 max(marks).isoformat(),
-                max(marks) <= max(one.moment, plan.moment) + CLOCK_SKEW,
+                max(marks) <= plan.newest_moment + CLOCK_SKEW,
             )
         )
 
 
 def _proven(plan: RedisPlan, copy: _Copy) -> datetime | None:
     """Up to when everything is there: of all shards, so None while one of them has no mark."""
-    return min(copy.marks) if len(copy.marks) == len(plan.shards) else None
+    return min(copy.marks) if len(copy.marks) == len(plan.slots_by_name()) else None
 
 
 def _counted(name: str, expected: dict[int, int] | None, found: dict[int, int]) -> list[Question]:

@@ -22,10 +22,12 @@ from drtool.restore.redis_places import (
     loading_places,
 )
 from drtool.restore.redis_plan import RedisPlan
+from drtool.restore.redis_slots import SlotOwners
 from drtool.sources.redis.aof import AofFiles, AofLayout, write_aof
-from drtool.sources.redis.keyslot import SLOTS, SlotRange
-from drtool.sources.redis.rdb import file_parts
+from drtool.sources.redis.keyslot import SLOTS, SlotRange, key_slot
+from drtool.sources.redis.rdb import Batch, LargeEntry, RdbWalker, file_parts
 from drtool.sources.redis.rdbwrite import (
+    Keeps,
     Reshaped,
     TtlRule,
     drop_expired,
@@ -67,7 +69,8 @@ def deal_anew(
     rule = _rule(plan, site, phases)
     if is_dealt_anew(plan, site.masters):
         shares = [place.slots or _EVERYTHING for place in places]
-        made = [_written(saved, places, shares=shares, rule=rule)]
+        keeps = None if plan.owners is None else _keeps(plan.owners, saved)
+        made = [_written(saved, places, shares=shares, rule=rule, keeps=keeps)]
     else:
         made = [
             _written([path], [place], shares=[_EVERYTHING], rule=rule)
@@ -105,6 +108,31 @@ def _rule(plan: RedisPlan, site: RedisSite, phases: Phases) -> TtlRule:
             return drop_expired(plan.moment, shift_ttl(phases.clock.now() - plan.moment))
 
 
+def _keeps(owners: SlotOwners, saved: Sequence[Path]) -> Keeps:
+    """Of a hash slot the keys of the shard that held it count; while it was moved, also those that the
+    other one still had and this one had not yet.
+    """
+    moved: set[bytes] = set()
+    for number, path in enumerate(saved if owners.moving else ()):
+        for item in RdbWalker(file_parts(path)):
+            keys: list[bytes] = []
+            if isinstance(item, Batch):
+                keys = [entry[4] for entry in item.entries]
+            elif isinstance(item, LargeEntry):
+                keys = [item.key]
+            for key in keys:
+                slot = key_slot(key)
+                if slot in owners.moving and owners.sources[slot] == number:
+                    moved.add(key)
+
+    def keeps(source: int, slot: int, key: bytes) -> bool:
+        if owners.sources[slot] == source:
+            return True
+        return slot in owners.moving and key not in moved
+
+    return keeps
+
+
 def _raw(place: ServerPlace) -> Path:
     return place.directory / "dealt.rdb"
 
@@ -115,13 +143,16 @@ def _written(
     *,
     shares: Sequence[Sequence[SlotRange]],
     rule: TtlRule,
+    keeps: Keeps | None = None,
 ) -> Reshaped:
     with ExitStack() as stack:
         writes: list[Callable[[bytes | bytearray | memoryview], object]] = []
         for place in places:
             file = stack.enter_context(_raw(place).open("xb"))
             writes.append(file.write)
-        return reshape([file_parts(path) for path in saved], writes, shares=shares, ttl=rule)
+        return reshape(
+            [file_parts(path) for path in saved], writes, shares=shares, ttl=rule, keeps=keeps
+        )
 
 
 def _findings(made: Sequence[Reshaped], site: RedisSite) -> list[Finding]:

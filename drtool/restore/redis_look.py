@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from drtool.errors import NotRecoverable
 from drtool.model.target import RecoveryTarget, ToBackup, ToTime
@@ -23,10 +23,13 @@ from drtool.repository.streamlog import StreamInventory, StreamMoment, take_stre
 from drtool.repository.streampath import newest, offset_at
 from drtool.restore.damage import without_damaged
 from drtool.restore.redis_lost import LostAtFailover, count_lost
+from drtool.restore.redis_slots import SlotOwners, TopologyLog, look_at_slots
 from drtool.restore.redis_uncertain import Uncertain, uncertain_at
 
 # So many snapshots are looked at from the newest on; each costs some listings.
 MOST_CANDIDATES = 5
+# More than the steps of two indexes, and the way of a key from one master to the other.
+MOVING_MARGIN = timedelta(seconds=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,11 +55,17 @@ class ShardReach:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RedisCandidate:
-    """A snapshot and the newest moment that all of its shards can be brought to from there."""
+    """A snapshot and the newest moment that all of its shards can be brought to from there.
+
+    `owners` says who held which hash slots then, where that is not as in the snapshot. From
+    `uncovered_since` on a master held some that is not in the snapshot.
+    """
 
     manifest: Manifest
     latest: datetime
     reaches: tuple[ShardReach, ...]
+    owners: SlotOwners | None = None
+    uncovered_since: datetime | None = None
 
     @property
     def has_stream(self) -> bool:
@@ -95,7 +104,8 @@ def look_redis(repository: Repository, source: str, target: RecoveryTarget) -> R
     ordered = sorted(manifests, key=lambda one: one.redis.stopped_at, reverse=True)
     inventory = take_stream_inventory(repository, source)
     newest_live = _live_first(inventory, ordered, moment=None)[0]
-    head = look_at(repository, inventory, newest_live)
+    topologies = TopologyLog(repository, source)
+    head = look_at(repository, inventory, newest_live, topologies=topologies)
     moment = target.moment if isinstance(target, ToTime) else None
     chosen: list[RedisCandidate] = []
     fitting = _fitting(ordered, target)
@@ -103,7 +113,9 @@ def look_redis(repository: Repository, source: str, target: RecoveryTarget) -> R
         fitting = _live_first(inventory, fitting, moment=moment)
     for manifest in fitting[:MOST_CANDIDATES]:
         is_head = manifest is newest_live and moment is None
-        found = head if is_head else look_at(repository, inventory, manifest, moment=moment)
+        found = head
+        if not is_head:
+            found = look_at(repository, inventory, manifest, topologies=topologies, moment=moment)
         chosen.append(found)
         if moment is None or found.reaches_to(moment):
             break
@@ -162,6 +174,7 @@ def look_at(
     inventory: StreamInventory,
     manifest: Manifest,
     *,
+    topologies: TopologyLog,
     moment: datetime | None = None,
 ) -> RedisCandidate:
     """How far one snapshot goes, and where its shards stood at `moment`."""
@@ -173,11 +186,25 @@ def look_at(
     if not is_followed:
         # Shards that have a stream are not brought further than those that have none.
         stands = [replace(one, newest=None, wanted=None, uncertain=None) for one in stands]
+    slots = look_at_slots(topologies, inventory, manifest, moment=moment or latest)
+    if slots.uncovered_since is not None:
+        latest = max(min(latest, slots.uncovered_since), extent.stopped_at)
+        if moment is None:
+            owners = look_at_slots(topologies, inventory, manifest, moment=latest).owners
+            slots = replace(slots, owners=owners)
+    if moment is not None and slots.owners is not None:
+        targets = {slots.owners.sources[slot] for slot in slots.owners.moving}
+        stands = [
+            _further(repository, inventory.source, one, moment) if number in targets else one
+            for number, one in enumerate(stands)
+        ]
     if moment is None:
         stands = [_at_latest(repository, inventory.source, one, latest=latest) for one in stands]
     return RedisCandidate(
         manifest=manifest,
         latest=latest,
+        owners=slots.owners,
+        uncovered_since=slots.uncovered_since,
         reaches=tuple(
             _told(repository, inventory, one, latest=latest, moment=moment) for one in stands
         ),
@@ -212,6 +239,14 @@ def _stand(
     if end is None or end.moment < later.moment:
         end = StreamMoment(later.moment, later.offset)
     return replace(found, newest=end, wanted=wanted, uncertain=uncertain)
+
+
+def _further(repository: Repository, source: str, one: ShardReach, moment: datetime) -> ShardReach:
+    """A key that one master has given away must be on the other, whose index has steps of its own."""
+    if one.newest is None or one.uncertain is not None:
+        return one
+    wanted = offset_at(repository, source, one.path, moment=moment + MOVING_MARGIN)
+    return replace(one, wanted=wanted)
 
 
 def _at_latest(

@@ -60,12 +60,14 @@ class ServerPlace:
 
 def master_count(plan: RedisPlan, masters: int | None) -> int:
     """How many masters the copy has."""
-    return len(plan.shards) if masters is None else masters
+    if masters is not None:
+        return masters
+    return len(plan.shards) if plan.owners is None else len(plan.owners.shares)
 
 
 def is_dealt_anew(plan: RedisPlan, masters: int | None) -> bool:
-    """Whether keys go to other servers than they were on."""
-    return master_count(plan, masters) != len(plan.shards)
+    """Whether keys go to other servers than those of the snapshot."""
+    return plan.owners is not None or master_count(plan, masters) != len(plan.shards)
 
 
 def is_written_anew(plan: RedisPlan, *, ttl: TtlMode, masters: int | None) -> bool:
@@ -82,7 +84,9 @@ def server_places(plan: RedisPlan, site: RedisSite) -> tuple[ServerPlace, ...]:
     """The servers of the copy, in order of their slots; every slot of a cluster is held once."""
     count = master_count(plan, site.masters)
     if not is_dealt_anew(plan, site.masters):
-        shares = [_slots_of(plan, number) for number in range(count)]
+        shares = [ranges(one.shard.slots) for one in plan.shards]
+    elif plan.owners is not None and count == len(plan.owners.shares):
+        shares = [ranges(one.slots) for one in plan.owners.shares]
     else:
         shares = [()] if count == 1 else list(even_slots(count))
     is_cluster = any(shares)
@@ -107,12 +111,15 @@ def replica_places(
 
     None where keys are dealt out anew: another shape than the source's is asked for then.
     """
-    if is_dealt_anew(plan, site.masters):
+    counts = [one.shard.replicas or 0 for one in plan.shards]
+    if plan.owners is not None:
+        counts = [one.replicas for one in plan.owners.shares]
+    if len(masters) != len(counts):
         return ()
     owners = [
         (master, number + 1)
-        for master, one in zip(masters, plan.shards, strict=True)
-        for number in range(one.shard.replicas or 0)
+        for master, count in zip(masters, counts, strict=True)
+        for number in range(count)
     ]
     first = masters[-1].address.port + 1
     return tuple(
@@ -135,5 +142,6 @@ def loading_places(plan: RedisPlan, site: RedisSite) -> tuple[Path, ...]:
     return tuple(root / one.shard.name for one in plan.shards)
 
 
-def _slots_of(plan: RedisPlan, number: int) -> tuple[SlotRange, ...]:
-    return tuple(SlotRange(first, last) for first, last in plan.shards[number].shard.slots)
+def ranges(slots: Sequence[tuple[int, int]]) -> tuple[SlotRange, ...]:
+    """Hash slots as the repository has them, as ranges."""
+    return tuple(SlotRange(first, last) for first, last in slots)

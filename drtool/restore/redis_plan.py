@@ -22,9 +22,16 @@ from drtool.model.window import TimeRange
 from drtool.repository.backups import Manifest
 from drtool.repository.extents import RedisShard
 from drtool.repository.streambranch import StreamPath
-from drtool.restore.redis_look import RedisCandidate, RedisFacts, ShardReach
+from drtool.restore.redis_look import (
+    MOVING_MARGIN,
+    RedisCandidate,
+    RedisFacts,
+    ShardReach,
+)
 from drtool.restore.redis_lost import tell_lost
 from drtool.restore.redis_outage import require_known, tell_uncertain
+from drtool.restore.redis_slots import SlotOwners
+from drtool.sources.redis.keyslot import SlotRange
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +53,10 @@ class ShardPlan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RedisPlan:
-    """One restore, decided. `moment` is the one that all shards are brought to."""
+    """One restore, decided. `moment` is the one that all shards are brought to.
+
+    `owners` says who held which hash slots by then; None: those that did when the snapshot was taken.
+    """
 
     source: str
     manifest: Manifest
@@ -57,11 +67,26 @@ class RedisPlan:
     latest: datetime | None
     windows: tuple[TimeRange, ...]
     findings: tuple[Finding, ...]
+    owners: SlotOwners | None = None
 
     @property
     def missing_span(self) -> timedelta:
         """How long before the moment asked for the writes of a shard may end."""
         return max(max(self.moment - one.moment, timedelta(0)) for one in self.shards)
+
+    @property
+    def newest_moment(self) -> datetime:
+        """The moment asked for, or a later edge of an outage around it."""
+        return max(self.moment, *(one.moment for one in self.shards))
+
+    def slots_by_name(self) -> list[tuple[str, tuple[SlotRange, ...]]]:
+        """The hash slots of each master at the moment; none outside of clusters."""
+        held = [(one.shard.name, one.shard.slots) for one in self.shards]
+        if self.owners is not None:
+            held = [(f"slots-{one.slots[0][0]}", one.slots) for one in self.owners.shares]
+        return [
+            (name, tuple(SlotRange(first, last) for first, last in slots)) for name, slots in held
+        ]
 
     @property
     def fetch_bytes(self) -> int:
@@ -92,6 +117,7 @@ def plan_redis_restore(
             require_known(facts.source, moment, chosen, edge=edge)
             plans = [_at_moment(one, moment, edge) for one in chosen.reaches]
             findings += tell_uncertain(moment, chosen, edge=edge)
+            findings += _moving(chosen)
         case ToLatest():
             chosen = facts.candidates[0]
             moment = chosen.latest
@@ -117,6 +143,7 @@ def plan_redis_restore(
         target=target,
         moment=moment,
         shards=tuple(plans),
+        owners=chosen.owners if not isinstance(target, ToBackup) else None,
         earliest=earliest,
         latest=latest,
         windows=facts.windows,
@@ -177,6 +204,8 @@ def _reaching(facts: RedisFacts, moment: datetime) -> RedisCandidate:
         )
     best = max(facts.candidates, key=lambda candidate: candidate.latest)
     where = "" if best.has_stream else ", which no stream follows"
+    if best.uncovered_since is not None:
+        where = ", which lacks a master that hash slots were moved to"
     raise NotRecoverable(
         f"time {_shown(moment)} of source {facts.source} cannot be reached: from snapshot"
         f" {best.manifest.backup_id}{where} one comes as far as {_shown(best.latest)}",
@@ -189,6 +218,13 @@ def _behind_the_end(
     facts: RedisFacts, chosen: RedisCandidate, *, accepts_gap: bool
 ) -> list[Finding]:
     """A stream that was taken up again behind a hole is not simply at its end (PITFALLS 40)."""
+    if chosen.uncovered_since is not None and not accepts_gap:
+        raise NotRecoverable(
+            f"the latest moment of source {facts.source} cannot be reached: after {_shown(chosen.latest)}"
+            " hash slots were moved to a master that is in no snapshot yet",
+            hint=f"Run `drtool backup {facts.source}` while the cluster lives. Else use --to"
+            f" '{_shown(chosen.latest)}', or --to latest --accept-gap to stop there knowingly.",
+        )
     lost = [one for one in chosen.reaches if one.taken_up_again is not None]
     if lost and not accepts_gap:
         raise NotRecoverable(
@@ -198,7 +234,8 @@ def _behind_the_end(
             hint=f"Use --to '{_shown(chosen.latest)}', or --to latest --accept-gap to go to the hole"
             " knowingly; `drtool backup` begins anew.",
         )
-    found = [
+    found = _given_up(facts, chosen)
+    found += [
         Finding(
             severity=Severity.WARNING,
             subject=one.shard.name,
@@ -218,6 +255,35 @@ def _behind_the_end(
             )
         )
     return found
+
+
+def _moving(chosen: RedisCandidate) -> list[Finding]:
+    if chosen.owners is None or not chosen.owners.moving:
+        return []
+    return [
+        Finding(
+            severity=Severity.WARNING,
+            subject="hash slots",
+            fact=f"{len(chosen.owners.moving)} were being moved at that moment: the masters that they were"
+            f" moved to are brought up to {MOVING_MARGIN.seconds} s further, so that no key on its way is"
+            " missing",
+            fix="Restore to a moment at which none was moved, if that matters.",
+        )
+    ]
+
+
+def _given_up(facts: RedisFacts, chosen: RedisCandidate) -> list[Finding]:
+    if chosen.uncovered_since is None:
+        return []
+    return [
+        Finding(
+            severity=Severity.WARNING,
+            subject=f"source {facts.source}",
+            fact=f"after {_shown(chosen.latest)} hash slots were moved to a master that is in no snapshot:"
+            " what came later is given up",
+            fix=f"Run `drtool backup {facts.source}`.",
+        )
+    ]
 
 
 def _passed_over(facts: RedisFacts) -> Sequence[Finding]:

@@ -9,6 +9,7 @@ import pytest
 from drtool.archiving.patience import Patience
 from drtool.archiving.redis_attaching import Attacher
 from drtool.archiving.redis_clock import ServerClock
+from drtool.archiving.redis_cluster import ShardIdentity
 from drtool.archiving.redis_joining import Backlog
 from drtool.errors import SourceUnavailable
 from drtool.model.progress import silent
@@ -29,11 +30,11 @@ SHARD = Shard(
 def attacher(clock: SetClock) -> Attacher:
     patience = Patience(stop=threading.Event(), clock=clock, emit=silent)
     return Attacher(
-        "main",
+        ShardIdentity(name="main"),
         Login(),
         patience,
         look=lambda: StreamInventory(source="cache", logs={}),
-        snapshot=None,
+        snapshots=(),
         server_clock=ServerClock(clock),
     )
 

@@ -6,7 +6,7 @@ Source: Redis docs, "CLUSTER NODES", and clusterGenNodesDescription in src/clust
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from drtool.errors import SourceUnavailable, SourceUnsuitable
@@ -61,14 +61,18 @@ def parse_nodes(text: str, asked: NodeAddress) -> tuple[ClusterNode, ...]:
         ) from error
 
 
-def check_slots(nodes: Sequence[ClusterNode]) -> None:
-    """SourceUnavailable if slots are uncovered or on the move: a backup would be a smaller one."""
-    moving = sorted({one.slot for node in nodes for one in node.open_slots})
-    if moving:
+def check_at_rest(moving: Iterable[int]) -> None:
+    """SourceUnavailable if hash slots are on the move: a backup might have keys twice or not at all."""
+    slots = sorted(set(moving))
+    if slots:
         raise SourceUnavailable(
-            f"the cluster moves {len(moving)} slots, the first is {moving[0]}",
+            f"the cluster moves {len(slots)} slots, the first is {slots[0]}",
             hint="Wait until the resharding is done, or mend it with redis-cli --cluster fix.",
         )
+
+
+def check_slots(nodes: Sequence[ClusterNode]) -> None:
+    """SourceUnavailable if slots are uncovered: a backup would be a smaller one."""
     missing = missing_slots(nodes)
     if missing:
         raise SourceUnsuitable(

@@ -26,6 +26,8 @@ from drtool.sources.redis.rdbscan import NEVER
 Write = Callable[[Buffer], object]
 # From when a record expires (milliseconds since 1970, or NEVER) to when it shall; None drops it.
 TtlRule = Callable[[int], int | None]
+# Whether a key of source number n, in a hash slot, is to be kept.
+Keeps = Callable[[int, int, bytes], bool]
 
 _FLUSH_BYTES = 1 << 20
 # A copy must not claim the history of the server it came from: with its replication id and offset
@@ -153,10 +155,12 @@ def reshape(
     shares: Sequence[Sequence[SlotRange]],
     ttl: TtlRule = keep_ttl,
     modules: frozenset[str] = frozenset(),
+    keeps: Keeps | None = None,
 ) -> Reshaped:
     """Read the RDBs `sources`, one after the other, and write each record where its slot belongs.
 
-    `shares[n]` are the slots of the RDB that `writes[n]` takes. Memory does not grow with sizes.
+    `shares[n]` are the slots of the RDB that `writes[n]` takes. Keys that `keeps` refuses, by the number
+    of their source, their hash slot and their name, are left out. Memory does not grow with sizes.
     What was written is good only if this returns: RdbDamaged if a source turns out damaged at its
     end. NotRecoverable if a cluster of several masters would get databases other than 0.
     """
@@ -165,9 +169,10 @@ def reshape(
     walkers = [RdbWalker(parts, modules=modules) for parts in sources]
     version = max(walker.version for walker in walkers)
     work = _Reshaping(
-        [RdbWriter(write, version=version) for write in writes], slot_owners(shares), ttl
+        [RdbWriter(write, version=version) for write in writes], slot_owners(shares), ttl, keeps
     )
-    for walker in walkers:
+    for number, walker in enumerate(walkers):
+        work.source = number
         for item in walker:
             work.take(item)
         work.following()
@@ -175,7 +180,9 @@ def reshape(
     return Reshaped(
         written=written,
         keys_read=work.keys_read,
-        keys_dropped=work.keys_read - sum(sum(one.keys.values()) for one in written),
+        keys_dropped=work.keys_read
+        - work.keys_elsewhere
+        - sum(sum(one.keys.values()) for one in written),
         conflicting_libraries=tuple(work.conflicts),
         all_verified=all(walker.is_verified for walker in walkers),
     )
@@ -215,8 +222,17 @@ def rewrite(
 class _Reshaping:
     """Where each thing that is read goes."""
 
-    def __init__(self, writers: list[RdbWriter], owners: Sequence[int], ttl: TtlRule) -> None:
+    def __init__(
+        self,
+        writers: list[RdbWriter],
+        owners: Sequence[int],
+        ttl: TtlRule,
+        keeps: Keeps | None,
+    ) -> None:
         self.writers = writers
+        self.source = 0
+        self.keys_elsewhere = 0
+        self._keeps = keeps
         self.keys_read = 0
         self.conflicts: list[str] = []
         self._owners = owners
@@ -282,7 +298,7 @@ class _Reshaping:
     def _batch(self, batch: Batch) -> None:
         self._select(batch.database)
         self.keys_read += len(batch.entries)
-        if len(self.writers) == 1 and self._ttl is keep_ttl:
+        if len(self.writers) == 1 and self._ttl is keep_ttl and self._keeps is None:
             # Records that follow each other are copied in one go.
             writer = self.writers[0]
             writer.buffer += memoryview(batch.window)[batch.entries[0][0] : batch.entries[-1][2]]
@@ -292,9 +308,13 @@ class _Reshaping:
         outs = [writer.buffer for writer in self.writers]
         counts = [0] * len(outs)
         window, owners, ttl, mask = batch.window, self._owners, self._ttl, SLOTS - 1
+        keeps, source = self._keeps, self.source
         for begin, type_at, end, expires_ms, key in batch.entries:
             # A key with a brace may have a hash tag.
             slot = key_slot(key) if b"{" in key else crc_hqx(key, 0) & mask
+            if keeps is not None and not keeps(source, slot, key):
+                self.keys_elsewhere += 1
+                continue
             owner = owners[slot]
             expiry = ttl(expires_ms)
             if expiry == expires_ms:
@@ -312,10 +332,13 @@ class _Reshaping:
     def _large(self, item: LargeEntry) -> None:
         self._select(item.database)
         self.keys_read += 1
-        expiry = self._ttl(item.expires_ms)
+        expiry, slot = self._ttl(item.expires_ms), key_slot(item.key)
+        if self._keeps is not None and not self._keeps(self.source, slot, item.key):
+            self.keys_elsewhere += 1
+            return
         if expiry is None:
             return
-        writer = self.writers[self._owners[key_slot(item.key)]]
+        writer = self.writers[self._owners[slot]]
         is_kept = expiry == item.expires_ms
         writer.add(item.head if is_kept else with_expiry(item.head, expiry))
         writer.add(item.name)

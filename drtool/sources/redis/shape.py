@@ -42,7 +42,8 @@ class RedisNode:
 class Shard:
     """One master with its replicas. `slots` is empty outside of clusters.
 
-    `name` stays over a failover: it is that of the first slot, not of a server.
+    `name` stays over a failover: it is that of the first slot, not of a server. `importing` are hash
+    slots that are being moved to it.
     """
 
     name: str
@@ -50,6 +51,13 @@ class Shard:
     replicas: tuple[RedisNode, ...]
     slots: tuple[SlotRange, ...] = ()
     epoch: int | None = None
+    importing: tuple[int, ...] = ()
+
+    @property
+    def node_ids(self) -> frozenset[str]:
+        """The cluster's names for its servers; empty outside of clusters."""
+        nodes = (self.master, *self.replicas)
+        return frozenset(node.node_id for node in nodes if node.node_id is not None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

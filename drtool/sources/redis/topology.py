@@ -9,8 +9,9 @@ from drtool.errors import SourceUnavailable, SourceUnsuitable
 from drtool.model.finding import Finding, Severity
 from drtool.policy.sources import RedisTopology
 from drtool.sources.redis.address import Login, NodeAddress
-from drtool.sources.redis.clusternodes import ClusterNode, check_slots, parse_nodes
+from drtool.sources.redis.clusternodes import ClusterNode, check_at_rest, check_slots, parse_nodes
 from drtool.sources.redis.connection import RedisConnection, connect, pairs, texts
+from drtool.sources.redis.keyslot import SLOTS
 from drtool.sources.redis.shape import RedisNode, Role, Shape, Shard, shard_name
 
 # A replica that lags further behind its master than this is passed over.
@@ -29,14 +30,20 @@ class Attachment:
 
 
 def discover(
-    kind: RedisTopology, nodes: Sequence[NodeAddress], login: Login, *, group: str | None = None
+    kind: RedisTopology,
+    nodes: Sequence[NodeAddress],
+    login: Login,
+    *,
+    group: str | None = None,
+    accepts_moving: bool = False,
 ) -> Shape:
     """The servers of a source, as they are now.
 
     `nodes` are some of them, or some sentinels; each is asked until one answers. `group` names the
     master among sentinels that watch several. Every server found is looked at itself, so a replica
     that is cut off from its master has its `trouble`. SourceUnavailable or SourceUnsuitable if no
-    server answers, the kind is another one, or a part of a cluster is missing.
+    server answers, the kind is another one, or a part of a cluster is missing; and if hash slots are
+    being moved, unless `accepts_moving`: then masters that have none yet are shards as well.
     """
     last: SourceUnavailable | None = None
     for address in nodes:
@@ -47,7 +54,7 @@ def discover(
                     return _behind_sentinel(connection, kind, login=login, group=group)
                 _check_kind(connection, kind, mode)
                 if kind is RedisTopology.CLUSTER:
-                    return _cluster(connection, login)
+                    return _cluster(connection, login, accepts_moving=accepts_moving)
                 return _group(connection, kind, login=login)
         except SourceUnavailable as error:
             if not error.retryable:
@@ -263,7 +270,7 @@ def _replica_trouble(told: dict[str, str], offset: int, master: RedisNode) -> st
     return None
 
 
-def _cluster(connection: RedisConnection, login: Login) -> Shape:
+def _cluster(connection: RedisConnection, login: Login, *, accepts_moving: bool) -> Shape:
     told = dict(
         line.split(":", 1)
         for line in connection.text("CLUSTER", "INFO").splitlines()
@@ -277,17 +284,30 @@ def _cluster(connection: RedisConnection, login: Login) -> Shape:
             f" {told.get('cluster_state')}",
             hint="Run redis-cli --cluster check there.",
         )
-    shards = [_shard(node, nodes, login) for node in nodes if node.is_master and node.slots]
+    masters = [node for node in nodes if node.is_master and (node.slots or accepts_moving)]
+    shards = [_shard(node, nodes, login) for node in masters if not _is_empty_handed(node)]
+    if not accepts_moving:
+        check_at_rest(slot for shard in shards for slot in shard.importing)
+        check_at_rest(one.slot for node in nodes for one in node.open_slots)
     return Shape(
         kind=RedisTopology.CLUSTER,
-        shards=tuple(sorted(shards, key=lambda shard: shard.slots[0])),
+        shards=tuple(sorted(shards, key=_in_order)),
         epoch=int(told.get("cluster_current_epoch", "0")),
     )
 
 
+def _in_order(shard: Shard) -> tuple[int, str]:
+    return (shard.slots[0].first if shard.slots else SLOTS, shard.master.node_id or "")
+
+
+def _is_empty_handed(node: ClusterNode) -> bool:
+    """A master that has failed and whose hash slots its heir has; it is nobody's server now."""
+    return not node.slots and (node.is_failing or node.address is None)
+
+
 def _shard(node: ClusterNode, nodes: Sequence[ClusterNode], login: Login) -> Shard:
-    name = shard_name(node.slots)
-    master = _cluster_master(node, name, login)
+    name = shard_name(node.slots) if node.slots else f"node-{node.node_id[:8]}"
+    master, importing = _cluster_master(node, name, login)
     followers = [one for one in nodes if one.master_id == node.node_id and one.address is not None]
     replicas = []
     for one in followers:
@@ -302,11 +322,19 @@ def _shard(node: ClusterNode, nodes: Sequence[ClusterNode], login: Login) -> Sha
         else:
             replicas.append(_read_replica(one.address, master, login=login, node_id=one.node_id))
     return Shard(
-        name=name, master=master, replicas=tuple(replicas), slots=node.slots, epoch=node.epoch
+        name=name,
+        master=master,
+        replicas=tuple(replicas),
+        slots=node.slots,
+        epoch=node.epoch,
+        importing=importing,
     )
 
 
-def _cluster_master(node: ClusterNode, name: str, login: Login) -> RedisNode:
+def _cluster_master(
+    node: ClusterNode, name: str, login: Login
+) -> tuple[RedisNode, tuple[int, ...]]:
+    """A master as it says itself how it is, and the hash slots that are moved to it: only it tells."""
     if node.address is None:
         raise SourceUnavailable(
             f"the cluster knows no address of the master of {name}",
@@ -314,18 +342,20 @@ def _cluster_master(node: ClusterNode, name: str, login: Login) -> RedisNode:
         )
     offset: int | None = None
     replid: str | None = None
+    importing: tuple[int, ...] = ()
     trouble: str | None = "is failing, says the cluster" if node.is_failing else None
     if trouble is None:
         try:
             with _look(node.address, login) as connection:
                 told = connection.info("replication")
+                importing = imported_slots(connection)
             offset = int(told.get("master_repl_offset", "0"))
             replid = told.get("master_replid")
             if told.get("role") != "master":
                 trouble = "says that it is a replica now"
         except SourceUnavailable as error:
             trouble = f"cannot be asked: {error.message}"
-    return RedisNode(
+    found = RedisNode(
         address=node.address,
         role=Role.MASTER,
         node_id=node.node_id,
@@ -333,3 +363,11 @@ def _cluster_master(node: ClusterNode, name: str, login: Login) -> RedisNode:
         replid=replid,
         trouble=trouble,
     )
+    return found, importing
+
+
+def imported_slots(connection: RedisConnection) -> tuple[int, ...]:
+    """The hash slots that are being moved to a node; CLUSTER NODES shows them to those that ask it."""
+    nodes = parse_nodes(connection.text("CLUSTER", "NODES"), connection.address)
+    mine = [one for node in nodes if "myself" in node.flags for one in node.open_slots]
+    return tuple(sorted(one.slot for one in mine if one.importing))
