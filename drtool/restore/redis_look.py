@@ -195,7 +195,7 @@ def look_at(
     if moment is not None and slots.owners is not None:
         targets = {slots.owners.sources[slot] for slot in slots.owners.moving}
         stands = [
-            _further(repository, inventory.source, one, moment) if number in targets else one
+            _further(repository, inventory.source, one, moment=moment) if number in targets else one
             for number, one in enumerate(stands)
         ]
     if moment is None:
@@ -241,7 +241,9 @@ def _stand(
     return replace(found, newest=end, wanted=wanted, uncertain=uncertain)
 
 
-def _further(repository: Repository, source: str, one: ShardReach, moment: datetime) -> ShardReach:
+def _further(
+    repository: Repository, source: str, one: ShardReach, *, moment: datetime
+) -> ShardReach:
     """A key that one master has given away must be on the other, whose index has steps of its own."""
     if one.newest is None or one.uncertain is not None:
         return one

@@ -87,7 +87,9 @@ def look_at_slots(
         first = bisect_left(until, True, key=lambda one: not places.cover(log.read(one)))
         since = log.read(until[first]).since if first < len(until) else extent.stopped_at
         return SlotLook(owners=None, uncovered_since=since)
-    return SlotLook(owners=_owners(places, before, following, manifest), uncovered_since=None)
+    return SlotLook(
+        owners=_owners(places, before, following, manifest=manifest), uncovered_since=None
+    )
 
 
 class _Places:
@@ -133,6 +135,7 @@ def _owners(
     places: _Places,
     before: ClusterTopology,
     following: ClusterTopology | None,
+    *,
     manifest: Manifest,
 ) -> SlotOwners | None:
     sources = _sources(places, before)

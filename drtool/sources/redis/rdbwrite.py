@@ -169,7 +169,10 @@ def reshape(
     walkers = [RdbWalker(parts, modules=modules) for parts in sources]
     version = max(walker.version for walker in walkers)
     work = _Reshaping(
-        [RdbWriter(write, version=version) for write in writes], slot_owners(shares), ttl, keeps
+        [RdbWriter(write, version=version) for write in writes],
+        slot_owners(shares),
+        ttl,
+        keeps=keeps,
     )
     for number, walker in enumerate(walkers):
         work.source = number
@@ -227,6 +230,7 @@ class _Reshaping:
         writers: list[RdbWriter],
         owners: Sequence[int],
         ttl: TtlRule,
+        *,
         keeps: Keeps | None,
     ) -> None:
         self.writers = writers
