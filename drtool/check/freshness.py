@@ -39,7 +39,7 @@ def check_age(table: Timetable, ended: datetime | None, *, now: datetime) -> Ite
             subject=subject,
             fact=f"there is no {table.what}: nothing can be recovered from one",
             fix=f"Run `{table.command}`.",
-            harm=Harm.UNREACHABLE,
+            harm=Harm.PROMISE,
         )
         return
     if ended - now > CLOCK_SKEW:
