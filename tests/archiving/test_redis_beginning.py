@@ -191,7 +191,7 @@ def test_without_a_snapshot_one_is_asked_for_and_a_new_one_heals_a_hole(
     write(server, 2000)
     with receiving(repository, settings_for([server])):
         until(lambda: attached(server), "it joins again")
-        assert not stream_status(repository, SOURCE).shards[0].is_joined
+        until(lambda: not stream_status(repository, SOURCE).shards[0].is_joined, "the gap is told")
         snapshot(repository, position_of(server))
         wait_held_after_write(repository, server)
 
