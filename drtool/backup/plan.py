@@ -7,6 +7,21 @@ from dataclasses import dataclass
 
 from drtool.repository.backups import Attempt, Manifest
 
+# Of a database's keys or relations, where the policy does not say how many may go.
+MOST_GONE_PERCENT = 50.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Accepted:
+    """What a person says is as it should be: content that shrank, servers of an unknown version.
+
+    A database that lost no more than `gone_percent` of its keys or relations needs no word.
+    """
+
+    source: bool = False
+    unread: bool = False
+    gone_percent: float = MOST_GONE_PERCENT
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BackupPlan:
@@ -20,6 +35,7 @@ class BackupPlan:
     previous: Manifest | None
     attempts: tuple[Attempt, ...]
     level: int = 1
+    accepted: Accepted = Accepted()
 
 
 def plan_backup(

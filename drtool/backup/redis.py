@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 
 from drtool.backup.plan import BackupPlan
 from drtool.backup.redis_shard import Reading, ShardTask, TakenShard, take_shard
+from drtool.backup.shrunken import Held, judge_held
 from drtool.backup.storing import Counted, Storing, begin_storing
 from drtool.backup.tree_large import PageStores
 from drtool.backup.tree_table import TreeTable
@@ -29,6 +30,7 @@ from drtool.repository.lease import Lease
 from drtool.repository.repository import Repository, is_encrypted
 from drtool.sources.redis.address import Login, NodeAddress
 from drtool.sources.redis.psync import LinkLimits
+from drtool.sources.redis.sentinels import require_watched
 from drtool.sources.redis.shape import Shape
 from drtool.sources.redis.topology import choose_node, discover
 from drtool.system.clock import Clock, Stopwatch
@@ -64,11 +66,15 @@ def run_redis_snapshot(
 ) -> BackupOutcome:
     """Take the snapshot that `plan` describes and commit it.
 
-    SourceUnavailable, and no backup, if a shard is missing, a server fails, or slots, epochs or
-    masters are not the same at the end as at the beginning.
+    SourceUnsuitable if the servers' version is not known, or most keys are gone since the last snapshot,
+    and that is not accepted. SourceUnavailable, and no backup, if a shard is missing, a server fails, or
+    slots, epochs or masters are not the same at the end as at the beginning.
     """
     watch, began = Stopwatch(clock), clock.now()
     shape = servers.look()
+    if plan.previous is None:
+        # Later, sentinels that are away keep nobody from a backup: `check` tells of them.
+        require_watched(shape)
     tasks = [
         ShardTask(number=number, shard=shard, attachment=choose_node(shape, shard))
         for number, shard in enumerate(shape.shards)
@@ -80,14 +86,16 @@ def run_redis_snapshot(
         reading = _reading(storing, servers, repository, clock=clock, emit=emit)
         taken = _take_all(tasks, reading, at_once=at_once)
         _require_same(shape, servers.look())
+        extent = _extent(shape, taken)
+        read_bytes = sum(one.read_bytes for one in taken)
+        lost = judge_held(plan, _held(extent, read_bytes))
         stored = storing.finish()
     emit(PhaseEnded(phase=PHASE, seconds=watch.seconds()))
-    read_bytes = sum(one.read_bytes for one in taken)
     manifest = storing.commit(
         stored,
-        _extent(shape, taken),
+        extent,
         counted=Counted(files=_FILES_A_SHARD * len(taken), read_bytes=read_bytes),
-        findings=_findings(taken),
+        findings=(*lost, *_findings(taken)),
         lease=lease,
         clock=clock,
     )
@@ -107,7 +115,12 @@ def run_redis_snapshot(
 
 
 def _reading(
-    storing: Storing, servers: RedisServers, repository: Repository, *, clock: Clock, emit: Emit
+    storing: Storing,
+    servers: RedisServers,
+    repository: Repository,
+    *,
+    clock: Clock,
+    emit: Emit,
 ) -> Reading:
     stores = PageStores(
         hall=storing.hall,
@@ -116,6 +129,7 @@ def _reading(
         seed=repository.ring.page_seed(),
     )
     return Reading(
+        source=storing.plan.source,
         login=servers.login,
         limits=servers.limits,
         stores=stores,
@@ -123,6 +137,7 @@ def _reading(
         advance=_Advance(emit).advance,
         stop=threading.Event(),
         is_sealed=is_encrypted(repository),
+        accepts_unread=storing.plan.accepted.unread,
     )
 
 
@@ -170,14 +185,22 @@ def _require_same(before: Shape, after: Shape) -> None:
 
 
 def _extent(shape: Shape, taken: Sequence[TakenShard]) -> RedisExtent:
-    versions = [tuple(map(int, one.version.split("."))) for one in taken]
-    newest = max(range(len(taken)), key=lambda number: versions[number])
+    newest = max((one.release for one in taken), key=lambda release: release.version)
     return RedisExtent(
         topology=str(shape.kind),
-        server_version=taken[newest].version,
+        server_version=newest.version_text,
+        product=str(newest.product),
+        modules=tuple(sorted({name for one in taken for name in one.modules})),
+        is_read=all(one.is_read for one in taken),
         databases=max(one.databases for one in taken),
         shards=tuple(one.shard for one in taken),
     )
+
+
+def _held(extent: RedisExtent, read_bytes: int) -> Held | None:
+    if extent.keys is None:
+        return None
+    return Held(count=extent.keys, noun="keys", size_bytes=read_bytes)
 
 
 def _findings(taken: Sequence[TakenShard]) -> tuple[Finding, ...]:

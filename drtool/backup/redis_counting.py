@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from drtool.errors import NotRecoverable
 from drtool.sources.redis.rdb import Batch, LargeEntry, RdbWalker
 from drtool.sources.redis.rdbcodes import RdbDamaged
+from drtool.sources.redis.rdbscan import EveryModule
 
 # What waits between the link and the walk: parts of 1 MiB at most.
 _MOST_WAITING = 8
@@ -19,18 +20,23 @@ class KeyCount:
     """Walks an RDB in a thread of its own, as it is fed; `finish` or `abandon` ends the thread.
 
     Counting is exact where INFO keyspace on a busy server is not, and a walk to the end shows that
-    the RDB can be read. Memory: nine parts, and what the walker holds.
+    the RDB can be read; what modules wrote is stepped over. Memory: nine parts, and what the walker holds.
     """
 
-    def __init__(self, modules: frozenset[str]) -> None:
-        self._modules = modules
+    def __init__(self) -> None:
         self._parts: queue.Queue[bytes | None] = queue.Queue(_MOST_WAITING)
         self._over = threading.Event()
         self._keys: dict[int, int] = {}
+        self._modules = EveryModule()
         self._failure: Exception | None = None
         self._why_unknown = ""
         self._thread = threading.Thread(target=self._walk, name="count", daemon=True)
         self._thread.start()
+
+    @property
+    def module_types(self) -> tuple[str, ...]:
+        """The types of modules whose data was met."""
+        return tuple(sorted(self._modules.met))
 
     def feed(self, part: memoryview) -> None:
         """The next bytes; waits while the walk is behind."""
@@ -73,7 +79,7 @@ class KeyCount:
         except RdbDamaged as error:
             self._failure = error
         except NotRecoverable as error:
-            # A module or a version that this drtool does not know: the bytes are kept all the same.
+            # A version that this drtool does not know.
             self._why_unknown = error.message
         finally:
             self._over.set()

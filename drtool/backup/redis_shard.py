@@ -10,7 +10,7 @@ from datetime import datetime
 from drtool.backup.batches import Batch
 from drtool.backup.redis_counting import KeyCount
 from drtool.backup.tree_large import LargeFile, PageStores
-from drtool.errors import Interrupted, SourceUnavailable
+from drtool.errors import Interrupted, SourceUnavailable, SourceUnsuitable
 from drtool.model.finding import Finding, Severity
 from drtool.repository.extents import RedisShard
 from drtool.repository.table import Attributes, EntryKind
@@ -25,6 +25,8 @@ from drtool.sources.redis.psync import (
     ReplicaLink,
     open_link,
 )
+from drtool.sources.redis.refusals import unknown_release
+from drtool.sources.redis.release import Release
 from drtool.sources.redis.shape import Shard
 from drtool.sources.redis.topology import Attachment
 from drtool.system.clock import Clock
@@ -51,9 +53,11 @@ class ShardTask:
 class Reading:
     """What all shards of a run share. `advance` is told of bytes; once `stop` is set all end.
 
-    `is_sealed` is False where the repository has no key: passwords are then left out.
+    `is_sealed` is False where the repository has no key: passwords are then left out. With
+    `accepts_unread` a server of an unknown version is stored all the same. `source` is for messages.
     """
 
+    source: str
     login: Login
     limits: LinkLimits
     stores: PageStores
@@ -61,6 +65,7 @@ class Reading:
     advance: Callable[[int], None]
     stop: threading.Event
     is_sealed: bool
+    accepts_unread: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +73,9 @@ class TakenShard:
     """All of a shard is in packs, its records in the table."""
 
     shard: RedisShard
-    version: str
+    release: Release
+    modules: tuple[str, ...]
+    is_read: bool
     databases: int
     read_bytes: int
     findings: tuple[Finding, ...]
@@ -77,11 +84,14 @@ class TakenShard:
 def take_shard(task: ShardTask, reading: Reading) -> TakenShard:
     """Store one shard's snapshot, verified. Runs in a thread of its own.
 
-    SourceUnavailable if the server fails, RdbDamaged if what it sent does not match its checksum.
+    SourceUnavailable if the server fails, SourceUnsuitable if drtool does not know its version,
+    RdbDamaged if what it sent does not match its checksum.
     """
     node = task.attachment.node
     batch = Batch()
     with connect(node.address, reading.login) as connection:
+        if not (connection.release.is_known or reading.accepts_unread):
+            raise unknown_release(connection.place, connection.release, reading.source)
         captured = _fit_to_keep(capture(connection), task, reading)
         config = captured.to_sealed()
         _store(CONFIG % task.number, config, reading=reading, batch=batch)
@@ -94,7 +104,12 @@ def take_shard(task: ShardTask, reading: Reading) -> TakenShard:
         ) as link:
             position = _granted(link)
             taken_at = server_moment(connection)
-            counted, end = _store_rdb(link, task, reading, captured=captured, batch=batch)
+            counted, module_types, end = _store_rdb(link, task, reading, batch=batch)
+    if isinstance(counted, str) and not reading.accepts_unread:
+        raise SourceUnsuitable(
+            f"the snapshot of {task.place} cannot be read: {counted}",
+            hint=f"Install a newer drtool. `drtool backup {reading.source} --unread` keeps it as it is.",
+        )
     return TakenShard(
         shard=RedisShard(
             name=task.shard.name,
@@ -107,8 +122,11 @@ def take_shard(task: ShardTask, reading: Reading) -> TakenShard:
             node_id=task.shard.master.node_id or "",
             epoch=task.shard.epoch or 0,
             replicas=len(task.shard.replicas),
+            writer_version=_writer_version(task, reading),
         ),
-        version=captured.version,
+        release=captured.release,
+        modules=module_types,
+        is_read=not isinstance(counted, str),
         databases=_databases(captured, counted),
         read_bytes=end.size_bytes + len(config),
         findings=(
@@ -132,6 +150,15 @@ def _fit_to_keep(captured: CapturedServer, task: ShardTask, reading: Reading) ->
     return replace(captured, secrets={}, acl_rules=(), findings=findings)
 
 
+def _writer_version(task: ShardTask, reading: Reading) -> str:
+    """Replicas pass on what their master writes: its version decides how to read it. Empty: not known."""
+    try:
+        with connect(task.shard.master.address, reading.login) as connection:
+            return ".".join(map(str, connection.version))
+    except SourceUnavailable:
+        return ""
+
+
 def _granted(link: ReplicaLink) -> FullResync:
     if not isinstance(link.begun, FullResync):
         raise SourceUnavailable(f"{link.place} sends no snapshot to a replica that has none")
@@ -139,11 +166,11 @@ def _granted(link: ReplicaLink) -> FullResync:
 
 
 def _store_rdb(
-    link: ReplicaLink, task: ShardTask, reading: Reading, *, captured: CapturedServer, batch: Batch
-) -> tuple[dict[int, int] | str, RdbEnd]:
+    link: ReplicaLink, task: ShardTask, reading: Reading, *, batch: Batch
+) -> tuple[dict[int, int] | str, tuple[str, ...], RdbEnd]:
     path = RDB % task.number
     file = LargeFile(_attributes(path, 0, reading.clock.now()), batch, reading.stores)
-    count = KeyCount(frozenset(captured.modules))
+    count = KeyCount()
     try:
         while not isinstance(item := link.receive(_RECEIVE_SECONDS), RdbEnd):
             if reading.stop.is_set():
@@ -153,7 +180,7 @@ def _store_rdb(
                 file.take(item.content)
                 reading.advance(len(item.content))
         file.finish(_attributes(path, item.size_bytes, reading.clock.now()))
-        return count.finish(), item
+        return count.finish(), count.module_types, item
     finally:
         count.abandon()
 
@@ -203,8 +230,8 @@ def _doubts(
                 severity=Severity.WARNING,
                 subject=task.place,
                 fact=f"its keys could not be counted: {counted}",
-                fix="A restore into the same number of servers works; it cannot be held against a"
-                " count.",
+                fix="It can be restored whole, into the same number of servers, and cannot be held"
+                " against a count.",
             )
         )
     if captured.modules:
@@ -214,7 +241,8 @@ def _doubts(
                 subject=task.place,
                 fact=f"modules are loaded there: {', '.join(captured.modules)}; they are not part of"
                 " the backup",
-                fix="Keep their files where a restore can find them.",
+                fix="Keep their files where a restore can find them, and name these in the policy:"
+                " `restore: {modules: [/path/to/module.so]}`.",
             )
         )
     return found

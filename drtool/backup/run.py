@@ -8,13 +8,15 @@ a kilobyte for each file.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
 from drtool.backup.intake import Intake
 from drtool.backup.plan import BackupPlan
+from drtool.backup.shrunken import Held, judge_held
 from drtool.backup.storing import Counted, Storing, begin_storing
 from drtool.errors import IntegrityError
 from drtool.model.outcome import BackupKind, BackupOutcome
@@ -41,6 +43,9 @@ from drtool.sources.postgres.manifest import check_manifest, parse_manifest
 from drtool.system.clock import Clock, Stopwatch
 
 PHASE = "backup"
+# A main fork and its further segments, in a database: base/5/16400, base/5/16400.1.
+_RELATION_FILE = re.compile(rb"/\d+/(\d+)(\.\d+)?$")
+_FIRST_NORMAL_OID = 16384
 
 _KINDS = {
     MemberKind.FILE: EntryKind.FILE,
@@ -81,6 +86,7 @@ class ReadStream:
     ended: BackupEnded
     files: int
     read_bytes: int
+    relations: Held
 
 
 def run_backup(
@@ -94,7 +100,9 @@ def run_backup(
 ) -> BackupOutcome:
     """Take the backup that `plan` describes and commit it.
 
-    Whatever goes wrong before the manifest is put leaves no backup, and packs that the next run uses.
+    SourceUnsuitable if the cluster lost most of its relations since the last backup, and that is not
+    accepted. Whatever goes wrong before the manifest is put leaves no backup, and packs that the next
+    run uses.
     """
     watch, began = Stopwatch(clock), clock.now()
     with begin_storing(plan, repository, began=began, emit=emit) as storing:
@@ -102,6 +110,7 @@ def run_backup(
             seed = repository.ring.page_seed()
             with Intake(storing.hall, storing.assembly, storing.previous, seed=seed) as intake:
                 read = _read_stream(source, intake, emit)
+            lost = judge_held(plan, read.relations)
             stored = storing.finish()
             emit(PhaseEnded(phase=PHASE, seconds=watch.seconds()))
             stopped_at = source.server_clock()
@@ -113,7 +122,7 @@ def run_backup(
         stored,
         _extent(source, read, stopped_at),
         counted=Counted(files=read.files, read_bytes=read.read_bytes),
-        findings=read.ended.findings,
+        findings=(*lost, *read.ended.findings),
         lease=lease,
         clock=clock,
     )
@@ -135,6 +144,8 @@ def _extent(source: BackupSource, read: ReadStream, stopped_at: datetime) -> Pos
         tablespaces=tuple((space.oid, space.location) for space in read.began.tablespaces),
         settings=facts.settings,
         locales=facts.locales,
+        relations=read.relations.count,
+        relation_bytes=read.relations.size_bytes,
     )
 
 
@@ -199,7 +210,26 @@ def _read_stream(source: BackupSource, intake: Intake, emit: Emit) -> ReadStream
             hint="Take the backup again; see the server's log.",
         )
     check_manifest(parse_manifest(bytes(manifest)), arrived)
-    return ReadStream(began=began, ended=ended, files=len(arrived), read_bytes=read_bytes)
+    return ReadStream(
+        began=began,
+        ended=ended,
+        files=len(arrived),
+        read_bytes=read_bytes,
+        relations=_relations(arrived),
+    )
+
+
+def _relations(arrived: Mapping[bytes, int]) -> Held:
+    """The relations that users made: what initdb makes has smaller numbers (FirstNormalObjectId)."""
+    found = [
+        (match, size) for path, size in arrived.items() if (match := _RELATION_FILE.search(path))
+    ]
+    mine = [(match, size) for match, size in found if int(match[1]) >= _FIRST_NORMAL_OID]
+    return Held(
+        count=sum(match[2] is None for match, _ in mine),
+        noun="relations",
+        size_bytes=sum(size for _, size in mine),
+    )
 
 
 def _attributes(member: MemberBegan) -> Attributes:

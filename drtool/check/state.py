@@ -23,6 +23,7 @@ class Topic(StrEnum):
     BACKUPS = "backups"
     RECEIVER = "receiver"
     LOG = "log"
+    RESTORE = "restore"
     LOSS = "recoverable until"
 
 

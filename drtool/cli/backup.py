@@ -15,7 +15,12 @@ from drtool.cli.verdicts import leave
 @click.option(
     "--accept-source",
     is_flag=True,
-    help="A tree of files that looks empty, shrunken, moved or encrypted is as it should be.",
+    help="A source that looks empty or shrunken, or a tree moved or encrypted, is as it should be.",
+)
+@click.option(
+    "--unread",
+    is_flag=True,
+    help="Keep the snapshot of a Redis whose version is not known, without reading it.",
 )
 @click.option(
     "--at-once",
@@ -27,7 +32,13 @@ from drtool.cli.verdicts import leave
 )
 @click.pass_obj
 def backup(
-    front: Front, *, sources: tuple[str, ...], dry_run: bool, accept_source: bool, at_once: int
+    front: Front,
+    *,
+    sources: tuple[str, ...],
+    dry_run: bool,
+    accept_source: bool,
+    unread: bool,
+    at_once: int,
 ) -> None:
     """Take a backup now, of each SOURCE or of every source of the policy.
 
@@ -41,7 +52,11 @@ def backup(
 
     with front.progress() as view:
         request = BackupRequest(
-            sources=sources, is_dry_run=dry_run, accepts_source=accept_source, at_once=at_once
+            sources=sources,
+            is_dry_run=dry_run,
+            accepts_source=accept_source,
+            accepts_unread=unread,
+            at_once=at_once,
         )
         outcomes = carry_out(request, policy, front.surroundings(view))
     front.show_all("backups", outcomes)

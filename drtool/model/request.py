@@ -28,13 +28,15 @@ class InitRequest:
 class BackupRequest:
     """Take a backup now of each source; none named means every source of the policy.
 
-    `accepts_source`: a tree that looks empty, shrunken, moved or encrypted is as it should be.
+    `accepts_source`: a source that looks empty or shrunken, or a tree that looks moved or encrypted, is
+    as it should be. `accepts_unread`: a Redis of a version that drtool does not know is stored as it is.
     `at_once` sources at a time, at least one; each needs the memory of one backup.
     """
 
     sources: tuple[str, ...]
     is_dry_run: bool
     accepts_source: bool = False
+    accepts_unread: bool = False
     at_once: int = 3
 
 

@@ -114,6 +114,9 @@ class PostgresSource:
     backup_from: BackupFrom | None = described("Take base backups from a standby.", default=None)
     wal: WalSettings = described("How the WAL reaches the repository.", factory=WalSettings)
     schedule: Schedule = described("When work is due.", factory=Schedule)
+    max_delete: int = described(
+        "A backup stops if more than this percentage of the relations is gone.", default=50
+    )
     checks: tuple[str, ...] = described(
         "Questions in SQL that a restored copy must answer with true.", default=()
     )
@@ -125,6 +128,9 @@ class PostgresSource:
     bin_dir: Path | None = described(
         "Directory of the matching server's programs (initdb, postgres, pg_ctl).", default=None
     )
+
+    def __post_init__(self) -> None:
+        _require_percentage("max_delete", self.max_delete)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,6 +153,8 @@ class RedisRestore:
     port: int | None = described(
         "Port of the copy, or of the first of a cluster: 6379, or 7001.", default=None
     )
+
+    modules: tuple[Path, ...] = described("Files of the modules that the copy loads.", default=())
 
     def __post_init__(self) -> None:
         if self.port is not None and not 0 < self.port < 55536:
@@ -182,6 +190,9 @@ class RedisSource:
         "A key that drtool writes on each master to make marks; none: nothing is written.",
         default=None,
     )
+    max_delete: int = described(
+        "A backup stops if more than this percentage of the keys is gone.", default=50
+    )
     restore: RedisRestore = described("How it is restored.", factory=RedisRestore)
     bin_dir: Path | None = described("Directory of the matching redis-server.", default=None)
     schedule: Schedule = described("When work is due.", factory=Schedule)
@@ -193,12 +204,18 @@ class RedisSource:
                 raise ValueError(f"{name} must be longer than nothing")
         if self.heartbeat_key is not None and "{" in self.heartbeat_key:
             raise ValueError("heartbeat_key has no braces: they are added for each shard")
+        _require_percentage("max_delete", self.max_delete)
         if not self.nodes:
             raise ValueError("nodes names no server")
         for node in self.nodes:
             host, _, port = node.rpartition(":")
             if not host or not port.isdigit() or not 0 < int(port) < 65536:
                 raise ValueError(f"{node!r} is not an address: write HOST:PORT")
+
+
+def _require_percentage(name: str, value: int) -> None:
+    if not 0 <= value <= 100:
+        raise ValueError(f"{name} {value} is not a percentage from 0 to 100")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -226,8 +243,7 @@ class FilesSource:
     objective: Objective | None = described("This source's own promise.", default=None)
 
     def __post_init__(self) -> None:
-        if not 0 <= self.max_delete <= 100:
-            raise ValueError(f"max_delete {self.max_delete} is not a percentage from 0 to 100")
+        _require_percentage("max_delete", self.max_delete)
         if self.sentinel is not None and (not self.sentinel or "/" in self.sentinel):
             raise ValueError(
                 f"sentinel {self.sentinel!r} is not the name of a file in the directory"
@@ -249,8 +265,7 @@ class BucketSource:
     objective: Objective | None = described("This source's own promise.", default=None)
 
     def __post_init__(self) -> None:
-        if not 0 <= self.max_delete <= 100:
-            raise ValueError(f"max_delete {self.max_delete} is not a percentage from 0 to 100")
+        _require_percentage("max_delete", self.max_delete)
 
 
 SourcePolicy = PostgresSource | RedisSource | FilesSource | BucketSource

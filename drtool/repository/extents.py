@@ -20,6 +20,8 @@ class PostgresExtent:
     later one may begin here. `tablespaces` are (oid, location on the source). `settings` are those of
     the server that a recovery may need to know, by name; empty where they were not recorded, as are
     `locales`, the names of libc's that its databases use.
+    `relations` are the tables, indexes and other relations that users made, in `relation_bytes`; None
+    where they were not counted.
     """
 
     kind: ClassVar[str] = "postgres"
@@ -36,6 +38,8 @@ class PostgresExtent:
     tablespaces: tuple[tuple[int, str], ...] = ()
     settings: tuple[tuple[str, str], ...] = ()
     locales: tuple[str, ...] = ()
+    relations: int | None = None
+    relation_bytes: int | None = None
 
     def to_json(self) -> Json:
         return {
@@ -52,6 +56,8 @@ class PostgresExtent:
             # Absent where nothing was recorded, as in manifests from before there were any.
             **({"settings": dict(self.settings)} if self.settings else {}),
             **({"locales": list(self.locales)} if self.locales else {}),
+            **({} if self.relations is None else {"relations": self.relations}),
+            **({} if self.relation_bytes is None else {"relation_bytes": self.relation_bytes}),
         }
 
     @classmethod
@@ -71,6 +77,8 @@ class PostgresExtent:
                 (str(name), str(value)) for name, value in document.get("settings", {}).items()
             ),
             locales=tuple(str(name) for name in document.get("locales", ())),
+            relations=document.get("relations"),
+            relation_bytes=document.get("relation_bytes"),
         )
 
 
@@ -131,7 +139,8 @@ class RedisShard:
     The replication stream of `replication_id` goes on at `offset`. `taken_at` is the server's clock
     when it had written everything before that offset. `keys` counts keys by database. `slots` are
     inclusive ranges, empty outside a cluster, as are `node_id` and `epoch`. `replicas` is how many it
-    had; None in snapshots from before that was recorded.
+    had; None in snapshots from before that was recorded. `writer_version` is the version of Redis that
+    its master wrote the stream as, empty where nobody knows.
     """
 
     name: str
@@ -144,6 +153,7 @@ class RedisShard:
     node_id: str = ""
     epoch: int = 0
     replicas: int | None = None
+    writer_version: str = ""
 
     def to_json(self) -> Json:
         return {
@@ -157,6 +167,7 @@ class RedisShard:
             "node_id": self.node_id,
             "epoch": self.epoch,
             "replicas": self.replicas,
+            "writer_version": self.writer_version,
         }
 
     @classmethod
@@ -172,12 +183,18 @@ class RedisShard:
             node_id=document["node_id"],
             epoch=document["epoch"],
             replicas=document.get("replicas"),
+            writer_version=document.get("writer_version", ""),
         )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RedisExtent:
-    """A snapshot of one Redis: all its shards. The table also holds each node's captured configuration."""
+    """A snapshot of one Redis: all its shards. The table also holds each node's captured configuration.
+
+    `product` is the program whose newest version among the servers is `server_version`. `modules` are
+    the types of modules whose data it holds; `is_read` is False where the snapshot was kept without being
+    read.
+    """
 
     kind: ClassVar[str] = "redis"
 
@@ -185,6 +202,16 @@ class RedisExtent:
     server_version: str
     databases: int
     shards: tuple[RedisShard, ...]
+    product: str = "redis"
+    modules: tuple[str, ...] = ()
+    is_read: bool = True
+
+    @property
+    def keys(self) -> int | None:
+        """How many keys it holds; None where they were not counted."""
+        if not self.is_read:
+            return None
+        return sum(count for shard in self.shards for _, count in shard.keys)
 
     @property
     def stopped_at(self) -> datetime:
@@ -196,6 +223,9 @@ class RedisExtent:
             "topology": self.topology,
             "server_version": self.server_version,
             "databases": self.databases,
+            "product": self.product,
+            "modules": list(self.modules),
+            "is_read": self.is_read,
             "shards": [shard.to_json() for shard in self.shards],
         }
 
@@ -209,6 +239,9 @@ class RedisExtent:
             server_version=document["server_version"],
             databases=document["databases"],
             shards=shards,
+            product=document.get("product", "redis"),
+            modules=tuple(document.get("modules", ())),
+            is_read=document.get("is_read", True),
         )
 
 

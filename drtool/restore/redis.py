@@ -114,7 +114,7 @@ def run_redis_restore(
         reached=Reached(commit_time=_proven(plan, copy), lsn=None, timeline=None),
         bytes_restored=copy.restored_bytes,
         wal_bytes=copy.stream_bytes,
-        server_version=site.binaries.version_text,
+        server_version=site.binaries.release.version_text,
         questions=tuple(copy.questions),
         is_writable=copy.is_writable,
         findings=(*plan.findings, *copy.found, *findings(plan, (*places, *replicas), captured)),

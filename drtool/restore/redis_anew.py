@@ -26,6 +26,7 @@ from drtool.restore.redis_slots import SlotOwners
 from drtool.sources.redis.aof import AofFiles, AofLayout, write_aof
 from drtool.sources.redis.keyslot import SLOTS, SlotRange, key_slot
 from drtool.sources.redis.rdb import Batch, LargeEntry, RdbWalker, file_parts
+from drtool.sources.redis.rdbscan import EveryModule
 from drtool.sources.redis.rdbwrite import (
     Keeps,
     Reshaped,
@@ -114,7 +115,7 @@ def _keeps(owners: SlotOwners, saved: Sequence[Path]) -> Keeps:
     """
     moved: set[bytes] = set()
     for number, path in enumerate(saved if owners.moving else ()):
-        for item in RdbWalker(file_parts(path)):
+        for item in RdbWalker(file_parts(path), modules=EveryModule()):
             keys: list[bytes] = []
             if isinstance(item, Batch):
                 keys = [entry[4] for entry in item.entries]
@@ -150,9 +151,9 @@ def _written(
         for place in places:
             file = stack.enter_context(_raw(place).open("xb"))
             writes.append(file.write)
-        return reshape(
-            [file_parts(path) for path in saved], writes, shares=shares, ttl=rule, keeps=keeps
-        )
+        sources = [file_parts(path) for path in saved]
+        # A server that had the modules wrote these files, and one that has them loads the new ones.
+        return reshape(sources, writes, shares=shares, ttl=rule, modules=EveryModule(), keeps=keeps)
 
 
 def _findings(made: Sequence[Reshaped], site: RedisSite) -> list[Finding]:

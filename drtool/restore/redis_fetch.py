@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from drtool.repository.extents import RedisExtent, RedisShard
 from drtool.repository.repository import Repository
 from drtool.repository.streampath import read_path
 from drtool.restore.redis_content import SnapshotFiles, arrivals_ms
@@ -14,11 +15,12 @@ from drtool.restore.redis_plan import RedisPlan, ShardPlan
 from drtool.sources.redis.aof import AofFiles, AofLayout, write_aof
 from drtool.sources.redis.commands import absolute_expiries
 from drtool.sources.redis.rdb import stream_database
+from drtool.sources.redis.release import Product, Release, parse_release
 
 Part = memoryview | bytes
 Told = Callable[[Iterable[Part]], Iterator[Part]]
 # From this version on the stream says at which moment a key expires, and not in how long.
-_SAYS_MOMENTS = (7, 0)
+_SAYS_MOMENTS = (7, 0, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,14 +54,21 @@ def fetch_shard(
 
 
 def _stream(one: ShardPlan, plan: RedisPlan, repository: Repository) -> Iterable[Part]:
-    if version_of(plan) >= _SAYS_MOMENTS:
+    if _says_moments(one.shard):
         return read_path(repository, plan.source, one.path, end=one.until)
     arrived = arrivals_ms(repository, plan.source, one.path, end=one.until)
     return absolute_expiries(arrived, begin=one.shard.offset)
 
 
-def version_of(plan: RedisPlan) -> tuple[int, int, int]:
-    """The version of the source's servers."""
-    numbers = [int(word) for word in plan.manifest.redis.server_version.split(".")[:3]]
-    major, minor, patch = (*numbers, 0, 0, 0)[:3]
-    return major, minor, patch
+def release_of(extent: RedisExtent) -> Release:
+    """The newest release among the source's servers."""
+    return parse_release(Product(extent.product), extent.server_version)
+
+
+def _says_moments(shard: RedisShard) -> bool:
+    """Whether its stream is sure to be written by a server that says at which moment a key expires.
+
+    A replica of 7.0 passes on what its master of 6.2 wrote. Once a master is of 7.0, all later ones are:
+    no older server can be its replica.
+    """
+    return parse_release(Product.REDIS, shard.writer_version).version >= _SAYS_MOMENTS

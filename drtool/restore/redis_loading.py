@@ -44,6 +44,7 @@ def loaded(
                 run_as=site.destination.owner,
                 uses_aof=True,
                 databases=databases,
+                modules=site.modules,
             )
             server = start_scratch(plan, clock=phases.clock, scratch=site.scratch)
             stack.callback(server.stop)

@@ -26,8 +26,9 @@ class RedisSite:
     """Where a restore happens, with which programs, and in what shape.
 
     `masters` None keeps the shape; 1 makes one server that is no cluster. Servers get ports from
-    `first_port` on. Marks were made in `heartbeat_key`, if any. `load_seconds` bounds the loading of
-    one server; `scratch` is where private sockets and logs go, None the temporary directory.
+    `first_port` on. Marks were made in `heartbeat_key`, if any. Servers load `modules`. `load_seconds`
+    bounds the loading of one server; `scratch` is where private sockets and logs go, None the temporary
+    directory.
     """
 
     destination: Destination
@@ -36,6 +37,7 @@ class RedisSite:
     masters: int | None = None
     first_port: int | None = None
     heartbeat_key: str | None = None
+    modules: tuple[Path, ...] = ()
     load_seconds: float = 4 * 3600
     scratch: Path | None = None
 

@@ -53,7 +53,8 @@ def write_configuration(
         if place.slots:
             content = nodes_conf(nodes, myself=number).encode()
             replace_durably(place.directory / _nodes_name(place), content, owner=owner)
-        text = "".join(f"{line}\n" for line in _lines(place, server, databases=databases))
+        lines = [*_lines(place, server, databases=databases), *_module_lines(site)]
+        text = "".join(f"{line}\n" for line in lines)
         replace_durably(place.configuration, text.encode(), owner=owner)
 
 
@@ -229,6 +230,11 @@ def _lines(place: ServerPlace, server: CapturedServer, *, databases: int) -> Ite
     if place.slots:
         yield "cluster-enabled yes"
         yield f"cluster-config-file {_NODES}"
+
+
+def _module_lines(site: RedisSite) -> Iterator[str]:
+    for path in site.modules:
+        yield f"loadmodule {_quoted(str(path))}"
 
 
 def _setting(name: str, value: str) -> Iterator[str]:

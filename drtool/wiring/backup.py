@@ -65,12 +65,24 @@ class _Parts:
             case PostgresSource():
                 from drtool.wiring.backup_postgres import PostgresBackup
 
-                return PostgresBackup(name, source, repository, around=around, level=level)
+                return PostgresBackup(
+                    name,
+                    source,
+                    repository,
+                    request=self.request,
+                    around=around,
+                    level=level,
+                )
             case RedisSource():
                 from drtool.wiring.redis import RedisBackup
 
                 return RedisBackup(
-                    name=name, source=source, repository=repository, around=around, level=level
+                    name=name,
+                    source=source,
+                    request=self.request,
+                    repository=repository,
+                    around=around,
+                    level=level,
                 )
             case FilesSource():
                 from drtool.wiring.files import FilesBackup

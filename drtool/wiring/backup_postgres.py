@@ -10,12 +10,13 @@ from drtool.archiving.branch import require_archived_branch
 from drtool.archiving.catching_up import CatchingUp
 from drtool.archiving.receive_settings import ReceiveSettings
 from drtool.archiving.window import WalFetch, WalWindow, wait_for_wal
-from drtool.backup.plan import BackupPlan, plan_backup
+from drtool.backup.plan import Accepted, BackupPlan, plan_backup
 from drtool.backup.run import BackupSource, run_backup
 from drtool.errors import LeaseHeld, SourceUnavailable, SourceUnsuitable
 from drtool.model.objective import Mark
 from drtool.model.outcome import BackupOutcome, Fact, FactSheet
 from drtool.model.progress import Noted
+from drtool.model.request import BackupRequest
 from drtool.model.wal import Lsn
 from drtool.policy.sources import PostgresSource, WalMode
 from drtool.repository.layout import Lineage
@@ -44,10 +45,12 @@ class PostgresBackup:
         source: PostgresSource,
         repository: Repository,
         *,
+        request: BackupRequest,
         around: Surroundings,
         level: int,
     ) -> None:
         self._name = name
+        self._accepted = Accepted(source=request.accepts_source, gone_percent=source.max_delete)
         self._repository = repository
         self._around = around
         self._level = level
@@ -134,7 +137,7 @@ class PostgresBackup:
 
     def _plan(self, facts: ServerFacts) -> BackupPlan:
         earlier = look_back(self._repository, self._name, self._around)
-        return plan_backup(
+        plan = plan_backup(
             self._name,
             earlier.next_id,
             system_id=facts.system_id,
@@ -142,6 +145,7 @@ class PostgresBackup:
             attempts=earlier.attempts,
             level=self._level,
         )
+        return replace(plan, accepted=self._accepted)
 
     def _server_clock(self) -> datetime:
         with connect(self._dsn, purpose="backup") as connection:

@@ -22,13 +22,15 @@ from drtool.sources.redis.checks import (
     read_state,
 )
 from drtool.sources.redis.clusternodes import ClusterNode, parse_nodes
-from drtool.sources.redis.connection import RedisConnection, connect
-from drtool.sources.redis.refusals import NEEDED_RIGHTS
+from drtool.sources.redis.connection import RedisConnection, connect, keys_by_database
+from drtool.sources.redis.refusals import NEEDED_RIGHTS, unknown_release
+from drtool.sources.redis.release import server_mode
 from drtool.sources.redis.rights import missing_rights, read_rules
 from drtool.sources.redis.sentinels import (
     SentinelState,
     check_count,
     check_sentinel,
+    not_watched,
     read_sentinel,
 )
 from drtool.sources.redis.shape import RedisNode, Role, Shape
@@ -56,6 +58,14 @@ class _Servers:
     shape: Shape | None = None
     run_ids: set[str] = field(default_factory=set)
     samples: dict[NodeAddress, Sampled] = field(default_factory=dict)
+    keys: dict[NodeAddress, int] = field(default_factory=dict)
+
+    def keys_held(self) -> int | None:
+        """The keys of all masters; None where not all of them could be asked."""
+        masters = [shard.master.address for shard in self.shape.shards] if self.shape else []
+        if not masters or not all(address in self.keys for address in masters):
+            return None
+        return sum(self.keys[address] for address in masters)
 
 
 def look_at_redis(checking: Checking, source: RedisSource) -> Iterator[Look]:
@@ -71,7 +81,8 @@ def look_at_redis(checking: Checking, source: RedisSource) -> Iterator[Look]:
     shape = servers.shape if servers else None
     samples = servers.samples if servers else {}
     first = {address: (sample.state, sample.at) for address, sample in samples.items()}
-    yield from look_at_stream(checking, source, shape, first=first)
+    keys = servers.keys_held() if servers else None
+    yield from look_at_stream(checking, source, shape, first=first, keys=keys)
 
 
 def _look_at_servers(servers: _Servers) -> Iterator[Look]:
@@ -96,13 +107,22 @@ def _look_at_servers(servers: _Servers) -> Iterator[Look]:
         yield not_looked("shape", trouble)
     if servers.shape is not None:
         shape = servers.shape
-        yield Look(name="shape", seen=_shape_seen(shape), findings=tuple(check_shape(shape)))
+        found = [*check_shape(shape), *_unwatched(shape)]
+        yield Look(name="shape", seen=_shape_seen(shape), findings=tuple(found))
         if shape.kind is RedisTopology.SENTINEL:
             yield from _look_at_sentinels(servers, seeds, shape.group)
     for node in nodes:
         look = attempt(f"server {node.address}", partial(_look_at_node, servers, node))
         if look.seen:
             yield look
+
+
+def _unwatched(shape: Shape) -> Iterator[Finding]:
+    if shape.is_watched is False:
+        error = not_watched(shape)
+        yield Finding(
+            severity=Severity.PROBLEM, subject="sentinels", fact=error.message, fix=error.hint
+        )
 
 
 def _look_at_sentinels(
@@ -115,7 +135,7 @@ def _look_at_sentinels(
         with look_at(address, servers.login) as connection:
             told = connection.info("server")
             run_id = told.get("run_id", str(address))
-            if run_id in servers.run_ids or told.get("redis_mode") != "sentinel":
+            if run_id in servers.run_ids or server_mode(told) != "sentinel":
                 return "", ()
             servers.run_ids.add(run_id)
             state = read_sentinel(connection, group or "")
@@ -171,13 +191,30 @@ def _look_at_node(servers: _Servers, node: RedisNode) -> Seen:
         findings += check_clock(connection.place, skew)
         if servers.source.topology is RedisTopology.CLUSTER:
             findings += check_cluster_state(node.address, _cluster_info(connection))
-        version = ".".join(map(str, connection.version))
+        servers.keys[node.address] = sum(keys_by_database(connection).values())
+        findings += _release(servers, connection)
+        release = connection.release
     role = "replica" if state.replication.get("role") == "slave" else "master"
     appendonly = state.settings.get("appendonly", "unknown")
     return (
-        f"Redis {version}, {role}, appendonly {appendonly}, clock {skew.total_seconds():+.1f} s",
+        f"{release}, {role}, appendonly {appendonly}, clock {skew.total_seconds():+.1f} s",
         (findings),
     )
+
+
+def _release(servers: _Servers, connection: RedisConnection) -> list[Finding]:
+    """Backups refuse a version that is not known."""
+    if connection.release.is_known:
+        return []
+    error = unknown_release(connection.place, connection.release, servers.checking.name)
+    return [
+        Finding(
+            severity=Severity.PROBLEM,
+            subject=connection.place,
+            fact=error.message,
+            fix=error.hint,
+        )
+    ]
 
 
 def _rights(servers: _Servers, connection: RedisConnection) -> list[Finding]:

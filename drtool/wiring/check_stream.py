@@ -7,16 +7,20 @@ from dataclasses import replace
 
 from drtool.archiving.redis_joining import Backlog
 from drtool.archiving.redis_status import StreamStatus
+from drtool.backup.shrunken import Held, held_in, shrank, shrunken
 from drtool.check.freshness import check_mark
 from drtool.check.run import Seen, attempt, not_looked
 from drtool.check.state import Topic
-from drtool.errors import DrtoolError
+from drtool.errors import DrtoolError, NotRecoverable
 from drtool.model.checked import Look
-from drtool.model.finding import Finding
+from drtool.model.finding import Finding, Severity
 from drtool.model.measure import age_of, format_size, format_span
 from drtool.policy.sources import RedisSource
+from drtool.repository.backups import Manifest
+from drtool.repository.extents import RedisExtent
 from drtool.repository.layout import ReplicationHistory
 from drtool.repository.marks import newest_mark
+from drtool.restore.redis_fetch import release_of
 from drtool.sources.redis.address import NodeAddress
 from drtool.sources.redis.checks import BacklogMargin, ServerState, backlog_margin, check_margin
 from drtool.sources.redis.connection import connect
@@ -25,6 +29,7 @@ from drtool.sources.redis.shape import Shape
 from drtool.sources.redis.topology import choose_node, join_order
 from drtool.wiring.checking import Checking
 from drtool.wiring.redis import login_of
+from drtool.wiring.redis_restorable import programs_for
 from drtool.wiring.state_facts import read_facts_of_state
 from drtool.wiring.state_redis import read_stream, redis_state
 
@@ -36,9 +41,17 @@ First = Mapping[NodeAddress, tuple[ServerState, float]]
 
 
 def look_at_stream(
-    checking: Checking, source: RedisSource, shape: Shape | None, *, first: First
+    checking: Checking,
+    source: RedisSource,
+    shape: Shape | None,
+    *,
+    first: First,
+    keys: int | None,
 ) -> Iterator[Look]:
-    """Snapshots always; the stream where the policy has it. `shape` None: nobody could find it."""
+    """Snapshots always; the stream where the policy has it.
+
+    `shape` None: nobody could find it. `keys` is how many the source holds now, None if nobody knows.
+    """
     try:
         found = read_facts_of_state(
             checking.name, checking.policy, checking.opened(), now=checking.now
@@ -49,6 +62,11 @@ def look_at_stream(
         yield not_looked("repository", error)
         return
     yield checking.backups(state)
+    if found.newest is not None:
+        seen = _program_seen(source, found.newest.redis)
+        yield Look(name="restore", seen=seen, findings=state.of(Topic.RESTORE))
+        if keys is not None:
+            yield _content(source, found.newest, keys)
     if source.stream:
         receiver = state.of(Topic.RECEIVER)
         yield Look(name="receiver", seen=state.receiver or "none", findings=receiver)
@@ -60,6 +78,36 @@ def look_at_stream(
                 "backlog", lambda: _backlogs(checking, source, shape, stands=stands, first=first)
             )
     yield checking.recoverable(state)
+
+
+def _program_seen(source: RedisSource, extent: RedisExtent) -> str:
+    writer = release_of(extent)
+    try:
+        return f"{programs_for(source, extent).release} loads what {writer} wrote"
+    except NotRecoverable:
+        return f"what {writer} wrote cannot be loaded here"
+
+
+def _content(source: RedisSource, newest: Manifest, keys: int) -> Look:
+    """Whether the source still holds what it held: a backup that finds it empty is refused."""
+    before = held_in(newest)
+    findings = []
+    if before is not None:
+        # How many bytes a snapshot would have now nobody knows before it is taken.
+        now = Held(count=keys, noun="keys", size_bytes=before.size_bytes)
+        fact = shrank(before, now, max_percent=source.max_delete)
+        if fact is not None:
+            findings.append(
+                Finding(
+                    severity=Severity.PROBLEM,
+                    subject=f"source {newest.source}",
+                    fact=f"most of its keys are gone: it holds {keys:,}, and held {before.count:,} in"
+                    f" backup {newest.backup_id}; a backup is refused, and `latest` means the end of"
+                    " what was archived before",
+                    fix=shrunken(newest, fact).hint,
+                )
+            )
+    return Look(name="content", seen=f"{keys:,} keys", findings=tuple(findings))
 
 
 def _marks(checking: Checking, source: RedisSource, stands: StreamStatus) -> Seen:

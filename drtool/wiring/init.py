@@ -14,6 +14,7 @@ from drtool.model.request import InitRequest
 from drtool.policy.secrets import Secret
 from drtool.sources.postgres.facts import ServerFacts, read_facts, require_ready
 from drtool.system.durable import create_durably, make_directory
+from drtool.wiring.init_redis import is_redis, probe_redis
 from drtool.wiring.surroundings import Surroundings
 
 _VARIABLE = re.compile(r"([A-Z][A-Z0-9_]*)_DSN")
@@ -63,19 +64,23 @@ def run_init(request: InitRequest, around: Surroundings) -> FactSheet:
                 fix="export MAIN_DB_DSN=postgresql://drtool@HOST/postgres, and run `drtool init` again.",
             )
         )
-    facts = [
-        _probe(name, variable, around, findings=findings)
-        for name, variable in sources.items()
-        if variable in around.environ
-    ]
+    facts, texts = [], []
+    for name, variable in sources.items():
+        if is_redis(around.environ.get(variable, "")):
+            probed = probe_redis(name, variable, around)
+            facts.append(probed.fact)
+            texts.append(probed.text)
+            findings += probed.findings
+            continue
+        texts.append(_SOURCE.format(name=name, variable=variable))
+        if variable in around.environ:
+            facts.append(_probe(name, variable, around, findings=findings))
     url = request.repository or _default_url()
     text = _STARTER.format(
         stack=request.stack,
         timezone=request.timezone,
         url=url,
-        sources="".join(
-            _SOURCE.format(name=name, variable=variable) for name, variable in sources.items()
-        ),
+        sources="".join(texts),
     )
     parse_policy(text, str(request.path))
     if not request.is_dry_run:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from drtool.archiving.redis_arrivals import BETWEEN_MOMENTS
-from drtool.backup.plan import BackupPlan, plan_snapshot
+from drtool.backup.plan import Accepted, BackupPlan, plan_snapshot
 from drtool.backup.redis import RedisServers, run_redis_snapshot
 from drtool.drill.judging import Asked, judge_loss, judge_stream, judge_time
 from drtool.errors import UsageError
+from drtool.model.finding import Severity
 from drtool.model.objective import Objective
 from drtool.model.outcome import (
     BackupOutcome,
@@ -20,26 +21,27 @@ from drtool.model.outcome import (
     RestoreOutcome,
 )
 from drtool.model.progress import Emit
-from drtool.model.request import RestoreRequest, TtlMode
+from drtool.model.request import BackupRequest, RestoreRequest, TtlMode
 from drtool.model.target import ToTime
 from drtool.policy.secrets import Secret
 from drtool.policy.sources import RedisSource, SourcePolicy
+from drtool.repository.backups import read_manifest
 from drtool.repository.extents import RedisExtent
 from drtool.repository.lease import Lease
 from drtool.repository.repository import Repository
 from drtool.restore.destination import check_directory
 from drtool.restore.phases import Phases
 from drtool.restore.redis import run_redis_restore
-from drtool.restore.redis_fetch import version_of
 from drtool.restore.redis_look import look_redis
 from drtool.restore.redis_places import RedisSite, is_written_anew, master_count, needed_bytes
 from drtool.restore.redis_plan import RedisPlan, plan_redis_restore, preview_redis
 from drtool.sources.redis.address import Login, NodeAddress, TlsSettings
-from drtool.sources.redis.binaries import find_binaries, server_user
+from drtool.sources.redis.binaries import RedisBinaries, server_user
 from drtool.sources.redis.topology import choose_node
 from drtool.wiring.earlier import facts_of_store, look_back_at_newest
 from drtool.wiring.judged import asked_of, judged
 from drtool.wiring.planned import Planned, Runner
+from drtool.wiring.redis_restorable import check_restorable, programs_for
 from drtool.wiring.surroundings import Surroundings
 
 
@@ -65,6 +67,7 @@ class RedisBackup:
 
     name: str
     source: RedisSource
+    request: BackupRequest
     repository: Repository
     around: Surroundings
     level: int
@@ -89,7 +92,7 @@ class RedisBackup:
         """Take it; LeaseHeld if another backup of this source runs."""
         around = self.around
         with Lease(self.repository, f"backup-{self.name}", clock=around.clock) as lease:
-            return run_redis_snapshot(
+            outcome = run_redis_snapshot(
                 self._plan(),
                 servers=self._servers(),
                 repository=self.repository,
@@ -97,6 +100,13 @@ class RedisBackup:
                 clock=around.clock,
                 emit=around.emit,
             )
+        here = check_restorable(
+            self.name, self.source, self._extent(outcome.backup_id), severity=Severity.WARNING
+        )
+        return replace(outcome, findings=(*outcome.findings, *here))
+
+    def _extent(self, backup_id: str) -> RedisExtent:
+        return read_manifest(self.repository, self.name, backup_id).redis
 
     def _servers(self) -> RedisServers:
         return RedisServers(
@@ -108,7 +118,7 @@ class RedisBackup:
 
     def _plan(self) -> BackupPlan:
         earlier = look_back_at_newest(self.repository, self.name, self.around)
-        return plan_snapshot(
+        plan = plan_snapshot(
             self.name,
             earlier.next_id,
             kind=RedisExtent.kind,
@@ -116,6 +126,12 @@ class RedisBackup:
             attempts=earlier.attempts,
             level=self.level,
         )
+        accepted = Accepted(
+            source=self.request.accepts_source,
+            unread=self.request.accepts_unread,
+            gone_percent=self.source.max_delete,
+        )
+        return replace(plan, accepted=accepted)
 
 
 def require_redis(request: RestoreRequest, sources: Mapping[str, SourcePolicy]) -> None:
@@ -150,6 +166,8 @@ def plan_redis_source(
         facts, request.target, accepts_gap=request.accepts_gap, edge=request.edge
     )
     job = _Restore(
+        # Now, so that a plan says what the run would: that this machine lacks the programs.
+        binaries=programs_for(source, plan.manifest.redis),
         source=source,
         plan=plan,
         request=request,
@@ -169,6 +187,7 @@ def plan_redis_source(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Restore:
+    binaries: RedisBinaries
     source: RedisSource
     plan: RedisPlan
     request: RestoreRequest
@@ -185,7 +204,8 @@ class _Restore:
             destination=check_directory(
                 place, owner=owner, needed_bytes=needed_bytes(plan, is_anew=is_anew)
             ),
-            binaries=find_binaries(version_of(plan), bin_dir=self.source.bin_dir),
+            binaries=self.binaries,
+            modules=wanted.modules,
             ttl=self.request.ttl,
             masters=self.request.masters,
             first_port=wanted.port,

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from drtool.backup.shrunken import breaks
 from drtool.check.freshness import Timetable, check_age
 from drtool.check.state import SourceState, Topic, by_topic
 from drtool.config.promises import longest_pause
@@ -123,6 +124,7 @@ def _backup_findings(facts: StateFacts) -> Iterator[Finding]:
                 subject=f"backup {manifest.backup_id} of {facts.name}",
                 fact=f"it was taken under a clock that ran ahead: {format_age(manifest.ended, facts.now)}",
             )
+    yield from breaks(facts.usable)
     yield from newest.findings if newest else ()
 
 

@@ -12,6 +12,7 @@ from drtool.model.finding import Finding, Harm, Severity
 from drtool.model.measure import age_of, format_size
 from drtool.policy.sources import RedisSource
 from drtool.repository.recovery_findings import Zone, shown
+from drtool.wiring.redis_restorable import check_restorable
 from drtool.wiring.state_facts import StateFacts, backup_findings, state_of
 
 
@@ -42,9 +43,16 @@ def redis_state(facts: StateFacts, source: RedisSource, *, stream: StreamStatus)
             backup_findings(facts),
             (Topic.RECEIVER, check_receiver(receiving, fix=receive) if source.stream else ()),
             (Topic.LOG, stream_findings(facts.name, stream, zone=zone) if source.stream else ()),
+            (Topic.RESTORE, _restore_findings(facts, source)),
             (Topic.LOSS, loss),
         ),
     )
+
+
+def _restore_findings(facts: StateFacts, source: RedisSource) -> Iterator[Finding]:
+    if facts.newest is not None:
+        extent = facts.newest.redis
+        yield from check_restorable(facts.name, source, extent, severity=Severity.PROBLEM)
 
 
 def _seen(stream: StreamStatus) -> str:

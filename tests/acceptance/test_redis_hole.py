@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Iterator
 
 import pytest
 
 from tests.acceptance.redis_groups import Alone
-from tests.acceptance.redis_story import recorded_holes, snapshot_moments, wait_joined, write_policy
+from tests.acceptance.redis_story import (
+    moment_of,
+    recorded_holes,
+    snapshot_moments,
+    wait_archived,
+    wait_joined,
+    write_policy,
+)
 from tests.acceptance.site import Site, until
+from tests.restore.redis_rig import started_by
 from tests.servers.postgres import server_directory
 
 pytestmark = pytest.mark.redis
@@ -59,3 +68,67 @@ def test_behind_a_hole_a_new_snapshot_is_taken_at_once(site: Site, alone: Alone)
     assert "a new snapshot is taken, behind the hole" in ended.err
     report = site.run("restore", "cache", "--to", "latest", code=None)
     assert report.code == 0, str(report)
+
+
+def test_a_master_that_comes_back_empty_keeps_the_old_window_until_that_is_accepted(
+    site: Site, alone: Alone
+) -> None:
+    """Its stream goes on with another history and one key: that becomes no base without a word."""
+    [server] = alone.nodes
+    write_policy(site, alone)
+    site.run("repository", "init")
+    receiver = site.start(*RECEIVE)
+    try:
+        wait_joined(site, alone)
+        with server.client() as client:
+            client.mset({f"key:{number}": number for number in range(1000)})
+        site.run("backup", "cache")
+        with server.client() as client:
+            client.set("streamed", 1)
+            stamp = time.time()
+            client.set("after", 1)
+        wait_archived(site, stamp)
+        server.kill9()
+        shutil.rmtree(server.root / "appendonlydir")
+        server.start()
+        with server.client() as client:
+            client.set("born", "empty")
+        until(lambda: recorded_holes(site.repository), "the receiver follows the new history")
+
+        refused = site.run("backup", "cache", code=5)
+        latest = site.run("restore", "cache", "--to", "latest", "--plan", code=4)
+        check = site.run("check", "cache", code=None)
+        status = site.run("status", "cache", code=None)
+        back = site.run(
+            "restore",
+            "cache",
+            "--to",
+            moment_of(stamp).isoformat(),
+            "--into",
+            "old",
+            "--json",
+            code=None,
+        )
+    finally:
+        receiver.terminate()
+        ended = site.finished(receiver, RECEIVE, code=None)
+
+    assert "held 1,001 keys" in refused.err or "held 1,000 keys" in refused.err, str(refused)
+    assert "--accept-source" in refused.err
+    assert "has a hole after" in latest.err, str(latest)
+    assert check.code != 0
+    assert "most of its keys are gone" in check.out, str(check)
+    assert "no snapshot was taken behind it" in status.out, str(status)
+    assert len(snapshot_moments(site.repository)) == 1
+    assert back.code == 0, str(back)
+    with started_by(back.answer["outcomes"][0]["how_to_start"]) as [copy]:
+        assert copy.exists("key:0", "key:999", "streamed") == 3
+    assert "was not backed up" in ended.err, str(ended)
+
+    site.run("backup", "cache", "--accept-source")
+
+    assert "the window has a break" in site.run("status", "cache", code=None).out
+    fresh = site.run("restore", "cache", "--to", "latest", "--into", "new", "--json", code=None)
+    assert fresh.code == 0, str(fresh)
+    with started_by(fresh.answer["outcomes"][0]["how_to_start"]) as [copy]:
+        assert (copy.exists("born"), copy.exists("key:0")) == (1, 0)

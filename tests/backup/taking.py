@@ -11,9 +11,10 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from drtool.backup.plan import BackupPlan, plan_backup
+from drtool.backup.plan import Accepted, BackupPlan, plan_backup
 from drtool.backup.run import BackupSource, WalKeeper, run_backup
 from drtool.model.outcome import BackupOutcome
 from drtool.model.progress import Emit, silent
@@ -109,7 +110,12 @@ def attempt_ids(repository: Repository) -> list[str]:
 
 
 def take_backup(
-    dsn: str, repository: Repository, *, wal: WalKeeper | None = None, emit: Emit = silent
+    dsn: str,
+    repository: Repository,
+    *,
+    wal: WalKeeper | None = None,
+    emit: Emit = silent,
+    accepts_source: bool = False,
 ) -> BackupOutcome:
     """One backup, by the role and server of `dsn`."""
     facts = read_facts(dsn)
@@ -124,8 +130,9 @@ def take_backup(
             wal=wal or WalElsewhere(),
             server_clock=CLOCK.now,
         )
+        plan = plan_for(repository, facts.system_id)
         return run_backup(
-            plan_for(repository, facts.system_id),
+            replace(plan, accepted=Accepted(source=accepts_source)),
             source=source,
             repository=repository,
             lease=lease,

@@ -245,6 +245,16 @@ def test_a_server_of_another_kind_than_the_policy_says_is_refused(
         take_snapshot(repository, servers_of(redis7, kind=RedisTopology.CLUSTER))
 
 
+def test_a_server_that_no_sentinel_watches_is_no_group_under_sentinel(
+    redis7: RedisServer, repository: Repository
+) -> None:
+    with pytest.raises(SourceUnsuitable, match="watched by no sentinel") as refused:
+        take_snapshot(repository, servers_of(redis7, kind=RedisTopology.SENTINEL))
+
+    assert "topology: standalone" in refused.value.hint
+    assert backup_ids(repository, SOURCE) == []
+
+
 def test_a_master_that_dies_in_mid_snapshot_leaves_no_backup(
     make_redis: MakeRedis, repository: Repository
 ) -> None:

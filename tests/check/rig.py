@@ -14,16 +14,18 @@ from drtool.cli.verdicts import code_of
 from drtool.config.policy_file import parse_policy
 from drtool.model.checked import CheckedPart, CheckReport, Look
 from drtool.model.finding import Severity
-from drtool.model.outcome import StatusReport
+from drtool.model.outcome import BackupOutcome, StatusReport
 from drtool.model.progress import silent
 from drtool.model.request import (
     BackupRequest,
     CheckRequest,
     RedisReceive,
     RepositoryInit,
+    RestoreRequest,
     StatusRequest,
     WalReceive,
 )
+from drtool.model.target import ToLatest
 from drtool.policy.policy import Policy
 from drtool.policy.secrets import Redactor
 from drtool.policy.sources import RedisSource
@@ -32,6 +34,7 @@ from drtool.wiring.backup import backup
 from drtool.wiring.check import check
 from drtool.wiring.redis_stream import receive as receive_stream
 from drtool.wiring.repository import run_repository
+from drtool.wiring.restore import restore
 from drtool.wiring.status import status
 from drtool.wiring.surroundings import Surroundings
 from drtool.wiring.wal import receive as receive_wal
@@ -77,8 +80,17 @@ class Stack:
     def init(self) -> None:
         run_repository(RepositoryInit(is_dry_run=False), self.policy, self.around)
 
-    def backup(self, *names: str) -> None:
-        backup(BackupRequest(sources=names, is_dry_run=False), self.policy, self.around)
+    def backup(self, *names: str, accepts_source: bool = False) -> tuple[BackupOutcome, ...]:
+        request = BackupRequest(sources=names, is_dry_run=False, accepts_source=accepts_source)
+        taken = backup(request, self.policy, self.around)
+        return tuple(one for one in taken if isinstance(one, BackupOutcome))
+
+    def plan_restore(self, *names: str) -> None:
+        """What `drtool restore --plan` does."""
+        request = RestoreRequest(
+            sources=names, target=ToLatest(), into=self.root / "copy", report=None, is_plan=True
+        )
+        restore(request, self.policy, self.around)
 
     def check(self, *names: str) -> CheckReport:
         return check(CheckRequest(names), self.policy, self.around)

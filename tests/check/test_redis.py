@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import redis
 
-from drtool.errors import ExitCode
+from drtool.errors import ExitCode, NotRecoverable
 from drtool.model.checked import Readiness
 from drtool.model.finding import Severity
 from drtool.sources.redis.address import NodeAddress
@@ -37,6 +37,7 @@ from tests.servers.redis import (
     make_replica,
     wait_for,
 )
+from tests.servers.redis_programs import VALKEY, bin_dir
 
 pytestmark = pytest.mark.redis
 WELL = {"appendonly": "yes", "repl-backlog-size": "64mb", "save": "3600 1"}
@@ -80,14 +81,69 @@ def test_a_redis_that_is_protected_has_no_problem(
     assert exit_code(report) == ExitCode.DONE
     names = [one.name for one in part(report, "cache").looks]
     servers = [f"server {one.address}" for one in (master, replica)]
-    stored = ["backups", "receiver", "stream", "marks", "backlog", "recoverable until"]
-    assert names == ["shape", *servers, *stored]
+    stored = ["backups", "restore", "content", "receiver", "stream", "marks", "backlog"]
+    assert names == ["shape", *servers, *stored, "recoverable until"]
     # What the newest snapshot had to say is told again: this repository has no key.
     warnings = facts(report, Severity.WARNING)
     assert [fact.split(":")[0] for fact in warnings] == [
         "its passwords and users are left out of the backup"
     ]
     assert "left" in look(report, "cache", "backlog").seen
+
+
+@pytest.mark.parametrize(
+    ("version", "release"), [("7.4", "Redis 7.4"), (VALKEY, "Valkey 8.1")], ids=["7.4", "valkey"]
+)
+def test_whether_this_machine_could_restore_it_is_known_before_anybody_needs_it(
+    make_redis: MakeRedis, tmp_path: Path, version: str, release: str
+) -> None:
+    """At the backup, in check and status, and by --plan: not once everything was fetched."""
+    server = make_redis(version, settings=WELL)
+    with server.client() as client:
+        client.set("a", 1)
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    lacking = stack_of(tmp_path, server, more=f"    bin_dir: {empty}\n")
+    able = Stack(root=tmp_path, sources=lacking.sources.replace(str(empty), str(bin_dir(version))))
+
+    [outcome] = lacking.backup()
+    [row] = lacking.status().rows
+
+    told_everywhere = (
+        told([finding.fact for finding in outcome.findings], f"{release} or later"),
+        told(problems(lacking.check()), f"{release} or later"),
+        told([finding.fact for finding in row.findings], f"{release} or later"),
+    )
+    assert told_everywhere == (True, True, True)
+    with pytest.raises(NotRecoverable, match=f"{release} or later"):
+        lacking.plan_restore("cache")
+    assert not told(problems(able.check()), "cannot be restored")
+    assert look(able.check(), "cache", "restore").seen.startswith(release)
+    [server_look] = [
+        one for one in part(able.check(), "cache").looks if one.name.startswith("server")
+    ]
+    assert server_look.seen.startswith(release)
+    able.plan_restore("cache")
+
+
+def test_a_source_that_lost_most_of_its_keys_is_a_problem_until_it_is_accepted(
+    make_redis: MakeRedis, tmp_path: Path
+) -> None:
+    server = make_redis(settings=WELL)
+    stack = stack_of(tmp_path, server)
+    with server.client() as client:
+        client.mset({f"key:{number}": number for number in range(100)})
+        stack.backup()
+        assert not told(problems(stack.check()), "most of its keys are gone")
+        client.flushall()
+
+        assert told(problems(stack.check()), "most of its keys are gone")
+        stack.backup(accepts_source=True)
+
+    report = stack.check()
+    assert not told(problems(report), "most of its keys are gone")
+    assert told(facts(report, Severity.WARNING), "the window has a break")
+    assert told([one.fact for one in stack.status().rows[0].findings], "the window has a break")
 
 
 def test_a_receiver_that_does_not_run_is_a_problem(make_redis: MakeRedis, tmp_path: Path) -> None:
@@ -265,6 +321,16 @@ def test_servers_behind_sentinel_are_found_and_checked(
         f"server {node.address}" for node in redis_sentinel.nodes
     }
     assert look(report, "cache", "shape").seen == "sentinel, 1 masters, 2 replicas"
+
+
+def test_a_server_that_no_sentinel_watches_is_a_problem_where_the_policy_says_sentinel(
+    make_redis: MakeRedis, tmp_path: Path
+) -> None:
+    stack = stack_of(tmp_path, make_redis(settings=WELL), topology="sentinel")
+
+    report = stack.check()
+
+    assert told(problems(report), "watched by no sentinel")
 
 
 def test_every_sentinel_is_asked_though_the_policy_names_one(

@@ -23,6 +23,21 @@ def fill(client: Any, *, seed: int = 1, has_functions: bool = True) -> None:
         client.execute_command("FUNCTION", "LOAD", "REPLACE", LIBRARY)
 
 
+def fill_expiring_fields(client: Any, *, moment_ms: int = 4_000_000_000_000) -> None:
+    """Hashes whose fields expire (Redis 7.4): packed, as a table, and too large to be held.
+
+    In each, `f0` expires at `moment_ms`, `f1` a millisecond later, and `f2` never.
+    """
+    for name, size, wide in (("packed", 3, 10), ("table", 1000, 10), ("huge", 3000, 900)):
+        key = f"fields:{name}"
+        client.hset(key, mapping={f"f{number}": "v" * wide for number in range(size)})
+        for number in (0, 1):
+            client.execute_command("HPEXPIREAT", key, moment_ms + number, "FIELDS", 1, f"f{number}")
+    numbers = (0, 100, -1, 4095, -4096, 32_000, -8_000_000, 2**31 - 1, 2**40)
+    client.hset("fields:numbers", mapping={n: n for n in numbers} | {"wide": "w" * 60})
+    client.execute_command("HPEXPIREAT", "fields:numbers", moment_ms, "FIELDS", 1, "wide")
+
+
 def fill_databases(client: Any, count: int = 16) -> None:
     """A few keys in each database; number n holds n + 1."""
     for number in range(count):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 import tracemalloc
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -41,14 +42,22 @@ from drtool.sources.redis.rdbwrite import (
     shift_ttl,
     split_by_slot,
 )
-from tests.redis.filling import FAR_MS, LIBRARY, chunks_of, fill, fill_databases
+from tests.redis.filling import (
+    FAR_MS,
+    LIBRARY,
+    chunks_of,
+    fill,
+    fill_databases,
+    fill_expiring_fields,
+)
 from tests.redis.linking import Archive, join, keys_of
-from tests.servers.redis import ClusterGroup, MakeRedis, RedisServer, redis_program, wait_for
+from tests.servers.redis import ClusterGroup, MakeRedis, RedisServer, wait_for
+from tests.servers.redis_programs import VALKEY, redis_program
 
 pytestmark = pytest.mark.redis
 
 MODULE_LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
-Saved = tuple[bytes, str]
+Saved = tuple[bytes, str, str]
 
 
 def saved(server: RedisServer) -> bytes:
@@ -62,14 +71,17 @@ def saved(server: RedisServer) -> bytes:
     return (server.root / "dump.rdb").read_bytes()
 
 
-@pytest.fixture(scope="module", params=["7.0", "6.2"])
+@pytest.fixture(scope="module", params=["7.0", "6.2", "7.4", VALKEY])
 def full(request: pytest.FixtureRequest) -> Saved:
-    """The RDB of a server with everything in database 0, and its digest."""
-    server: RedisServer = request.getfixturevalue("redis7" if request.param == "7.0" else "redis62")
+    """The RDB of a server with everything in database 0, its digest, and which server it was."""
+    names = {"7.0": "redis7", "6.2": "redis62", "7.4": "redis74", VALKEY: "valkey"}
+    server: RedisServer = request.getfixturevalue(names[request.param])
     with server.client() as client:
         client.flushall()
-        fill(client, has_functions=request.param == "7.0")
-    return saved(server), server.digest()
+        fill(client, has_functions=request.param != "6.2")
+        if request.param == "7.4":
+            fill_expiring_fields(client)
+    return saved(server), server.digest(), request.param
 
 
 def load(server: RedisServer, rdb: bytes) -> RedisServer:
@@ -123,8 +135,8 @@ def test_it_does_not_matter_where_an_rdb_is_cut_into_chunks(full: Saved, size: i
 
 def test_a_copy_of_everything_is_the_same_to_redis(full: Saved, make_redis: MakeRedis) -> None:
     """Every type in every encoding: small and large, packed, streams with groups, functions."""
-    rdb, digest = full
-    server = make_redis("7.0" if b"redis-ver\x067" in rdb[:40] else "6.2")
+    rdb, digest, version = full
+    server = make_redis(version)
 
     load(server, changed(rdb, keep_ttl))
 
@@ -134,7 +146,7 @@ def test_a_copy_of_everything_is_the_same_to_redis(full: Saved, make_redis: Make
 def test_what_was_split_and_merged_again_is_the_same_to_redis(
     full: Saved, make_redis: MakeRedis
 ) -> None:
-    rdb, digest = full
+    rdb, digest, version = full
     parts = [bytearray() for _ in range(5)]
     merged = bytearray()
 
@@ -145,7 +157,7 @@ def test_what_was_split_and_merged_again_is_the_same_to_redis(
 
     assert split.keys_dropped == joined.keys_dropped == 0
     assert joined.all_verified
-    server = make_redis("7.0" if b"redis-ver\x067" in rdb[:40] else "6.2")
+    server = make_redis(version)
     load(server, bytes(merged))
     assert server.digest() == digest
 
@@ -164,7 +176,7 @@ def test_each_key_goes_where_its_slot_belongs(full: Saved) -> None:
 
 def test_redis_itself_finds_nothing_wrong_with_what_was_split(full: Saved, tmp_path: Path) -> None:
     """PITFALLS 83: a short or empty RDB is found before anyone starts on it."""
-    binaries = look(redis_program("7.0").parent)
+    binaries = look(redis_program(full[2]).parent)
     assert binaries is not None
     parts = [bytearray() for _ in range(3)]
 
@@ -240,6 +252,68 @@ def test_expiry_times_are_kept_shifted_or_taken_away(redis7: RedisServer) -> Non
     }
     assert set(persisted.values()) == {-1}
     assert left == {(0, b"never"): -1}
+
+
+HASHES = ("packed", "table", "huge")
+
+
+def field_times(server: RedisServer, name: str) -> list[int]:
+    """When the fields f0, f1 and f2 of a hash expire; -1 never, -2 for a field that is not there."""
+    with server.client() as client:
+        command = ("HPEXPIRETIME", f"fields:{name}", "FIELDS", 3, "f0", "f1", "f2")
+        return list(client.execute_command(*command))
+
+
+@pytest.mark.parametrize(
+    ("rule", "times"),
+    [
+        (keep_ttl, [4_000_000_000_000, 4_000_000_000_001, -1]),
+        (shift_ttl(timedelta(seconds=5)), [4_000_000_005_000, 4_000_000_005_001, -1]),
+        (persist, [-1, -1, -1]),
+        (
+            drop_expired(datetime.fromtimestamp(1, UTC), shift_ttl(timedelta(seconds=5))),
+            [4_000_000_005_000, 4_000_000_005_001, -1],
+        ),
+    ],
+)
+def test_times_of_fields_are_kept_shifted_or_taken_away(
+    redis74: RedisServer, make_redis: MakeRedis, rule: TtlRule, times: list[int]
+) -> None:
+    """In packed hashes, in tables, and in hashes that are too large to be held; values stay."""
+    with redis74.client() as client:
+        client.flushall()
+        fill_expiring_fields(client)
+        keys = [f"fields:{name}" for name in (*HASHES, "numbers")]
+        expected = {key: client.hgetall(key) for key in keys}
+
+    copy = load(make_redis("7.4"), changed(saved(redis74), rule))
+
+    assert [field_times(copy, name) for name in HASHES] == [times] * 3
+    with copy.client() as client:
+        assert {key: client.hgetall(key) for key in keys} == expected
+
+
+def test_fields_that_were_over_at_the_moment_stay_gone(
+    redis74: RedisServer, make_redis: MakeRedis
+) -> None:
+    """One field has expired by the moment restored to, and the server had not removed it yet."""
+    now_ms = round(datetime.now(UTC).timestamp() * 1000)
+    with redis74.client() as client:
+        client.flushall()
+        client.execute_command("DEBUG", "SET-ACTIVE-EXPIRE", "0")
+        fill_expiring_fields(client)
+        for name in HASHES:
+            client.execute_command("HPEXPIREAT", f"fields:{name}", now_ms + 800, "FIELDS", 1, "f0")
+        wait_for(lambda: time.time() * 1000 > now_ms + 800, what="the end of a field's time")
+    rdb = saved(redis74)
+    assert rdb.count(b"f0") == 3, "the server has removed them itself"
+    with redis74.client() as client:
+        client.execute_command("DEBUG", "SET-ACTIVE-EXPIRE", "1")
+    moment = datetime.fromtimestamp(now_ms / 1000 + 60, UTC)
+
+    copy = load(make_redis("7.4"), changed(rdb, drop_expired(moment, persist)))
+
+    assert [field_times(copy, name) for name in HASHES] == [[-2, -1, -1]] * 3
 
 
 def test_idle_times_and_frequencies_are_carried_along(make_redis: MakeRedis) -> None:

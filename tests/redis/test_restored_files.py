@@ -26,11 +26,13 @@ from drtool.sources.redis.binaries import (
 from drtool.sources.redis.commands import absolute_expiries, safe_cut
 from drtool.sources.redis.rdb import file_parts, stream_database
 from drtool.sources.redis.rdbwrite import drop_expired, rewrite, shift_ttl
+from drtool.sources.redis.release import Product, parse_release
 from drtool.sources.redis.server import ScratchPlan, ScratchServer, start_scratch
 from tests.redis.filling import fill, fill_databases
 from tests.redis.linking import CLOCK, Archive, join, keys_of
 from tests.servers.postgres import server_directory
-from tests.servers.redis import MakeRedis, RedisServer, make_replica, redis_program, wait_for
+from tests.servers.redis import MakeRedis, RedisServer, make_replica, wait_for
+from tests.servers.redis_programs import redis_program
 
 pytestmark = pytest.mark.redis
 
@@ -349,10 +351,10 @@ def test_a_server_that_is_handed_over_takes_writes(make_redis: MakeRedis, place:
 
 
 def test_a_server_program_of_the_right_version_is_found() -> None:
-    assert find_binaries((7, 0, 0)).version[:2] == (7, 0)
-    assert find_binaries((6, 2, 0)).version[:2] == (6, 2)
+    assert find_binaries(parse_release(Product.REDIS, "7.0.0")).version[:2] == (7, 0)
+    assert find_binaries(parse_release(Product.REDIS, "6.2.0")).version[:2] == (6, 2)
     with pytest.raises(NotRecoverable, match=r"99\.0"):
-        find_binaries((99, 0, 0))
+        find_binaries(parse_release(Product.REDIS, "99.0.0"))
 
 
 def test_a_program_that_the_user_cannot_reach_is_copied(place: Path, tmp_path: Path) -> None:
@@ -383,9 +385,18 @@ def test_a_span_of_redis_6_2_becomes_a_moment(make_redis: MakeRedis, place: Path
         client.set("getex", 1)
         client.execute_command("GETEX", "getex", "PX", 1_000_000)
         client.eval("redis.call('set', 'lua', 1) redis.call('expire', 'lua', 1000)", 0)
+        payload = client.dump("expire")
+        client.execute_command("RESTORE", "restore" * 900, 1_000_000, payload)
+        words = ("RESTORE-ASKING", "asking", 1_000_000, payload, "REPLACE", "IDLETIME", 5)
+        client.execute_command(*words)
+        client.execute_command("MULTI")
+        client.execute_command("RESTORE", "in multi", 1_000_000, payload)
+        client.execute_command("EXEC")
+        client.execute_command("RESTORE", "absolute", 4_000_001_000_000, payload, "ABSTTL")
+        client.execute_command("RESTORE", "no span", 0, payload)
         client.set("plain", "EX")
         client.rpush("list", "EXPIRE", "PX", "1")
-        expected = set(client.keys("*")) - {b"plain", b"list"}
+        expected = set(client.keys("*")) - {b"plain", b"list", b"no span"}
         archive.catch_up(link, server)
     moment = 4_000_000_000_000
     for size in (1, 7, 1 << 20):

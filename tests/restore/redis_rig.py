@@ -16,7 +16,7 @@ from typing import Any
 
 import redis
 
-from drtool.backup.plan import plan_snapshot
+from drtool.backup.plan import Accepted, plan_snapshot
 from drtool.backup.redis import RedisServers, run_redis_snapshot
 from drtool.model.outcome import BackupOutcome, RestoreOutcome
 from drtool.model.progress import Emit, silent
@@ -35,7 +35,7 @@ from drtool.repository.repository import Repository
 from drtool.restore.destination import check_directory
 from drtool.restore.phases import Phases
 from drtool.restore.redis import run_redis_restore
-from drtool.restore.redis_fetch import version_of
+from drtool.restore.redis_fetch import release_of
 from drtool.restore.redis_look import look_redis
 from drtool.restore.redis_places import RedisSite
 from drtool.restore.redis_plan import plan_redis_restore
@@ -54,6 +54,9 @@ LIMIT_SECONDS = 60
 LOAD_SECONDS = 180
 
 
+NOTHING_ACCEPTED = Accepted()
+
+
 def servers_of(
     *nodes: RedisServer, kind: RedisTopology = RedisTopology.STANDALONE, login: Login | None = None
 ) -> RedisServers:
@@ -66,7 +69,11 @@ def servers_of(
 
 
 def take_snapshot(
-    repository: Repository, servers: RedisServers, *, emit: Emit = silent
+    repository: Repository,
+    servers: RedisServers,
+    *,
+    emit: Emit = silent,
+    accepts: Accepted = NOTHING_ACCEPTED,
 ) -> BackupOutcome:
     """One snapshot, as the command takes it."""
     manifests, _ = read_manifests(repository, SOURCE)
@@ -77,9 +84,15 @@ def take_snapshot(
         manifests=manifests,
         attempts=list(unfinished_attempts(repository, SOURCE, most=5)),
     )
+    plan = replace(plan, accepted=accepts)
     with Lease(repository, f"backup-{SOURCE}", clock=CLOCK) as lease:
         return run_redis_snapshot(
-            plan, servers=servers, repository=repository, lease=lease, clock=CLOCK, emit=emit
+            plan,
+            servers=servers,
+            repository=repository,
+            lease=lease,
+            clock=CLOCK,
+            emit=emit,
         )
 
 
@@ -134,6 +147,8 @@ def restore(
     first_port: int | None = None,
     cut_bytes: int = 0,
     emit: Emit = silent,
+    bin_dir: Path | None = None,
+    modules: tuple[Path, ...] = (),
 ) -> RestoreOutcome:
     """As the command does it, on ports that are free unless some are given; `cut_bytes` are left off
     the end of each shard's stream.
@@ -149,11 +164,12 @@ def restore(
     servers = sum(1 + (one.shard.replicas or 0) for one in plan.shards)
     site = RedisSite(
         destination=check_directory(into, owner=owner, needed_bytes=plan.fetch_bytes),
-        binaries=find_binaries(version_of(plan)),
+        binaries=find_binaries(release_of(plan.manifest.redis), bin_dir=bin_dir),
         ttl=ttl,
         masters=masters,
         first_port=first_port or free_row(masters or servers),
         heartbeat_key=key,
+        modules=modules,
     )
     return run_redis_restore(plan, site, repository=repository, phases=Phases(CLOCK, emit))
 
@@ -209,7 +225,7 @@ def _started_one(line: str, stack: ExitStack, *, password: str | None) -> Copy:
     port = next(row.split()[1] for row in text.splitlines() if row.startswith("port "))
     # Beside the copy's directory, which a test may remove before anybody has read it.
     log = Path(tempfile.gettempdir()) / f"drtool-test-copy-{os.getpid()}-{port}.log"
-    debug = ["--enable-debug-command", "yes"] if _is_seven(program) else []
+    debug = ["--enable-debug-command", "yes"] if _has_debug_setting(program) else []
     with log.open("wb") as out:
         process = subprocess.Popen(
             [_reachable(program, stack), configuration, *debug],
@@ -226,14 +242,14 @@ def _started_one(line: str, stack: ExitStack, *, password: str | None) -> Copy:
     return Copy(process, client, log)
 
 
-def _is_seven(program: str) -> bool:
+def _has_debug_setting(program: str) -> bool:
     command = [program, "--version"]
-    return b"v=7." in subprocess.run(command, check=True, capture_output=True).stdout
+    return b"v=6." not in subprocess.run(command, check=True, capture_output=True).stdout
 
 
 def _reachable(program: str, stack: ExitStack) -> str:
     """The program where the servers' user can run it."""
-    if program.startswith("/usr"):
+    if program.startswith(("/usr", "/tmp")):
         return program
     from tests.servers.postgres import server_directory
 

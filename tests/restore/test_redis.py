@@ -37,6 +37,7 @@ from tests.servers.redis import (
     SentinelGroup,
     make_replica,
 )
+from tests.servers.redis_programs import VALKEY, bin_dir
 
 pytestmark = pytest.mark.redis
 
@@ -49,18 +50,18 @@ def full_digest(server: RedisServer) -> str:
     return server.digest()
 
 
-@pytest.mark.parametrize("version", ["7.0", "6.2"])
+@pytest.mark.parametrize("version", ["7.0", "6.2", "7.4", VALKEY])
 def test_a_snapshot_comes_back_equal_and_starts_as_the_report_says(
     make_redis: MakeRedis, repository: Repository, root: Path, version: str
 ) -> None:
     """PITFALLS 81, 82, 85: AOF on, nobody's replica, all 20 databases, and nothing is lost at a save."""
     server = make_redis(version, settings={"databases": "20"})
     with server.client() as client:
-        fill(client, has_functions=version == "7.0")
+        fill(client, has_functions=version != "6.2")
         fill_databases(client, 20)
     take_snapshot(repository, servers_of(server))
 
-    outcome = restore(repository, root / "copy")
+    outcome = restore(repository, root / "copy", bin_dir=bin_dir(version))
 
     assert outcome.is_writable
     assert outcome.questions
@@ -76,7 +77,7 @@ def test_a_snapshot_comes_back_equal_and_starts_as_the_report_says(
         copy.set("after", 1)
 
 
-@pytest.mark.parametrize("version", ["7.0", "6.2"])
+@pytest.mark.parametrize("version", ["7.0", "6.2", "7.4", VALKEY])
 def test_any_moment_of_the_stream_is_reached(
     make_redis: MakeRedis, repository: Repository, root: Path, version: str
 ) -> None:
@@ -85,7 +86,7 @@ def test_any_moment_of_the_stream_is_reached(
     chance = random.Random(seed := 7)
     ledger: list[tuple[int, datetime]] = []
     with server.client() as client, streamed(repository, server):
-        fill(client, has_functions=version == "7.0")
+        fill(client, has_functions=version != "6.2")
         take_snapshot(repository, servers_of(server))
         for number in range(300):
             with client.pipeline(transaction=True) as pipe:
@@ -100,7 +101,9 @@ def test_any_moment_of_the_stream_is_reached(
     for round_number in range(3):
         position = chance.randrange(50, 280)
         moment = ledger[position][1]
-        outcome = restore(repository, root / str(round_number), ToTime(moment))
+        outcome = restore(
+            repository, root / str(round_number), ToTime(moment), bin_dir=bin_dir(version)
+        )
 
         with started(outcome) as [copy]:
             found = [int(one) for one in copy.lrange("ledger", 0, -1)]

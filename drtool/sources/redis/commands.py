@@ -2,8 +2,8 @@
 
 Redis drops half a command and half a transaction at the end of what it replays, so a restore needs
 none of this; it tells beforehand what will be dropped. Streams of Redis 6.2 need the second part: it
-replicates `EXPIRE key 100`, which a replay counts from the day of the restore. Redis 7.0 replicates
-moments.
+replicates `EXPIRE key 100` and `RESTORE key 100000 ...`, which a replay counts from the day of the
+restore. Redis 7.0 replicates moments; only what a module replicates as it was told may hold spans there.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ _AS_SET = {b"SETEX": 1000, b"PSETEX": 1}
 _AS_MOMENT = {b"EXPIRE": 1000, b"PEXPIRE": 1}
 _UNITS = {b"EX": 1000, b"PX": 1}
 _NO_WRITES = frozenset({b"PING", b"SELECT", b"MULTI", b"EXEC", b"DISCARD", b"REPLCONF"})
+# MIGRATE sends the second one, to move slots.
+_RESTORES = frozenset({b"RESTORE", b"RESTORE-ASKING"})
 
 
 class StreamDamaged(IntegrityError):
@@ -43,6 +45,7 @@ class StreamScanner:
         self._in_transaction = False
         self._name = b""
         self._number = 0
+        self._awaited = 0
 
     @property
     def is_between_commands(self) -> bool:
@@ -56,6 +59,7 @@ class StreamScanner:
     def _scan(self, window: bytes) -> int:
         """Go through `window` as far as it is understood; the rest waits for more."""
         pos, size = 0, len(window)
+        self._awaited = 0
         find = window.find
         try:
             while True:
@@ -77,6 +81,7 @@ class StreamScanner:
                         break
                     length = int(window[pos + 1 : newline - 1])
                     if not self._takes(window, pos, newline + 1, length=length):
+                        self._awaited = length
                         break
                     self._skip = length + 2
                     pos = newline + 1
@@ -87,7 +92,7 @@ class StreamScanner:
             ) from error
         self._rest = window[pos:]
         self._offset += pos
-        if len(self._rest) > 4 * _LINE_BYTES + _WORD_BYTES:
+        if len(self._rest) > 4 * _LINE_BYTES + _WORD_BYTES + self._awaited:
             raise StreamDamaged(f"the stream is not readable near offset {self._offset}")
         return pos
 
@@ -202,6 +207,8 @@ class AbsoluteExpiries(StreamScanner):
         self._edits: list[tuple[int, int, bytes]] = []
         self._unit: int | None = None
         self._behind = b""
+        self._key = b""
+        self._span_ms = 0
 
     def passed(self, part: Buffer, moment_ms: int) -> list[bytes]:
         """What becomes of `part` and of what was held back before it."""
@@ -230,6 +237,8 @@ class AbsoluteExpiries(StreamScanner):
             self._edits.append((begin, end, b"*5\r\n" + _word(b"SET")))
 
     def _takes(self, window: bytes, begin: int, value: int, *, length: int) -> bool:
+        if self._name in _RESTORES:
+            return self._restore_takes(window, value, length)
         is_option = self._name == b"SET" and self._number >= 3 and length <= _WORD_BYTES
         is_span = self._unit is not None and self._number == 2
         if not is_option and not is_span:
@@ -253,8 +262,27 @@ class AbsoluteExpiries(StreamScanner):
         self._unit = None
         return True
 
+    def _restore_takes(self, window: bytes, value: int, length: int) -> bool:
+        """RESTORE key span payload [options]: whether the span is one is known at the end alone."""
+        if self._number == 3 or (self._number > 3 and length > _WORD_BYTES):
+            return True
+        if value + length + 2 > len(window):
+            return False
+        text = window[value : value + length]
+        if self._number == 1:
+            self._key, self._span_ms = text, 0
+        elif self._number == 2:
+            self._span_ms = int(text)
+        elif text.upper() == b"ABSTTL":
+            self._span_ms = 0
+        return True
+
     def _command_ended(self, pos: int) -> None:
         super()._command_ended(pos)
+        if self._name in _RESTORES and self._span_ms:
+            moment = b"%d" % (self._moment_ms + self._span_ms)
+            self._behind = b"*3\r\n" + _word(b"PEXPIREAT") + _word(self._key) + _word(moment)
+            self._span_ms = 0
         if self._behind:
             self._edits.append((pos, pos, self._behind))
             self._behind = b""

@@ -15,6 +15,7 @@ from redis.retry import Retry
 from drtool.errors import SourceUnavailable
 from drtool.sources.redis.address import Login, NodeAddress
 from drtool.sources.redis.refusals import OLDEST_VERSION, refused, too_old, unreachable
+from drtool.sources.redis.release import Product, Release, read_release
 
 CONNECT_SECONDS = 5.0
 ANSWER_SECONDS = 30.0
@@ -31,6 +32,8 @@ class RedisConnection:
         self.address = address
         self.place = f"Redis at {address}"
         self.version: tuple[int, int, int] = (0, 0, 0)
+        """The version of Redis whose commands it knows; Valkey 8 knows those of 7.2."""
+        self.release = Release(Product.REDIS, (0, 0, 0))
 
     def ask(self, *words: Word) -> Reply:
         """What the server answers to one command.
@@ -97,8 +100,10 @@ def connect(
         address,
     )
     try:
-        told = connection.info("server").get("redis_version", "0")
+        server = connection.info("server")
+        told = server.get("redis_version", "0")
         connection.version = _version(told)
+        connection.release = read_release(server)
         if connection.version < OLDEST_VERSION:
             raise too_old(connection.place, told)
     except BaseException:
@@ -113,6 +118,15 @@ def server_moment(connection: RedisConnection) -> datetime:
     if len(words) != 2:
         raise SourceUnavailable(f"{connection.place} does not tell its time")
     return datetime.fromtimestamp(int(words[0]), UTC) + timedelta(microseconds=int(words[1]))
+
+
+def keys_by_database(connection: RedisConnection) -> dict[int, int]:
+    """How many keys each database holds, those that have expired and are still there included."""
+    sizes = {}
+    for name, told in connection.info("keyspace").items():
+        keys = dict(word.split("=", 1) for word in told.split(",")).get("keys", "0")
+        sizes[int(name.removeprefix("db"))] = int(keys)
+    return sizes
 
 
 def pairs(reply: Reply) -> dict[str, str]:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from drtool.errors import NotRecoverable
 from drtool.sources.redis import rdbcodes as codes
-from drtool.sources.redis.crc64 import Buffer, Checksum
-from drtool.sources.redis.rdbcodes import RdbDamaged
+from drtool.sources.redis.crc64 import Buffer
+from drtool.sources.redis.rdbcodes import RdbDamaged, UnknownFormat
+from drtool.sources.redis.rdbfields import FieldRule, Sink, rewrite_fields
 from drtool.sources.redis.rdbscan import (
     Entry,
     Inside,
@@ -19,15 +19,16 @@ from drtool.sources.redis.rdbscan import (
     scan,
     shape_of,
 )
+from drtool.sources.redis.rdbwindow import Through, Window, cut_off
 
 T = TypeVar("T")
-Sink = Callable[[memoryview], None]
-_STEP_BYTES = 256 << 10
 # A record that is not whole in a window of this size is copied through, not held.
 _LARGE_BYTES = 1 << 20
-# No header of a string is longer: one byte and two lengths of nine.
-_HEADER_BYTES = 32
 _FILE_BYTES = 1 << 20
+_WHOLE = (
+    "Restore it to the backup's own moment (--backup ID), with its expiry times, into the same number of"
+    " masters: that needs no reading."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +86,9 @@ class Batch:
 class LargeEntry:
     """A record too large to be held. `head` is what stands before its type, `name` its type and key.
 
-    `copy_value` hands the value over piece by piece, each piece good until the next one; it is
-    called at most once, and before the walk goes on. If nobody calls it, the value is skipped.
+    `copy_value` hands the value over piece by piece, each piece good until the next one;
+    `rewrite_value` does so with other times of fields, where they expire. One of them is called, at
+    most once, and before the walk goes on. If nobody calls it, the value is skipped.
     """
 
     database: int
@@ -95,6 +97,12 @@ class LargeEntry:
     head: bytes
     name: bytes
     copy_value: Callable[[Sink], None]
+    rewrite_value: Callable[[Sink, FieldRule], None]
+
+    @property
+    def kind(self) -> int:
+        """The type of the value."""
+        return self.name[0]
 
 
 RdbItem = Aux | Resize | Function | ModuleAux | Batch | LargeEntry
@@ -107,78 +115,13 @@ def file_parts(path: Path) -> Iterator[bytes]:
             yield part
 
 
-class _Window:
-    """The stretch of the RDB that is in memory, and where in it one stands."""
-
-    def __init__(self, parts: Iterable[Buffer]) -> None:
-        self._parts = iter(parts)
-        self.checksum = Checksum()
-        self.bytes = b""
-        self.pos = 0
-
-    def more(self) -> bool:
-        """Forget what lies before `pos` and take in what follows; False at the end of the parts."""
-        pieces: list[Buffer] = [memoryview(self.bytes)[self.pos :]]
-        gathered = 0
-        while gathered < _STEP_BYTES:
-            part = next(self._parts, None)
-            if part is None:
-                break
-            self.checksum.add(part)
-            gathered += len(part)
-            # A copy: the next part may be handed over in the same buffer.
-            pieces.append(bytes(part))
-        self.bytes = b"".join(pieces)
-        self.pos = 0
-        return gathered > 0
-
-
-class _Through:
-    """Steps through a value of any size and hands over what it stepped over."""
-
-    def __init__(self, window: _Window, sink: Sink) -> None:
-        self._window = window
-        self._sink = sink
-        self._begin = window.pos
-
-    def length(self) -> int:
-        self._prepare()
-        count, self._window.pos = codes.read_length(self._window.bytes, self._window.pos)
-        return count
-
-    def string(self) -> None:
-        self._prepare()
-        self._move(codes.skip_string(self._window.bytes, self._window.pos))
-
-    def raw(self, count: int) -> None:
-        self._move(self._window.pos + count)
-
-    def byte(self) -> int:
-        self._prepare()
-        self._window.pos += 1
-        return self._window.bytes[self._window.pos - 1]
-
-    def hand_over(self) -> None:
-        if self._window.pos > self._begin:
-            self._sink(memoryview(self._window.bytes)[self._begin : self._window.pos])
-        self._begin = self._window.pos
-
-    def _prepare(self) -> None:
-        if len(self._window.bytes) - self._window.pos < _HEADER_BYTES:
-            self.hand_over()
-            self._window.more()
-            self._begin = 0
-
-    def _move(self, end: int) -> None:
-        window = self._window
-        while end > len(window.bytes):
-            end -= len(window.bytes)
-            window.pos = len(window.bytes)
-            self.hand_over()
-            if not window.more():
-                raise _cut_off(window)
-            self._begin = 0
-        window.pos = end
+def rewritten_value(kind: int, value: bytes, rule: FieldRule) -> bytes:
+    """A value of a type whose fields expire, whole in memory, with other times; see `rdbfields`."""
+    window, out = Window([]), bytearray()
+    window.bytes = value
+    sink = out.extend
+    rewrite_fields(kind, Through(window, sink), sink, rule=rule)
+    return bytes(out)
 
 
 class RdbWalker:
@@ -188,8 +131,15 @@ class RdbWalker:
     records must not be trusted before. UnknownModule for what belongs to a module not in `modules`.
     """
 
-    def __init__(self, parts: Iterable[Buffer], *, modules: frozenset[str] = frozenset()) -> None:
-        self._window = _Window(parts)
+    def __init__(
+        self,
+        parts: Iterable[Buffer],
+        *,
+        modules: Container[str] = frozenset(),
+        any_version: bool = False,
+    ) -> None:
+        self._any_version = any_version
+        self._window = Window(parts)
         self._modules = modules
         self._database = 0
         self.is_verified = False
@@ -212,7 +162,7 @@ class RdbWalker:
                     if len(window.bytes) - window.pos >= _LARGE_BYTES:
                         yield from self._large()
                     elif not window.more():
-                        raise _cut_off(window)
+                        raise cut_off(window)
                 elif window.bytes[window.pos] == codes.END:
                     self._finish()
                     return
@@ -226,6 +176,15 @@ class RdbWalker:
     def _read_version(self) -> int:
         self._window.more()
         head = self._window.bytes[:9]
+        if self._any_version and head.startswith((codes.MAGIC, codes.VALKEY_MAGIC)):
+            self._window.pos = len(head)
+            return 0
+        if head.startswith(codes.VALKEY_MAGIC):
+            raise UnknownFormat(
+                f"the RDB begins with {head.decode('ascii', 'replace')}: it is of Valkey 9 or later,"
+                " which this drtool does not know",
+                hint=_WHOLE,
+            )
         digits = head[len(codes.MAGIC) :]
         if not head.startswith(codes.MAGIC) or len(digits) != 4 or not digits.isdigit():
             raise RdbDamaged(
@@ -235,10 +194,10 @@ class RdbWalker:
             )
         version = int(digits)
         if not codes.OLDEST_VERSION <= version <= codes.NEWEST_VERSION:
-            raise NotRecoverable(
+            raise UnknownFormat(
                 f"the RDB has version {version}, and drtool knows {codes.OLDEST_VERSION} to"
                 f" {codes.NEWEST_VERSION}",
-                hint="Restore it whole, into the same number of masters: that needs no reading.",
+                hint=_WHOLE,
             )
         self._window.pos = 9
         return version
@@ -255,7 +214,7 @@ class RdbWalker:
                 return read()
             except IndexError:
                 if not self._window.more():
-                    raise _cut_off(self._window) from None
+                    raise cut_off(self._window) from None
 
     def _read_opcode(self) -> RdbItem | None:
         window = self._window
@@ -268,6 +227,10 @@ class RdbWalker:
             keys, pos = codes.read_length(content, pos)
             expires, pos = codes.read_length(content, pos)
             item = Resize(self._database, keys, expires)
+        elif code == codes.SLOT_INFO:
+            # How many keys a slot of this server has, which is not so where its keys go.
+            for _ in range(3):
+                _, pos = codes.read_length(content, pos)
         elif code == codes.AUX:
             name, pos = codes.read_string(content, pos)
             value, pos = codes.read_string(content, pos)
@@ -298,15 +261,21 @@ class RdbWalker:
         window.pos = value_at
         is_taken = False
 
-        def copy_value(sink: Sink) -> None:
+        def passing(step: Callable[[Through], None], sink: Sink) -> None:
             nonlocal is_taken
             is_taken = True
-            cursor = _Through(window, sink)
+            cursor = Through(window, sink)
             try:
-                shape_of(kind)(cursor)
+                step(cursor)
             except IndexError:
-                raise _cut_off(window) from None
+                raise cut_off(window) from None
             cursor.hand_over()
+
+        def copy_value(sink: Sink) -> None:
+            passing(shape_of(kind), sink)
+
+        def rewrite_value(sink: Sink, rule: FieldRule) -> None:
+            passing(lambda cursor: rewrite_fields(kind, cursor, sink, rule=rule), sink)
 
         yield LargeEntry(
             database=self._database,
@@ -315,6 +284,7 @@ class RdbWalker:
             head=head,
             name=name,
             copy_value=copy_value,
+            rewrite_value=rewrite_value,
         )
         if not is_taken:
             copy_value(lambda _: None)
@@ -335,7 +305,7 @@ class RdbWalker:
                 break
         rest = len(window.bytes) - window.pos - 1
         if rest < codes.FOOTER_BYTES:
-            raise _cut_off(window)
+            raise cut_off(window)
         if rest > codes.FOOTER_BYTES:
             raise RdbDamaged(
                 f"an RDB is followed by {rest - codes.FOOTER_BYTES} bytes that do not belong to it",
@@ -344,20 +314,14 @@ class RdbWalker:
         self.is_verified = window.checksum.verify()
 
 
-def _cut_off(window: _Window) -> RdbDamaged:
-    return RdbDamaged(
-        f"an RDB is cut off: it ends after {window.checksum.size_bytes} bytes, in the middle",
-        hint="The server or its child died while it wrote: take another backup, and look at its log.",
-    )
-
-
 def stream_database(parts: Iterable[Buffer]) -> int | None:
     """For which database the first command after an RDB is (`repl-stream-db`); None if it is not told.
 
     A replica passes its master's stream on from the middle, so this is needed there; a master begins
     with a SELECT of its own, and then it does no harm. Only the first few hundred bytes are looked at.
     """
-    for item in RdbWalker(parts):
+    # The facts at an RDB's beginning are written alike by every version.
+    for item in RdbWalker(parts, any_version=True):
         if not isinstance(item, Aux):
             return None
         if item.name == b"repl-stream-db":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
+
 from drtool.sources.redis import rdbcodes as codes
 from drtool.sources.redis.rdbcodes import (
     Shape,
@@ -14,6 +16,17 @@ from drtool.sources.redis.rdbcodes import (
 # Where a record begins, where its type stands, where it ends, when it expires (NEVER: -1), its key.
 Entry = tuple[int, int, int, int, bytes]
 NEVER = -1
+
+
+class EveryModule:
+    """Takes any module for known: its values can be stepped over without it. `met` are their types."""
+
+    def __init__(self) -> None:
+        self.met: set[str] = set()
+
+    def __contains__(self, name: object) -> bool:
+        self.met.add(str(name))
+        return True
 
 
 class Inside:
@@ -38,7 +51,7 @@ class Inside:
         return self.bytes[self.pos - 1]
 
 
-def scan(window: bytes, pos: int, modules: frozenset[str]) -> tuple[list[Entry], int, bool]:
+def scan(window: bytes, pos: int, modules: Container[str]) -> tuple[list[Entry], int, bool]:
     """The records that lie whole in `window` from `pos` on.
 
     Also where the first thing begins that is not one, and whether that is because the window is too
@@ -54,7 +67,7 @@ def scan(window: bytes, pos: int, modules: frozenset[str]) -> tuple[list[Entry],
             expires_ms = NEVER
             kind = window[pos]
             type_at = pos
-            if kind >= codes.FUNCTION:
+            if kind >= codes.SLOT_INFO:
                 if not codes.IDLE <= kind <= codes.EXPIRE_SECONDS or kind in (
                     codes.AUX,
                     codes.RESIZE,
@@ -91,7 +104,7 @@ def scan(window: bytes, pos: int, modules: frozenset[str]) -> tuple[list[Entry],
 def read_head(window: bytes, pos: int) -> tuple[int, int]:
     """Where the type of the record at `pos` stands, and when the record expires, or NEVER."""
     expires_ms = NEVER
-    while (code := window[pos]) >= codes.FUNCTION:
+    while (code := window[pos]) >= codes.SLOT_INFO:
         if code == codes.EXPIRE_MS:
             expires_ms = int.from_bytes(window[pos + 1 : pos + 9], "little", signed=True)
             pos += 9
@@ -120,7 +133,7 @@ def shape_of(kind: int) -> Shape:
         raise ValueError(f"unknown type {kind} of a value") from None
 
 
-def known_module(number: int, modules: frozenset[str]) -> str:
+def known_module(number: int, modules: Container[str]) -> str:
     """The name of the module type with that number; UnknownModule if it is not in `modules`."""
     name = codes.module_name(number)
     if name not in modules:
@@ -131,7 +144,7 @@ def known_module(number: int, modules: frozenset[str]) -> str:
     return name
 
 
-def _skip_value(window: bytes, pos: int, kind: int, *, modules: frozenset[str]) -> int:
+def _skip_value(window: bytes, pos: int, kind: int, *, modules: Container[str]) -> int:
     if kind == codes.MODULE_VALUE:
         known_module(read_length(window, pos)[0], modules)
     cursor = Inside(window, pos)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from binascii import crc_hqx
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -20,7 +20,9 @@ from drtool.sources.redis.rdb import (
     RdbItem,
     RdbWalker,
     Resize,
+    rewritten_value,
 )
+from drtool.sources.redis.rdbfields import type_after
 from drtool.sources.redis.rdbscan import NEVER
 
 Write = Callable[[Buffer], object]
@@ -154,7 +156,7 @@ def reshape(
     *,
     shares: Sequence[Sequence[SlotRange]],
     ttl: TtlRule = keep_ttl,
-    modules: frozenset[str] = frozenset(),
+    modules: Container[str] = frozenset(),
     keeps: Keeps | None = None,
 ) -> Reshaped:
     """Read the RDBs `sources`, one after the other, and write each record where its slot belongs.
@@ -197,7 +199,7 @@ def split_by_slot(
     *,
     shares: Sequence[Sequence[SlotRange]],
     ttl: TtlRule = keep_ttl,
-    modules: frozenset[str] = frozenset(),
+    modules: Container[str] = frozenset(),
 ) -> Reshaped:
     """One RDB becomes several, as `reshape` does it."""
     return reshape([source], writes, shares=shares, ttl=ttl, modules=modules)
@@ -208,7 +210,7 @@ def merge(
     write: Write,
     *,
     ttl: TtlRule = keep_ttl,
-    modules: frozenset[str] = frozenset(),
+    modules: Container[str] = frozenset(),
 ) -> Reshaped:
     """Several RDBs become one, as `reshape` does it."""
     everything = [[SlotRange(0, SLOTS - 1)]]
@@ -216,7 +218,7 @@ def merge(
 
 
 def rewrite(
-    source: Iterable[Buffer], write: Write, *, ttl: TtlRule, modules: frozenset[str] = frozenset()
+    source: Iterable[Buffer], write: Write, *, ttl: TtlRule, modules: Container[str] = frozenset()
 ) -> Reshaped:
     """One RDB becomes another one with other expiry times."""
     return merge([source], write, ttl=ttl, modules=modules)
@@ -313,6 +315,7 @@ class _Reshaping:
         counts = [0] * len(outs)
         window, owners, ttl, mask = batch.window, self._owners, self._ttl, SLOTS - 1
         keeps, source = self._keeps, self.source
+        is_kept, fields_expire = ttl is keep_ttl, codes.FIELDS_EXPIRE
         for begin, type_at, end, expires_ms, key in batch.entries:
             # A key with a brace may have a hash tag.
             slot = key_slot(key) if b"{" in key else crc_hqx(key, 0) & mask
@@ -321,7 +324,10 @@ class _Reshaping:
                 continue
             owner = owners[slot]
             expiry = ttl(expires_ms)
-            if expiry == expires_ms:
+            if not is_kept and expiry is not None and window[type_at] in fields_expire:
+                outs[owner] += with_expiry(window[begin:type_at], expiry)
+                outs[owner] += _with_fields(window, type_at, end, rule=ttl)
+            elif expiry == expires_ms:
                 outs[owner] += window[begin:end]
             elif expiry is None:
                 continue
@@ -345,9 +351,21 @@ class _Reshaping:
         writer = self.writers[self._owners[slot]]
         is_kept = expiry == item.expires_ms
         writer.add(item.head if is_kept else with_expiry(item.head, expiry))
-        writer.add(item.name)
         writer.count(1)
-        item.copy_value(writer.copy)
+        if self._ttl is keep_ttl or item.kind not in codes.FIELDS_EXPIRE:
+            writer.add(item.name)
+            item.copy_value(writer.copy)
+        else:
+            writer.add(bytes((type_after(item.kind),)) + item.name[1:])
+            item.rewrite_value(writer.copy, self._ttl)
+
+
+def _with_fields(window: bytes, type_at: int, end: int, *, rule: TtlRule) -> bytes:
+    """Type, key and value of a hash whose fields expire, with the times that `rule` gives them."""
+    kind = window[type_at]
+    value_at = codes.skip_string(window, type_at + 1)
+    value = rewritten_value(kind, window[value_at:end], rule)
+    return bytes((type_after(kind),)) + window[type_at + 1 : value_at] + value
 
 
 def with_expiry(head: bytes, expires_ms: int) -> bytes:

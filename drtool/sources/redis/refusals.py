@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from drtool.errors import SourceUnavailable, SourceUnsuitable
+from drtool.sources.redis.release import Release, known_releases
 
 OLDEST_VERSION = (6, 2)
 # What the replication link and the checks need, as one rule of an ACL.
@@ -68,6 +69,16 @@ def refused(place: str, text: str) -> SourceUnavailable:
             f"{place} has no connection to spare", hint="Raise maxclients there, or find the leak."
         )
     return SourceUnavailable(f"{place} refuses: {_plain(text)}", hint="Look at the server's log.")
+
+
+def unknown_release(place: str, release: Release, source: str) -> SourceUnsuitable:
+    """What it writes may be read wrongly, or not at all."""
+    return SourceUnsuitable(
+        f"{place} runs {release}, which this drtool does not know: it knows {known_releases()}",
+        hint=f"Install a newer drtool. `drtool backup {source} --unread` keeps the snapshot without"
+        f" reading it: it can then only be restored whole, by a {release.product.server_program} of its"
+        " own version.",
+    )
 
 
 def too_old(place: str, version: str) -> SourceUnsuitable:

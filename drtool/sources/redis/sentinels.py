@@ -8,12 +8,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from drtool.errors import SourceUnavailable
+from drtool.errors import SourceUnavailable, SourceUnsuitable
 from drtool.model.finding import Finding, Severity
 from drtool.sources.redis.address import NodeAddress
-from drtool.sources.redis.connection import RedisConnection, Reply, pairs
+from drtool.sources.redis.connection import RedisConnection, Reply, pairs, texts
+from drtool.sources.redis.shape import Shape
 
 _LEAST_SENTINELS = 3
+# Source: SENTINEL_HELLO_CHANNEL in src/sentinel.c.
+_SENTINELS_CHANNEL = "__sentinel__:hello"
 _DOWN = {"s_down", "o_down"}
 
 
@@ -140,3 +143,27 @@ def _rows(reply: Reply) -> list[dict[str, str]]:
 
 def _address(told: Mapping[str, str]) -> NodeAddress:
     return NodeAddress(told.get("ip", ""), int(told.get("port", "0")))
+
+
+def is_watched_by_sentinels(connection: RedisConnection) -> bool | None:
+    """Whether a sentinel listens on the channel that sentinels speak on at every server they watch."""
+    try:
+        told = texts(connection.ask("PUBSUB", "NUMSUB", _SENTINELS_CHANNEL))
+    except SourceUnavailable:
+        return None  # the user may not ask
+    return int(told[1]) > 0 if len(told) == 2 else None
+
+
+def require_watched(shape: Shape) -> None:
+    """SourceUnsuitable if the policy says Sentinel where there is none."""
+    if shape.is_watched is False:
+        raise not_watched(shape)
+
+
+def not_watched(shape: Shape) -> SourceUnsuitable:
+    """What is said of servers that no sentinel watches."""
+    return SourceUnsuitable(
+        f"Redis at {shape.shards[0].master.address} is watched by no sentinel, and the policy says"
+        " topology: sentinel",
+        hint="Write topology: standalone; or start the sentinels, and name them under `nodes`.",
+    )

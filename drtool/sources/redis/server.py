@@ -15,7 +15,7 @@ from typing import Self
 from drtool.errors import DestinationRefused, NotRecoverable, SourceUnavailable
 from drtool.sources.redis.address import Login, NodeAddress
 from drtool.sources.redis.binaries import RedisBinaries, reachable_by
-from drtool.sources.redis.connection import RedisConnection, connect
+from drtool.sources.redis.connection import RedisConnection, connect, keys_by_database
 from drtool.system.clock import Clock
 from drtool.system.process import ChildProcess, start_program
 from drtool.system.users import RunAs, give
@@ -32,7 +32,7 @@ class ScratchPlan:
 
     With `keeps_expired` nothing expires while it runs: it is a replica of nobody, so it holds every
     key that there was at the moment restored to, and takes no writes. Without, it is a master.
-    `rdb_name` is what it loads unless it `uses_aof`, and what `save` writes.
+    `rdb_name` is what it loads unless it `uses_aof`, and what `save` writes; `modules` come first.
     """
 
     directory: Path
@@ -42,6 +42,7 @@ class ScratchPlan:
     keeps_expired: bool = True
     databases: int = 16
     rdb_name: str = "dump.rdb"
+    modules: tuple[Path, ...] = ()
     settings: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -133,11 +134,7 @@ class ScratchServer:
         Keys that have expired count until they are removed, which never happens in a server that
         `keeps_expired`.
         """
-        sizes = {}
-        for name, told in self._connected().info("keyspace").items():
-            keys = dict(word.split("=", 1) for word in told.split(",")).get("keys", "0")
-            sizes[int(name.removeprefix("db"))] = int(keys)
-        return sizes
+        return keys_by_database(self._connected())
 
     def digest(self) -> str:
         """DEBUG DIGEST: equal for equal content. It takes a time that grows with the data."""
@@ -215,6 +212,8 @@ def start_scratch(plan: ScratchPlan, *, clock: Clock, scratch: Path | None = Non
         for name, words in _own_settings(plan, runtime, binaries).items():
             command += [f"--{name}", *words]
         command += ["--replicaof", *master]
+        for module in plan.modules:
+            command += ["--loadmodule", str(module)]
         with log_path.open("ab") as log:
             child = start_program(
                 command,

@@ -62,12 +62,17 @@ class Shard:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shape:
-    """All servers of one source. `epoch` is the cluster's; `replid` stands in the link's answer."""
+    """All servers of one source. `epoch` is the cluster's; `replid` stands in the link's answer.
+
+    `is_watched` is False where the policy says Sentinel, names servers, and no sentinel watches them; None
+    where nobody asked or may ask.
+    """
 
     kind: RedisTopology
     shards: tuple[Shard, ...]
     epoch: int | None = None
     group: str | None = None
+    is_watched: bool | None = None
 
     def differs_from(self, other: Shape) -> str | None:
         """What changed since `other`, in words; None if nothing that a backup depends on did."""

@@ -12,6 +12,8 @@ from drtool.sources.redis.address import Login, NodeAddress
 from drtool.sources.redis.clusternodes import ClusterNode, check_at_rest, check_slots, parse_nodes
 from drtool.sources.redis.connection import RedisConnection, connect, pairs, texts
 from drtool.sources.redis.keyslot import SLOTS
+from drtool.sources.redis.release import server_mode
+from drtool.sources.redis.sentinels import is_watched_by_sentinels
 from drtool.sources.redis.shape import RedisNode, Role, Shape, Shard, shard_name
 
 # A replica that lags further behind its master than this is passed over.
@@ -49,7 +51,7 @@ def discover(
     for address in nodes:
         try:
             with look_at(address, login) as connection:
-                mode = connection.info("server").get("redis_mode", "standalone")
+                mode = server_mode(connection.info("server"))
                 if mode == "sentinel":
                     return _behind_sentinel(connection, kind, login=login, group=group)
                 _check_kind(connection, kind, mode)
@@ -130,7 +132,7 @@ def look_at(address: NodeAddress, login: Login) -> RedisConnection:
             raise
         anonymous = Login(tls=login.tls)
         connection = _look(address, anonymous)
-        if connection.info("server").get("redis_mode") == "sentinel":
+        if server_mode(connection.info("server")) == "sentinel":
             return connection
         connection.close()
         raise
@@ -197,7 +199,8 @@ def _group(connection: RedisConnection, kind: RedisTopology, *, login: Login) ->
     shard = Shard(
         name=shard_name(()), master=master, replicas=_read_replicas(others, master, login)
     )
-    return Shape(kind=kind, shards=(shard,))
+    is_watched = is_watched_by_sentinels(connection) if kind is RedisTopology.SENTINEL else None
+    return Shape(kind=kind, shards=(shard,), is_watched=is_watched)
 
 
 def _read_master(address: NodeAddress, login: Login) -> tuple[RedisNode, list[NodeAddress]]:
