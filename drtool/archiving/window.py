@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -127,12 +128,17 @@ class WalFetch:
                 raise Interrupted("the wait for WAL was broken off")
 
     def __enter__(self) -> Self:
-        if self._needs_lease:
-            name = lease_name(self._settings.source)
-            self._lease = Lease(self._repository, name, clock=self._clock)
-        patience = Patience(stop=self._stop, clock=self._clock, emit=self._emit, lease=self._lease)
-        self._receiver = Receiver(self._repository, self._settings, patience=patience)
-        self._thread.start()
+        with ExitStack() as begun:
+            if self._needs_lease:
+                name = lease_name(self._settings.source)
+                self._lease = Lease(self._repository, name, clock=self._clock)
+                begun.callback(self._lease.release)
+            patience = Patience(
+                stop=self._stop, clock=self._clock, emit=self._emit, lease=self._lease
+            )
+            self._receiver = Receiver(self._repository, self._settings, patience=patience)
+            self._thread.start()
+            begun.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -146,6 +146,7 @@ class RestoreOutcome:
     questions: tuple[Question, ...] = ()
     findings: tuple[Finding, ...] = ()
     how_to_start: tuple[str, ...] = ()
+    how_to_stop: tuple[str, ...] = ()
     changed_settings: tuple[ChangedSetting, ...] = ()
     lost_writes: LostWrites | None = None
     is_writable: bool = True

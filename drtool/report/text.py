@@ -156,8 +156,12 @@ def _restore(outcome: RestoreOutcome, style: Style) -> str:
     if outcome.changed_settings:
         lines += ["", "Settings that differ from the source:"]
         lines += [f"  {s.name} = {s.value}  ({s.reason})" for s in outcome.changed_settings]
-    if outcome.how_to_start:
-        lines += ["", "Start it with:", *(f"  {command}" for command in outcome.how_to_start)]
+    heading = "Use it so:" if outcome.kind == "files" else "Start it with:"
+    for title, commands in (
+        (heading, outcome.how_to_start),
+        ("Stop it with:", outcome.how_to_stop),
+    ):
+        lines += ["", title, *(f"  {command}" for command in commands)] if commands else []
     return "\n".join(lines)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -45,6 +45,7 @@ from drtool.restore.redis_settle import (
     config_path,
     findings,
     how_to_start,
+    how_to_stop,
     write_configuration,
 )
 from drtool.sources.redis.aof import MANIFEST, NAME, AofFiles, AofLayout, drop_open_transaction
@@ -119,6 +120,7 @@ def run_redis_restore(
         is_writable=copy.is_writable,
         findings=(*plan.findings, *copy.found, *findings(plan, (*places, *replicas), captured)),
         how_to_start=how_to_start((*places, *replicas), site),
+        how_to_stop=how_to_stop((*places, *replicas), site),
         changed_settings=changed_settings((*places, *replicas)),
     )
 
@@ -160,23 +162,22 @@ def _recover(
     directories = loading_places(plan, site)
     databases = plan.manifest.redis.databases
     written = [one.base_bytes + one.stream_bytes for one in copy.files]
-    with phases.phase("replay", "snapshot and stream", total=sum(written)) as sizes:
-        sizes.size_bytes = sum(written)
-        if is_written_anew(plan, ttl=site.ttl, masters=site.masters):
-            dealt = deal_anew(plan, site, places, files=copy.files, phases=phases)
-            _adopt(dealt, copy, site)
-            directories = tuple(place.directory for place in places)
-        running = loaded(directories, copy.files, site, databases=databases, phases=phases)
-        servers = running.__enter__()
-    try:
+    with ExitStack() as running:
+        with phases.phase("replay", "snapshot and stream", total=sum(written)) as sizes:
+            sizes.size_bytes = sum(written)
+            if is_written_anew(plan, ttl=site.ttl, masters=site.masters):
+                dealt = deal_anew(plan, site, places, files=copy.files, phases=phases)
+                _adopt(dealt, copy, site)
+                directories = tuple(place.directory for place in places)
+            servers = running.enter_context(
+                loaded(directories, copy.files, site, databases=databases, phases=phases)
+            )
         with phases.phase("answer", "first write and counts"):
             _ask(servers, places, copy)
             if site.heartbeat_key is not None:
                 _ask_for_marks(plan, servers, site.heartbeat_key, copy=copy)
             if site.ttl is TtlMode.ABSOLUTE:
                 copy.found += _about_expiry(expiring_keys(servers))
-    finally:
-        running.__exit__(None, None, None)
     with phases.phase("verify", "redis-check-rdb and redis-check-aof"):
         _check(copy.files, site)
 

@@ -17,8 +17,10 @@ from drtool.sources.redis.aof import NAME
 from drtool.sources.redis.capture import CapturedServer, startable_settings
 from drtool.sources.redis.clusternodes import RestoredNode, nodes_conf
 from drtool.system.durable import replace_durably
+from drtool.system.users import command_prefix
 
 _USERS = "users.acl"
+_PID, _LOG = "redis.pid", "server.log"
 _NODES = "nodes.conf"
 _NODES_UNUSED = "nodes.conf.port-in-use"
 _GROUPED = {"save": 2, "client-output-buffer-limit": 4}
@@ -75,15 +77,24 @@ def _node(place: ServerPlace, number: int, masters: Sequence[ServerPlace]) -> Re
 
 
 def how_to_start(places: Sequence[ServerPlace], site: RedisSite) -> tuple[str, ...]:
-    """Command lines that start and stop the copy, to be pasted into a shell: replicas last, and first."""
-    owner = site.destination.owner
-    prefix = [] if owner.is_us else ["sudo", "-u", owner.name]
-    server = [*prefix, str(site.binaries.server)]
-    starts = [
+    """Command lines that start the copy, to be pasted into a shell: replicas last."""
+    server = [*command_prefix(site.destination.owner), str(site.binaries.server)]
+    return tuple(
         shlex.join([*server, str(place.configuration), "--daemonize", "yes"]) for place in places
-    ]
-    stops = [f"redis-cli -p {place.address.port} SHUTDOWN" for place in reversed(places)]
-    return (*starts, *stops)
+    )
+
+
+def how_to_stop(places: Sequence[ServerPlace], site: RedisSite) -> tuple[str, ...]:
+    """Command lines that stop it again: replicas first.
+
+    By signal, which does the same as SHUTDOWN: whoever may start the server may stop it, and needs
+    none of the source's passwords. A number that belongs to another program by now is left alone.
+    """
+    prefix, program = command_prefix(site.destination.owner), site.binaries.server.name
+    return tuple(
+        shlex.join([*prefix, "pkill", "-F", str(place.directory / _PID), "-x", program])
+        for place in reversed(places)
+    )
 
 
 def changed_settings(places: Sequence[ServerPlace]) -> tuple[ChangedSetting, ...]:
@@ -214,6 +225,8 @@ def _lines(place: ServerPlace, server: CapturedServer, *, databases: int) -> Ite
         yield from _setting(name, value)
     yield f"port {place.address.port}"
     yield f"bind {place.address.host}"
+    yield f"pidfile {_quoted(str(place.directory / _PID))}"
+    yield f"logfile {_quoted(str(place.directory / _LOG))}"
     yield "appendonly yes"
     yield f"appendfilename {NAME}"
     yield "aof-load-truncated yes"

@@ -29,14 +29,15 @@ from drtool.restore.replay import (
 )
 from drtool.restore.ring import RESTORE_COMMAND, WalRing
 from drtool.restore.settle import (
-    CHANGED_SETTINGS,
     finish_recovery,
     how_to_start,
+    how_to_stop,
     prepare_recovery,
     refuse_again,
 )
+from drtool.restore.start_config import HandedOver
 from drtool.restore.supply import PATIENCE, WalSupply
-from drtool.sources.postgres.binaries import ServerBinaries
+from drtool.sources.postgres.binaries import ServerBinaries, reachable
 from drtool.sources.postgres.control import read_control
 from drtool.sources.postgres.recovery_settings import isolated_settings, target_settings
 from drtool.sources.postgres.replay_needs import replay_needs
@@ -78,6 +79,7 @@ class _Recovered:
     reached: Reached
     verification: Verification
     found: tuple[Finding, ...]
+    handed: HandedOver
 
 
 def run_restore(
@@ -128,9 +130,11 @@ def run_restore(
             *found,
             *verification.findings,
             *recovered.found,
+            *recovered.handed.findings,
         ),
         how_to_start=how_to_start(destination, site.binaries),
-        changed_settings=CHANGED_SETTINGS,
+        how_to_stop=how_to_stop(destination, site.binaries),
+        changed_settings=recovered.handed.changed,
     )
 
 
@@ -178,8 +182,15 @@ def _recover(
         with phases.phase("finish", "shutdown, page checksums, configuration"):
             _shut_down(server)
             pages = verifier.stopped(site.destination.data)
-            finish_recovery(site.destination)
-    return _Recovered(came_to, verification, (*deeper, *pages))
+            handed = _hand_over(plan, site)
+    return _Recovered(came_to, verification, (*deeper, *pages), handed)
+
+
+def _hand_over(plan: RestorePlan, site: RestoreSite) -> HandedOver:
+    with reachable(site.binaries, site.destination.owner, scratch=site.scratch) as binaries:
+        return finish_recovery(
+            plan.manifest, site.destination, binaries, memory_bytes=machine_memory_bytes()
+        )
 
 
 @contextmanager

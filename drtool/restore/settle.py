@@ -1,4 +1,8 @@
-"""The copy's own configuration: refusing while it is half done, harmless once it is whole."""
+"""What a copy holds while it is recovered: drtool's own configuration, which refuses a start by hand.
+
+The source's postgresql.conf and postgresql.auto.conf lie beside it meanwhile, and take no part: what
+is valid only on the source's machine, or leads to it, cannot disturb a recovery.
+"""
 
 from __future__ import annotations
 
@@ -9,39 +13,24 @@ from pathlib import Path
 
 from drtool.errors import IntegrityError, NotRecoverable
 from drtool.model.finding import Finding, Severity
-from drtool.model.outcome import ChangedSetting
 from drtool.repository.backups import Manifest
 from drtool.restore.destination import Destination
+from drtool.restore.host_rules import closed_rules
 from drtool.restore.ring import REFUSING_COMMAND
+from drtool.restore.source_config import AUTO_CONF, CONF, SOURCE_ENDING, SourceConfig
+from drtool.restore.start_config import OWN_CONF, HandedOver, StartConfig
+from drtool.restore.start_rules import StartNeeds
 from drtool.sources.postgres.binaries import ServerBinaries
+from drtool.sources.postgres.control import read_control
 from drtool.sources.postgres.recovery_settings import rewrite_auto_conf
-from drtool.system.durable import replace_durably
+from drtool.sources.postgres.replay_needs import replay_needs
+from drtool.system.durable import replace_durably, sync_directory
+from drtool.system.users import command_prefix
 
-AUTO_CONF = "postgresql.auto.conf"
 _LABEL_START = re.compile(rb"^START WAL LOCATION: ([0-9A-F]+/[0-9A-F]+) ", re.M)
 _REFUSING_LINE = f"restore_command = '{REFUSING_COMMAND}'\n"
 _ESCAPED = re.compile(rb"([\n\r\\])")
-# What a cluster is given whose configuration lay outside its data directory (PITFALLS 58).
-_REPLACEMENTS = {
-    "postgresql.conf": b"# Written by drtool: the source keeps its own outside the data directory.\n",
-    "pg_hba.conf": b"# Written by drtool: the source keeps its own outside the data directory.\n"
-    b"local all all peer\n",
-    "pg_ident.conf": b"# Written by drtool: the source keeps its own outside the data directory.\n",
-}
-
-CHANGED_SETTINGS = (
-    ChangedSetting(
-        name="archive_mode", value="off", reason="a copy never archives where its source does"
-    ),
-    ChangedSetting(
-        name="synchronous_standby_names",
-        value="''",
-        reason="the source's standbys do not follow the copy: its first commit would wait for ever",
-    ),
-    ChangedSetting(
-        name="primary_conninfo", value="''", reason="a copy never connects to its source's servers"
-    ),
-)
+_DURING_RECOVERY = "# Written by drtool: this restore is not finished, and must not be started.\n"
 
 
 def check_label(manifest: Manifest, destination: Destination) -> None:
@@ -63,17 +52,40 @@ def check_label(manifest: Manifest, destination: Destination) -> None:
 def prepare_recovery(manifest: Manifest, destination: Destination) -> tuple[Finding, ...]:
     """Leave everything that a recovery reads, durably; a start by hand stops at once from now on."""
     check_label(manifest, destination)
-    findings = _replace_missing(destination)
+    findings = _replace_missing(manifest, destination)
     _write(destination, "tablespace_map", _tablespace_map(destination))
     _write(destination, "recovery.signal", b"")
-    text = rewrite_auto_conf(_auto_conf(destination)) + _REFUSING_LINE
-    _write(destination, AUTO_CONF, os.fsencode(text))
+    for name, ours in ((CONF, _DURING_RECOVERY), (AUTO_CONF, _refusing())):
+        path = destination.data / name
+        if path.is_file():
+            _write(destination, name + SOURCE_ENDING, path.read_bytes())
+        _write(destination, name, os.fsencode(ours))
     return findings
 
 
-def finish_recovery(destination: Destination) -> None:
-    """The copy is whole: what was there to refuse a start goes."""
-    _write(destination, AUTO_CONF, os.fsencode(rewrite_auto_conf(_auto_conf(destination))))
+def finish_recovery(
+    manifest: Manifest, destination: Destination, binaries: ServerBinaries, *, memory_bytes: int
+) -> HandedOver:
+    """The copy is whole and stopped: it gets the configuration that it is started with from now on."""
+    control = read_control(destination.data, binaries)
+    recorded = dict(manifest.postgres.settings)
+    needs = replay_needs(control, recorded, data_directory=destination.data)
+    conf, auto = _source_text(destination, CONF), _source_text(destination, AUTO_CONF)
+    handed = StartConfig(
+        destination=destination,
+        binaries=binaries,
+        needs=StartNeeds(settings=needs.settings(binaries.major), wal_level=control.wal_level),
+        role=manifest.postgres.bootstrap_role,
+        memory_bytes=memory_bytes,
+        config=SourceConfig(
+            destination.data, conf=OWN_CONF if conf is None else conf, auto=auto or ""
+        ),
+    ).make()
+    for name in (CONF, AUTO_CONF):
+        if not handed.is_own:
+            (destination.data / (name + SOURCE_ENDING)).unlink(missing_ok=True)
+    sync_directory(destination.data)
+    return handed
 
 
 def refuse_again(destination: Destination) -> None:
@@ -87,23 +99,37 @@ def refuse_again(destination: Destination) -> None:
         return
     try:
         _write(destination, "recovery.signal", b"")
-        text = rewrite_auto_conf(_auto_conf(destination)) + _REFUSING_LINE
-        _write(destination, AUTO_CONF, os.fsencode(text))
+        _write(destination, CONF, os.fsencode(_DURING_RECOVERY))
+        _write(destination, AUTO_CONF, os.fsencode(_refusing()))
     except OSError:
         # The disk is full or gone. The first error is the one to be told.
         return
 
 
 def how_to_start(destination: Destination, binaries: ServerBinaries) -> tuple[str, ...]:
-    """Command lines that start and stop the copy, to be pasted into a shell."""
-    control = [str(binaries.program("pg_ctl")), "-D", str(destination.data)]
+    """Command lines that start the copy, to be pasted into a shell of the user that we run as."""
     # Inside the copy: its owner may write nowhere else for certain.
     log = str(destination.data / "server.log")
-    prefix = [] if destination.owner.is_us else ["sudo", "-u", destination.owner.name]
-    return (
-        shlex.join([*prefix, *control, "-l", log, "start"]),
-        shlex.join([*prefix, *control, "-m", "fast", "stop"]),
-    )
+    return (shlex.join([*_control(destination, binaries), "-l", log, "start"]),)
+
+
+def how_to_stop(destination: Destination, binaries: ServerBinaries) -> tuple[str, ...]:
+    """Command lines that stop it again."""
+    return (shlex.join([*_control(destination, binaries), "-m", "fast", "stop"]),)
+
+
+def _control(destination: Destination, binaries: ServerBinaries) -> list[str]:
+    program = str(binaries.program("pg_ctl"))
+    return [*command_prefix(destination.owner), program, "-D", str(destination.data)]
+
+
+def _refusing() -> str:
+    return rewrite_auto_conf("") + _REFUSING_LINE
+
+
+def _source_text(destination: Destination, name: str) -> str | None:
+    path = destination.data / (name + SOURCE_ENDING)
+    return os.fsdecode(path.read_bytes()) if path.is_file() else None
 
 
 def _tablespace_map(destination: Destination) -> bytes:
@@ -118,11 +144,13 @@ def _tablespace_map(destination: Destination) -> bytes:
     return b"".join(lines)
 
 
-def _replace_missing(destination: Destination) -> tuple[Finding, ...]:
+def _replace_missing(manifest: Manifest, destination: Destination) -> tuple[Finding, ...]:
     findings = []
-    for name, content in _REPLACEMENTS.items():
+    rules = closed_rules(destination, role=manifest.postgres.bootstrap_role)
+    for name in (CONF, *rules):
         if not (destination.data / name).exists():
-            _write(destination, name, content)
+            if name in rules:
+                _write(destination, name, rules[name].encode())
             findings.append(
                 Finding(
                     severity=Severity.WARNING,
@@ -133,11 +161,6 @@ def _replace_missing(destination: Destination) -> tuple[Finding, ...]:
                 )
             )
     return tuple(findings)
-
-
-def _auto_conf(destination: Destination) -> str:
-    path = destination.data / AUTO_CONF
-    return os.fsdecode(path.read_bytes()) if path.is_file() else ""
 
 
 def _write(destination: Destination, name: str, content: bytes) -> None:

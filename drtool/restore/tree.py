@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -68,7 +69,7 @@ def run_tree_restore(
         wal_bytes=0,
         questions=(first, seen.answer(written=written.files, same=written.same_files)),
         findings=(*plan.findings, *findings, *seen.wrong, *stays),
-        how_to_start=_how_to_start(plan, place),
+        how_to_start=_how_to_use(plan, place),
         kind="files",
     )
 
@@ -97,18 +98,22 @@ def _fetch(
             os.close(root)
 
 
-def _how_to_start(plan: TreePlan, place: Path) -> tuple[str, ...]:
+def _how_to_use(plan: TreePlan, place: Path) -> tuple[str, ...]:
+    """Command lines that bring what was restored to where the source had it; none if it is there."""
     root = plan.manifest.files.root
-    if plan.is_delta or plan.wanted is not None:
-        return (f"ls -la {_quoted(str(place))}",)
-    return (
-        f"mv {_quoted(str(place))} {_quoted(root)}   # once nothing else is there",
-        f"# or point the application at {place}",
-    )
-
-
-def _quoted(text: str) -> str:
-    return "'" + text.replace("'", "'\\''") + "'"
+    if os.path.realpath(place) == os.path.realpath(root):
+        return ()
+    ours, theirs = shlex.quote(str(place)), shlex.quote(root)
+    lines = ["# use it where it is, or bring it to where the source had it:"]
+    if plan.wanted is not None:
+        # Some of the files: what stands beside them there must stay.
+        return (*lines, f"mkdir -p {theirs}", f"cp -a {ours}/. {theirs}/")
+    if os.path.lexists(root):
+        # Never into what is there, and never over an earlier one that was kept.
+        lines.append(f"mv -T {theirs} {shlex.quote(root.rstrip('/') + '.before')}")
+    else:
+        lines.append(f"mkdir -p {shlex.quote(os.path.dirname(root.rstrip('/')) or '/')}")
+    return (*lines, f"mv -T {ours} {theirs}")
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -78,6 +79,18 @@ def give(path: Path, owner: RunAs) -> None:
     """Make `owner` the owner of `path` itself; nothing to do when it is us."""
     if not owner.is_us:
         os.chown(path, owner.uid, owner.gid, follow_symlinks=False)
+
+
+def command_prefix(user: RunAs) -> list[str]:
+    """The words before a command that make it run as `user`, typed by the user that we run as."""
+    if user.is_us:
+        return []
+    if named_user(user.name) is None:
+        return ["setpriv", f"--reuid={user.uid}", f"--regid={user.gid}", "--clear-groups", "--"]
+    # Whoever is root needs no sudo, which containers do not have; runuser comes with util-linux.
+    if os.geteuid() == 0 and shutil.which("runuser") is not None:
+        return ["runuser", "-u", user.name, "--"]
+    return ["sudo", "-u", user.name]
 
 
 def named_user(name: str) -> RunAs | None:

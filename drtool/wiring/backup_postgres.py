@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import ExitStack
 from dataclasses import replace
 from datetime import UTC, datetime
+from typing import Self
 
 from drtool.archiving.branch import require_archived_branch
 from drtool.archiving.catching_up import CatchingUp
@@ -85,9 +86,10 @@ class PostgresBackup:
                 Lease(self._repository, f"backup-{self._name}", clock=around.clock)
             )
             plan = self._plan(facts)
-            keeper = KeptWal(self._repository, self._settings, facts, around=around)
+            keeper = stack.enter_context(
+                KeptWal(self._repository, self._settings, facts, around=around)
+            )
             keeper.go_on(self._caught_up(facts))
-            stack.callback(keeper.abandon)
             connection = stack.enter_context(connect_replication(self._dsn, purpose="backup"))
             label = f"drtool {self._name} {plan.backup_id}"
             stream = stack.enter_context(BaseBackup(connection, label=label))
@@ -157,7 +159,10 @@ class PostgresBackup:
 
 
 class KeptWal:
-    """The WAL of a backup: fetched beside it, or waited for while a receiver brings it."""
+    """The WAL of a backup: fetched beside it, or waited for while a receiver brings it.
+
+    At the end of its block nothing is fetched any more, whatever happened in it.
+    """
 
     def __init__(
         self,
@@ -171,13 +176,22 @@ class KeptWal:
         self._settings = settings
         self._facts = facts
         self._around = around
+        self._open = ExitStack()
         self._fetch: WalFetch | None = None
         self._start = Lsn(0)
         self._timeline = 0
 
     def go_on(self, fetch: WalFetch | None) -> None:
         """WAL is fetched already, from the end of the log on."""
-        self._fetch = fetch
+        if fetch is not None:
+            self._fetch = fetch
+            self._open.push(fetch)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.abandon()
 
     def begin(self, start: Lsn, timeline: int) -> None:
         """Fetch from now on, unless a receiver holds the lease."""
@@ -251,18 +265,18 @@ class KeptWal:
         )
 
     def _fetching(self, *, is_beside: bool) -> WalFetch:
-        fetch = WalFetch(
-            self._repository,
-            self._settings,
-            begin=self._start,
-            clock=self._around.clock,
-            emit=lambda _event: None,
-            is_beside=is_beside,
+        return self._open.enter_context(
+            WalFetch(
+                self._repository,
+                self._settings,
+                begin=self._start,
+                clock=self._around.clock,
+                emit=lambda _event: None,
+                is_beside=is_beside,
+            )
         )
-        return fetch.__enter__()
 
     def abandon(self) -> None:
         """Let the fetching end; what it stored stays."""
-        fetch, self._fetch = self._fetch, None
-        if fetch is not None:
-            fetch.__exit__(None, None, None)
+        self._fetch = None
+        self._open.close()

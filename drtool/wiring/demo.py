@@ -94,7 +94,7 @@ def demo(request: DemoRequest, around: Surroundings) -> RestoreReport:
         outcomes = (*latest.outcomes, *middle.outcomes)
         if not request.keep:
             # The copies are removed in a moment: nobody shall look for them.
-            outcomes = tuple(replace(one, how_to_start=()) for one in outcomes)
+            outcomes = tuple(replace(one, how_to_start=(), how_to_stop=()) for one in outcomes)
         report = replace(latest, title="Demonstration", outcomes=outcomes)
         write_page(report, request.report or _report_path(around), around)
         if request.keep:

@@ -33,11 +33,20 @@ from drtool.restore.destination import check_directory
 from drtool.restore.phases import Phases
 from drtool.restore.redis import run_redis_restore
 from drtool.restore.redis_look import look_redis
-from drtool.restore.redis_places import RedisSite, is_written_anew, master_count, needed_bytes
+from drtool.restore.redis_places import (
+    RedisSite,
+    is_written_anew,
+    master_count,
+    needed_bytes,
+    replica_places,
+    server_places,
+)
 from drtool.restore.redis_plan import RedisPlan, plan_redis_restore, preview_redis
 from drtool.sources.redis.address import Login, NodeAddress, TlsSettings
 from drtool.sources.redis.binaries import RedisBinaries, server_user
+from drtool.sources.redis.clusternodes import BUS_OFFSET
 from drtool.sources.redis.topology import choose_node
+from drtool.system.listening import first_free_ports
 from drtool.wiring.earlier import facts_of_store, look_back_at_newest
 from drtool.wiring.judged import asked_of, judged
 from drtool.wiring.planned import Planned, Runner
@@ -211,6 +220,8 @@ class _Restore:
             first_port=wanted.port,
             heartbeat_key=self.source.heartbeat_key,
         )
+        if site.first_port is None:
+            site = replace(site, first_port=_free_first_port(plan, site))
         return lambda emit: self._run(site, emit)
 
     def _run(self, site: RedisSite, emit: Emit) -> RestoreOutcome:
@@ -231,3 +242,17 @@ class _Restore:
                 index_step=max(BETWEEN_MOMENTS, self.plan.missing_span),
             )
         return judge_loss(asked, self.objective, proven_until=self.plan.moment)
+
+
+def _free_first_port(plan: RedisPlan, site: RedisSite) -> int | None:
+    """Where the copy can be started beside whatever runs here; None if nothing near is free.
+
+    The nodes of a cluster need their buses as well.
+    """
+    masters = server_places(plan, site)
+    places = (*masters, *replica_places(plan, site, masters))
+    first = masters[0].address.port
+    offsets = [place.address.port - first for place in places]
+    if any(place.slots for place in places):
+        offsets += [offset + BUS_OFFSET for offset in offsets]
+    return first_free_ports(first, offsets=offsets)

@@ -189,8 +189,10 @@ def test_recovery_to_a_moment_has_every_commit_before_it_and_none_after(
     with _recover(story, copy, ToTime(story.moments[3])) as server:
         events = server.wait_ready(timeout_seconds=READY_SECONDS)
         rows = _rows(server)
+        told = server.log_tail
 
     stopped = _only(events, RecoveryStopped)
+    assert "external PID file" not in told
     assert rows == [1, 2, 3]
     assert stopped.is_before
     assert stopped.moment is not None

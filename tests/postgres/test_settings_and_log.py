@@ -10,6 +10,7 @@ from drtool.sources.postgres.log import (
     LogEvent,
     RecoveryStopped,
     RedoAdvanced,
+    RedoBegan,
     ServerFailed,
     parse_line,
 )
@@ -42,9 +43,10 @@ def test_nothing_of_an_earlier_recovery_or_of_production_stays_in_the_auto_conf(
         "work_mem = '5MB'",
         "my.recovery_target_xid = 'not a setting of the server'",
         "max_connections = '300'",
-        "archive_mode = off",
+        "archive_mode = 'off'",
         "synchronous_standby_names = ''",
         "primary_conninfo = ''",
+        "max_logical_replication_workers = '0'",
     ]
     assert rewrite_auto_conf(rewritten) == rewritten
 
@@ -82,6 +84,11 @@ def test_lines_of_the_log_become_values() -> None:
         "recovery stopping after abort of transaction 9, time 2026-11-23 17:00:00+00"
     ) == RecoveryStopped(is_before=False, xid=9, moment=moment.replace(microsecond=0))
     assert _parse("could not write", "PANIC") == ServerFailed("could not write")
+
+
+def test_the_log_is_read_with_the_sqlstate_that_verbose_adds() -> None:
+    assert _parse("00000: redo starts at 0/28") == RedoBegan(Lsn(40))
+    assert _parse("53100: could not extend file", "FATAL") == ServerFailed("could not extend file")
 
 
 def test_those_who_knock_while_it_starts_are_no_failure_of_the_server() -> None:

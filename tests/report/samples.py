@@ -99,6 +99,9 @@ def met() -> RestoreOutcome:
         how_to_start=(
             "sudo -u postgres /usr/lib/postgresql/15/bin/pg_ctl start -D /srv/restore/main-db",
         ),
+        how_to_stop=(
+            "sudo -u postgres /usr/lib/postgresql/15/bin/pg_ctl stop -D /srv/restore/main-db",
+        ),
         changed_settings=(
             ChangedSetting(
                 name="archive_mode",

@@ -28,6 +28,7 @@ from tests.backup.tree_taking import (
 )
 from tests.files.trees import contents, entries_of
 from tests.repository.building import SECRET, new_repository, tamper
+from tests.restore.printed import run_as_printed
 
 RESCUE = Path(__file__).parents[2] / "drtool/repository/rescue.py"
 
@@ -317,3 +318,20 @@ def test_a_directory_comes_back_whole_whatever_its_siblings_are_called(
     found = {path for path, one in entries_of(tmp_path / "some").items() if one.size_bytes}
     assert found == set(told) != set()
     assert f"{len(found)} files" in outcome.questions[-1].answer
+
+
+def test_the_printed_lines_bring_the_tree_to_where_the_source_had_it(
+    tree: Path, tmp_path: Path
+) -> None:
+    repository = new_repository()
+    snapshot(repository, tree)
+    before = contents(tree, entries_of(tree))
+    (tree / "page").write_bytes(b"lost")
+    outcome = bring_back(repository, tmp_path / "it's the copy")
+
+    run_as_printed("\n".join(outcome.how_to_start))
+
+    assert contents(tree, entries_of(tree)) == before
+    assert (tmp_path / "tree.before/page").read_bytes() == b"lost"
+    assert not (tmp_path / "it's the copy").exists()
+    assert outcome.how_to_stop == ()

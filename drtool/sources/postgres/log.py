@@ -115,7 +115,10 @@ LogEvent = (
     | ServerFailed
 )
 
-_LINE = re.compile(r"\d{4}-\d\d-\d\d [\d:.]+ \w+ \[\d+\] (\w+):  (.*)")
+_LINE = re.compile(
+    # The SQLSTATE is there with log_error_verbosity = verbose.
+    r"\d{4}-\d\d-\d\d [\d:.]+ \w+ \[\d+\] (\w+):  (?:[0-9A-Z]{5}: )?(.*)"
+)
 _X = r"([0-9A-F]{1,8}/[0-9A-F]{1,8})"
 
 

@@ -1,12 +1,13 @@
-"""The settings a restored copy is started with: fast to replay, and unable to reach production.
+"""The settings a restored copy is recovered with: fast to replay, and unable to reach production.
 
-They go on the server's command line, which outranks every file of the old cluster. The old
-`postgresql.conf` is not read at all, and `postgresql.auto.conf`, which always is, is rewritten.
+They go on the server's command line, which outranks every file. The source's `postgresql.conf` is not
+read at all, and in place of its `postgresql.auto.conf`, which always is, lies one of drtool's own.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from datetime import UTC
 
 from drtool.model.target import (
@@ -18,6 +19,7 @@ from drtool.model.target import (
     ToTime,
     ToXid,
 )
+from drtool.sources.postgres.config_file import config_line, entries_of
 from drtool.sources.postgres.control import ControlFile
 from drtool.sources.postgres.replay_needs import ReplayNeeds
 
@@ -46,16 +48,30 @@ _CUT_OFF = {
     "shared_preload_libraries": "",
     "session_preload_libraries": "",
     "local_preload_libraries": "",
+    "max_logical_replication_workers": "0",
 }
-# Settings left in postgresql.auto.conf that would steer a copy started by hand later.
+# Settings of the source that would steer a copy started by hand later.
 _LEFT_OVER = re.compile(
-    r"\s*(recovery_(?:target\w*|end_command|min_apply_delay)|restore_command|archive_\w+"
+    r"recovery_(?:target\w*|end_command|min_apply_delay)|restore_command|archive_\w+"
     r"|primary_\w+|promote_trigger_file|standby_mode|synchronous_standby_names|synchronized_standby_slots"
-    r"|sync_replication_slots|hot_standby_feedback|wal_receiver_create_temp_slot)\s*(?:=|\s)",
+    r"|sync_replication_slots|hot_standby_feedback|wal_receiver_create_temp_slot",
     re.I,
 )
 _HEADER = "# Left by drtool: a restored copy does not archive, follow or wait for the cluster it came from.\n"
-_PINNED = ("archive_mode = off", "synchronous_standby_names = ''", "primary_conninfo = ''")
+# What a copy keeps after the recovery, each with the reason, until somebody takes it into production.
+CUT_OFF_AFTERWARDS = {
+    "archive_mode": ("off", "a copy never archives where its source does"),
+    "synchronous_standby_names": (
+        "",
+        "the source's standbys do not follow the copy: its first commit would wait for ever",
+    ),
+    "primary_conninfo": ("", "a copy never connects to its source's servers"),
+    "max_logical_replication_workers": (
+        "0",
+        "a copy of a subscriber would take its source's rows from the publisher",
+    ),
+}
+_PINNED = {name: value for name, (value, _) in CUT_OFF_AFTERWARDS.items()}
 
 
 def isolated_settings(
@@ -68,7 +84,7 @@ def isolated_settings(
     stays on: what a restore calls done must be durable, and replay hardly syncs between its few
     restart points; the start syncs with one syncfs instead of file by file.
     """
-    buffers = min(_LARGEST_BUFFERS, max(_SMALLEST_BUFFERS, memory_bytes // 8))
+    buffers = buffer_bytes(memory_bytes)
     return {
         **_CUT_OFF,
         **needs.settings(major),
@@ -90,6 +106,7 @@ def isolated_settings(
         "log_destination": "stderr",
         "logging_collector": "off",
         "log_min_messages": "log",
+        "log_error_verbosity": "default",
         "lc_messages": "C",
         "log_timezone": "UTC",
         "log_startup_progress_interval": "500ms",
@@ -135,22 +152,35 @@ def target_settings(
             return settings
 
 
-def rewrite_auto_conf(text: str) -> str:
+def rewrite_auto_conf(text: str, pins: Mapping[str, str] = _PINNED) -> str:
     """A `postgresql.auto.conf` without what would send a copy to the old cluster or to an old target.
 
     A copy started by hand with its old configuration neither archives (this file outranks
     postgresql.conf) nor connects to a primary, nor waits for synchronous standbys, nor recovers to
-    where an earlier restore stopped (PITFALLS 54, 55).
+    where an earlier restore stopped (PITFALLS 54, 55). `pins` stand at its end.
     """
+    gone = {
+        entry.line for entry in entries_of(text) if is_left_over(entry.name) or entry.name in pins
+    }
     kept = [
         line
-        for line in text.splitlines(keepends=True)
-        if not _LEFT_OVER.match(line) and line != _HEADER
+        for number, line in enumerate(text.split("\n"))
+        if number not in gone and f"{line}\n" != _HEADER
     ]
-    body = "".join(kept)
+    body = "\n".join(kept)
     if body and not body.endswith("\n"):
         body += "\n"
-    return body + _HEADER + "".join(f"{line}\n" for line in _PINNED)
+    return body + _HEADER + "".join(config_line(name, value) for name, value in pins.items())
+
+
+def is_left_over(name: str) -> bool:
+    """Whether a setting steers a recovery, an archive or a replication of the source."""
+    return _LEFT_OVER.fullmatch(name) is not None
+
+
+def buffer_bytes(memory_bytes: int) -> int:
+    """An eighth of the memory, within bounds."""
+    return min(_LARGEST_BUFFERS, max(_SMALLEST_BUFFERS, memory_bytes // 8))
 
 
 def _last(settings: dict[str, str], name: str, value: str) -> dict[str, str]:

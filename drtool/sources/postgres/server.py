@@ -189,7 +189,6 @@ def start_server(plan: ServerPlan, *, clock: Clock, scratch: Path | None = None)
             "unix_socket_directories": str(runtime),
             "unix_socket_permissions": "0700",
             "port": str(_SOCKET_PORT),
-            "external_pid_file": "",
             "log_line_prefix": LINE_PREFIX,
         }
         command = [str(binaries.program("postgres"))]
