@@ -99,7 +99,7 @@ class PostgresRestore:
 
     run_as: str | None = described("User that runs the restored server; never root.", default=None)
     tablespaces: Mapping[str, Path] = described(
-        "New directories of tablespaces, by the tablespace's name or old path.",
+        "New directories of tablespaces, by the tablespace's OID or old path.",
         factory=lambda: MappingProxyType({}),
     )
 

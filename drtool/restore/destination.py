@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from drtool.errors import DestinationRefused, IntegrityError
@@ -34,11 +34,15 @@ class TablespacePlace:
 
 @dataclass(frozen=True, slots=True)
 class Destination:
-    """Places that were found fit to be written, and whose the files will be."""
+    """Places that were found fit to be written, and whose the files will be.
+
+    `wanted` are places for tablespaces by oid or old location, those not in the backup included.
+    """
 
     data: Path
     tablespaces: tuple[TablespacePlace, ...]
     owner: RunAs
+    wanted: Mapping[str, Path] = field(default_factory=dict)
 
     def place_of(self, path: bytes) -> Path:
         """Where the entry `path` of a file table goes; IntegrityError for one that leads outside."""
@@ -67,8 +71,7 @@ def check_destination(
     data = _checked_place(into, owner)
     places: list[TablespacePlace] = []
     for oid, location in plan.manifest.postgres.tablespaces:
-        beside = data.with_name(data.name + "-tablespaces") / str(oid)
-        wanted = tablespaces.get(location) or tablespaces.get(str(oid)) or beside
+        wanted = tablespaces.get(location) or tablespaces.get(str(oid)) or beside(data) / str(oid)
         path = _checked_place(Path(wanted), owner)
         _refuse_live(path, location)
         places.append(TablespacePlace(oid, location, path))
@@ -85,7 +88,34 @@ def check_destination(
             hint="Give the data directory and each tablespace a directory of its own.",
         )
     _require_room(plan, data)
-    return Destination(data, tuple(places), owner)
+    return Destination(data, tuple(places), owner, tablespaces)
+
+
+def beside(data: Path) -> Path:
+    """Where tablespaces go that nobody gave another place."""
+    return data.with_name(data.name + "-tablespaces")
+
+
+def checked_tablespace(
+    destination: Destination, oid: int, location: str, *, taken: Sequence[Path]
+) -> Path:
+    """A place for a tablespace that the backup does not hold; DestinationRefused if there is none.
+
+    The wanted one, unless an earlier tablespace of the replay has it: a location may be used again.
+    """
+    default = beside(destination.data) / str(oid)
+    wanted = destination.wanted.get(location) or destination.wanted.get(str(oid)) or default
+    used = [destination.data, *(place.path for place in destination.tablespaces), *taken]
+    if Path(os.path.realpath(wanted)) in used:
+        wanted = default
+    path = _checked_place(Path(wanted), destination.owner)
+    _refuse_live(path, location)
+    if any(path.is_relative_to(other) or other.is_relative_to(path) for other in used):
+        raise DestinationRefused(
+            f"tablespace directory {path} lies inside another place of this restore",
+            hint="Name another directory under restore.tablespaces in the policy.",
+        )
+    return path
 
 
 def check_directory(into: Path, *, owner: RunAs, needed_bytes: int) -> Destination:
@@ -98,17 +128,22 @@ def check_directory(into: Path, *, owner: RunAs, needed_bytes: int) -> Destinati
 def make_destination(destination: Destination) -> None:
     """Create the directories, 0700 and their owner's (PITFALLS 61); again refused if one is not empty."""
     for path in (destination.data, *(place.path for place in destination.tablespaces)):
-        try:
-            _make_with_parents(path, destination.owner)
-        except OSError as error:
-            raise DestinationRefused(
-                f"destination {path} cannot be made: {error.strerror}",
-                hint="Restore --into a directory on a file system that can be written.",
-            ) from error
-        _refuse_content(path)
-        path.chmod(0o700)
-        give(path, destination.owner)
-        sync_directory(path.parent)
+        make_place(path, destination.owner)
+
+
+def make_place(path: Path, owner: RunAs) -> None:
+    """Create one directory, with those above it; DestinationRefused if it cannot be, or is not empty."""
+    try:
+        _make_with_parents(path, owner)
+    except OSError as error:
+        raise DestinationRefused(
+            f"destination {path} cannot be made: {error.strerror}",
+            hint="Restore --into a directory on a file system that can be written.",
+        ) from error
+    _refuse_content(path)
+    path.chmod(0o700)
+    give(path, owner)
+    sync_directory(path.parent)
 
 
 def _make_with_parents(path: Path, owner: RunAs) -> None:

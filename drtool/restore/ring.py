@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import shutil
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,7 @@ from pathlib import Path
 from drtool.errors import DestinationRefused, DrtoolError, RepositoryUnavailable
 from drtool.model.wal import WalSegment
 from drtool.restore.supply import WalSupply
+from drtool.restore.tablespaces import LinkLeadsOutside
 from drtool.system.clock import Clock
 from drtool.system.durable import place_whole
 from drtool.system.users import RunAs, give
@@ -61,7 +62,8 @@ class WalRing:
     """Feeds one replay in `data`. Enter it before the server starts; leave it when it has stopped.
 
     At most 16 segments lie ready, at most 256 MiB of them. `taken` counts the planned segments that
-    PostgreSQL has passed; `fault` is why it was refused one, `bug` what should not happen.
+    PostgreSQL has passed; `fault` is why it was refused one, `bug` what should not happen. `read` is
+    what a file is read with, if not by `supply` itself.
     """
 
     def __init__(
@@ -71,8 +73,10 @@ class WalRing:
         *,
         owner: RunAs,
         clock: Clock,
+        read: Callable[[str], bytes | None] | None = None,
     ) -> None:
         self._supply = supply
+        self._read = read or supply.read
         self._place = data / RING
         self._owner = owner
         self._clock = clock
@@ -150,7 +154,7 @@ class WalRing:
                     (self._place / "absent" / name).touch()
             elif not isinstance(error, DrtoolError | OSError):
                 raise error
-            elif name in self._asked or isinstance(error, RepositoryUnavailable):
+            elif name in self._asked or isinstance(error, RepositoryUnavailable | LinkLeadsOutside):
                 known = error if isinstance(error, DrtoolError) else _unwritable(self._place, error)
                 self._fail(name, known)
             self._asked.discard(name)
@@ -188,7 +192,7 @@ class WalRing:
 
     def _bring(self, name: str) -> bool:
         """Read one file whole and lay it out by a rename (PITFALLS 45); False if it is not there."""
-        content = self._supply.read(name)
+        content = self._read(name)
         if content is None:
             return False
         coming = self._place / "coming"

@@ -19,6 +19,7 @@ from drtool.repository.chunks import ChunkReader
 from drtool.repository.repository import Repository
 from drtool.restore.destination import Destination, make_destination
 from drtool.restore.fetch import Fetched, fetch_files, put_control
+from drtool.restore.isolated_wal import IsolatedWal
 from drtool.restore.phases import Phases
 from drtool.restore.plan import RestorePlan
 from drtool.restore.replay import (
@@ -37,6 +38,7 @@ from drtool.restore.settle import (
 )
 from drtool.restore.start_config import HandedOver
 from drtool.restore.supply import PATIENCE, WalSupply
+from drtool.restore.tablespaces import ReplayedTablespaces
 from drtool.sources.postgres.binaries import ServerBinaries, reachable
 from drtool.sources.postgres.control import read_control
 from drtool.sources.postgres.recovery_settings import isolated_settings, target_settings
@@ -163,7 +165,14 @@ def _recover(
 ) -> _Recovered:
     server_plan = _server_plan(plan, site)
     supply = WalSupply(repository, plan, clock=phases.clock, patience=site.patience)
-    ring = WalRing(supply, site.destination.data, owner=site.destination.owner, clock=phases.clock)
+    tablespaces = ReplayedTablespaces(site.destination)
+    ring = WalRing(
+        supply,
+        site.destination.data,
+        owner=site.destination.owner,
+        clock=phases.clock,
+        read=IsolatedWal(supply, tablespaces, major=site.binaries.major).read,
+    )
     limits, total = site.limits, plan.wal_end - plan.manifest.postgres.start_lsn
     with ring:
         with phases.phase("replay", "WAL", total=total, unit="wal") as sizes:
@@ -182,8 +191,9 @@ def _recover(
         with phases.phase("finish", "shutdown, page checksums, configuration"):
             _shut_down(server)
             pages = verifier.stopped(site.destination.data)
+            moved = tablespaces.finish(segment_bytes=supply.segment_bytes)
             handed = _hand_over(plan, site)
-    return _Recovered(came_to, verification, (*deeper, *pages), handed)
+    return _Recovered(came_to, verification, (*deeper, *pages, *moved), handed)
 
 
 def _hand_over(plan: RestorePlan, site: RestoreSite) -> HandedOver:

@@ -52,13 +52,16 @@ class RecordKind:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WalRecord:
-    """One record. `end` is where it ends, before any padding of the page that follows."""
+    """One record. `end` is where it ends, before any padding of the page that follows; `crc` is what
+    stands in its header.
+    """
 
     begin: Lsn
     end: Lsn
     xid: int
     manager: int
     info: int
+    crc: int
     body: bytes = field(repr=False)
 
 
@@ -105,6 +108,15 @@ class WalRecordScanner:
                 return found
             raw = raw[pages.resumes - self._begin :]
             self._begin = pages.resumes
+
+    @property
+    def may_go_on(self) -> bool:
+        """Whether what was fed may end within a wanted record. A False is certain."""
+        if self._needed:
+            return True
+        tail = b"".join(self._pieces)[-_HEADER_WORDS * _WORD :]
+        lengths = [int.from_bytes(tail[at : at + 4], "little") for at in range(0, len(tail), _WORD)]
+        return any(_HEADER_BYTES <= length <= LONGEST_RECORD_BYTES for length in lengths)
 
     def _scan(self, pages: _Pages, raw: memoryview) -> list[WalRecord]:
         found = []
@@ -216,6 +228,7 @@ class _Pages:
             xid=int.from_bytes(plain[4:8], "little"),
             manager=plain[17],
             info=plain[16],
+            crc=crc,
             body=plain[_HEADER_BYTES:],
         )
 
