@@ -37,6 +37,7 @@ from drtool.model.outcome import (
     VerifyOutcome,
 )
 from drtool.model.window import LogGap, TimeRange
+from drtool.report.usage import usage_lines
 from drtool.report.words import LOGS, backup_word, reached_word, with_log
 
 _COLOURS = {
@@ -156,12 +157,7 @@ def _restore(outcome: RestoreOutcome, style: Style) -> str:
     if outcome.changed_settings:
         lines += ["", "Settings that differ from the source:"]
         lines += [f"  {s.name} = {s.value}  ({s.reason})" for s in outcome.changed_settings]
-    heading = "Use it so:" if outcome.kind == "files" else "Start it with:"
-    for title, commands in (
-        (heading, outcome.how_to_start),
-        ("Stop it with:", outcome.how_to_stop),
-    ):
-        lines += ["", title, *(f"  {command}" for command in commands)] if commands else []
+    lines += usage_lines(outcome)
     return "\n".join(lines)
 
 
