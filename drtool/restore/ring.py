@@ -195,9 +195,26 @@ class WalRing:
         content = self._read(name)
         if content is None:
             return False
+        for older, written_bytes in self._supply.taken_over(name):
+            self._lay_out_older(older, content, written_bytes=written_bytes)
         coming = self._place / "coming"
         place_whole(self._place / "ready" / name, content, scratch=coming, owner=self._owner)
         return True
+
+    def _lay_out_older(self, older: str, content: bytes, *, written_bytes: int) -> None:
+        """The segment under the name that it had before a timeline switch within it.
+
+        At the end of a recovery PostgreSQL reads prepared transactions from pg_wal itself, without the
+        restore_command, and by the name of the timeline that it has replayed up to (read_local_xlog_page
+        in xlogutils.c). The new timeline's segment begins with the same bytes. It counts as archived, as
+        what a restore_command delivers does, so that a copy in production does not archive it anew.
+        """
+        wal, coming = self._place.parent, self._place / "coming"
+        whole = content[:written_bytes].ljust(len(content), b"\0")
+        place_whole(wal / older, whole, scratch=coming, owner=self._owner)
+        if (wal / "archive_status").is_dir():
+            done = wal / "archive_status" / f"{older}.done"
+            place_whole(done, b"", scratch=coming, owner=self._owner)
 
     def _fail(self, name: str, error: DrtoolError) -> None:
         if self.fault is None:

@@ -47,6 +47,21 @@ class WalSupply:
         """PostgreSQL's name of a segment."""
         return segment.name(self.segment_bytes)
 
+    def taken_over(self, name: str) -> tuple[tuple[str, int], ...]:
+        """The timelines of the path that ended within the segment `name`: the name that the segment had
+        on each, and how many of its bytes that timeline wrote.
+        """
+        segment, size = self._names.get(name), self.segment_bytes
+        if segment is None:
+            return ()
+        return tuple(
+            (WalSegment(switch.timeline, segment.number).name(size), switch.switch_point % size)
+            for switch in self._plan.history.ancestors
+            if switch.timeline < segment.timeline
+            and switch.switch_point // size == segment.number
+            and switch.switch_point % size
+        )
+
     def has(self, name: str) -> bool:
         """Whether `name` is part of the plan. A False is certain."""
         timeline = parse_history_name(name)

@@ -1,0 +1,65 @@
+"""Transactions that were prepared, and neither committed nor rolled back, at a timeline switch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from drtool.model.finding import Severity
+from drtool.model.target import RecoveryTarget, ToLatest, ToLsn
+from drtool.model.wal import Lsn
+from drtool.stores.memory import MemoryStore
+from tests.restore.rig import protected, restore, rows, settle, started, take_backup
+from tests.restore.test_copy import promote_in_place
+from tests.servers.postgres import MakePostgres, PostgresServer
+
+MIB = 1 << 20
+pytestmark = pytest.mark.postgres
+
+
+def prepare(server: PostgresServer, row: int) -> None:
+    """A transaction that goes on without a session."""
+    with server.connect() as session:
+        session.execute("BEGIN")
+        session.execute(f"INSERT INTO ledger VALUES ({row})".encode())
+        session.execute(f"PREPARE TRANSACTION 'row {row}'".encode())
+
+
+def switches(server: PostgresServer, timeline: int) -> list[Lsn]:
+    """Where each timeline before `timeline` ended."""
+    history = (server.data / "pg_wal" / f"{timeline:08X}.history").read_text()
+    return [Lsn.parse(line.split()[1]) for line in history.splitlines() if line.strip()]
+
+
+@pytest.mark.parametrize("major", [15, 18])
+def test_a_transaction_prepared_across_timeline_switches_comes_back(
+    make_postgres: MakePostgres, server_root: Path, major: int
+) -> None:
+    """PITFALLS 41, 49: at a switch PostgreSQL reads it from the segment under its old name."""
+    server = make_postgres(major, segment_mb=1, settings={"max_prepared_transactions": "5"})
+    server.query("CREATE TABLE ledger (id int PRIMARY KEY)")
+    with protected(server, MemoryStore()) as repository:
+        take_backup(repository, server)
+        server.query("INSERT INTO ledger VALUES (1)")
+        prepare(server, 2)
+        for timeline in (2, 3):
+            promote_in_place(server)
+            server.query(f"INSERT INTO ledger VALUES ({10 * timeline})")
+            settle(repository, server, timeline=timeline)
+    first, second = switches(server, 3)
+    targets: dict[str, tuple[RecoveryTarget, list[int]]] = {
+        "first": (ToLsn(first), [1, 2]),
+        "second": (ToLsn(second), [1, 2, 20]),
+        "latest": (ToLatest(), [1, 2, 20, 30]),
+    }
+
+    for name, (target, expected) in targets.items():
+        outcome = restore(repository, server_root / name, target=target)
+
+        assert [f for f in outcome.findings if f.severity is Severity.PROBLEM] == []
+        with started(major, server_root / name, max_prepared_transactions="5") as copy:
+            assert copy.query("SELECT gid FROM pg_prepared_xacts") == [("row 2",)], name
+            copy.query("COMMIT PREPARED 'row 2'")
+            assert rows(copy) == expected, name
+    assert first // MIB == second // MIB, "both timelines ended within one segment"
