@@ -44,5 +44,6 @@ def as_archived(
     raise SourceUnsuitable(
         f"{facts.place} is cluster {system}, and the repository holds {source} as {shown}",
         hint="A clone or a restored copy must not archive here: give it a source of its own. After"
-        f" pg_upgrade, say so with `drtool wal receive {source} --accept-new-system`.",
+        " pg_upgrade, or where it was rebuilt, say so once: `drtool wal receive"
+        f" {source} --accept-source`, or `drtool backup {source} --accept-source`.",
     )

@@ -211,7 +211,7 @@ class Receiver:
                 f"{facts.place} has become another cluster: {facts.system_id}, not"
                 f" {system_of(self._cluster)}",
                 hint="Let the DSN lead to the cluster that it led to, or start anew with"
-                " --accept-new-system after pg_upgrade.",
+                " --accept-source after pg_upgrade.",
             )
         return replace(facts, system_id=self._cluster)
 

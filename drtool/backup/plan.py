@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from drtool.model.origin import Origin
 from drtool.repository.backups import Attempt, Manifest
 
 # Of a database's keys or relations, where the policy does not say how many may go.
@@ -27,7 +28,7 @@ class Accepted:
 class BackupPlan:
     """The backup to compare with, and the interrupted attempts whose packs can be used again.
 
-    `level` is zstd's.
+    `level` is zstd's, `origin` what the manifest tells of the source.
     """
 
     source: str
@@ -36,6 +37,7 @@ class BackupPlan:
     attempts: tuple[Attempt, ...]
     level: int = 1
     accepted: Accepted = Accepted()
+    origin: Origin | None = None
 
 
 def plan_backup(

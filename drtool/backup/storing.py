@@ -101,6 +101,7 @@ class Storing:
             table=stored.table,
             packs=stored.packs,
             findings=(*findings, *self.known.findings()),
+            origin=self.plan.origin,
         )
         confirm_packs(self.repository.store, stored.packs, sizes=self.hall.sizes)
         lease.check()

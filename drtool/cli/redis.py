@@ -12,8 +12,13 @@ from drtool.cli.verdicts import leave
 @click.command(cls=Command, epilog="\b\nExample:\n  drtool redis receive cache")
 @click.argument("source")
 @click.option("--dry-run", is_flag=True, help="Say which servers would be joined; do nothing.")
+@click.option(
+    "--accept-source",
+    is_flag=True,
+    help="The backups under this name are its own, whatever their stack and addresses.",
+)
 @click.pass_obj
-def receive(front: Front, *, source: str, dry_run: bool) -> None:
+def receive(front: Front, *, source: str, dry_run: bool, accept_source: bool) -> None:
     """Archive the replication stream of SOURCE, all its shards, until told to stop. Where Redis no
     longer has what comes next, the hole is recorded and a new snapshot taken at once.
 
@@ -28,7 +33,7 @@ def receive(front: Front, *, source: str, dry_run: bool) -> None:
     front.ends_cleanly = True
     with front.progress() as view:
         sheet = carry_out(
-            RedisReceive(source, dry_run),
+            RedisReceive(source, dry_run, accept_source),
             policy,
             front.surroundings(view),
             policy_file=front.policy_file,

@@ -93,6 +93,11 @@ if TYPE_CHECKING:
     " or with them. Else such a moment is refused.",
 )
 @click.option(
+    "--accept-source",
+    is_flag=True,
+    help="Backups of another stack or another tree under this name are the right ones.",
+)
+@click.option(
     "--report",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE",
@@ -115,6 +120,7 @@ def restore(
     ttl: str,
     masters: int | None,
     uncertain: str | None,
+    accept_source: bool,
     report: Path | None,
     **target: str | None,
 ) -> None:
@@ -150,6 +156,7 @@ def restore(
         ttl=TtlMode(ttl),
         masters=masters,
         edge=Edge(uncertain) if uncertain else None,
+        accepts_source=accept_source,
     )
     with front.progress() as view:
         outcome = carry_out(request, policy, front.surroundings(view))

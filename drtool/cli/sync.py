@@ -36,7 +36,7 @@ from drtool.errors import UsageError
 @click.option(
     "--accept-source",
     is_flag=True,
-    help="The source is on another disk, or was encrypted, on purpose.",
+    help="The source is on another disk, or was encrypted, on purpose; or the mirror was another's.",
 )
 @click.option("--restore", "is_restore", is_flag=True, help="The other way: from mirror to --into.")
 @click.option("--to", metavar="TIME|latest", help="With --restore: as the mirror was then.")
@@ -69,7 +69,7 @@ def sync(
     from drtool.model.request import SyncRequest
 
     if is_restore:
-        _restore(front, sources, to, into=into, is_plan=dry_run)
+        _restore(front, sources, to, into=into, is_plan=dry_run, accept_source=accept_source)
         return
     if to is not None or into is not None:
         raise UsageError(
@@ -92,7 +92,13 @@ def sync(
 
 
 def _restore(
-    front: Front, sources: tuple[str, ...], to: str | None, *, into: Path | None, is_plan: bool
+    front: Front,
+    sources: tuple[str, ...],
+    to: str | None,
+    *,
+    into: Path | None,
+    is_plan: bool,
+    accept_source: bool,
 ) -> None:
     from drtool.model.request import SyncRestore
     from drtool.wiring.sync import restore as carry_out
@@ -104,7 +110,13 @@ def _restore(
         )
     zone = front.policy.timezone
     moment = None if to == LATEST else read_moment(to, zone, option="--to")
-    request = SyncRestore(source=sources[0], moment=moment, into=into.absolute(), is_plan=is_plan)
+    request = SyncRestore(
+        source=sources[0],
+        moment=moment,
+        into=into.absolute(),
+        is_plan=is_plan,
+        accepts_source=accept_source,
+    )
     with front.progress() as view:
         outcome = carry_out(request, front.policy, front.surroundings(view))
     front.show(outcome)

@@ -15,13 +15,15 @@ from drtool.cli.verdicts import leave
 @click.argument("source")
 @click.option("--dry-run", is_flag=True, help="Say where streaming would begin, and do nothing.")
 @click.option(
+    "--accept-source",
     "--accept-new-system",
+    "accept_source",
     is_flag=True,
-    help="The source is a new cluster under its old name, as after pg_upgrade, or was put back from a"
-    " copy and goes on from there.",
+    help="The source is a new cluster under its old name, as after pg_upgrade, or of another stack, or was"
+    " put back from a copy and goes on from there.",
 )
 @click.pass_obj
-def receive(front: Front, *, source: str, dry_run: bool, accept_new_system: bool) -> None:
+def receive(front: Front, *, source: str, dry_run: bool, accept_source: bool) -> None:
     """Stream WAL of SOURCE into the repository until told to stop.
 
     The first SIGTERM or Ctrl-C makes what has arrived durable and ends cleanly; the second ends at
@@ -34,7 +36,7 @@ def receive(front: Front, *, source: str, dry_run: bool, accept_new_system: bool
 
     front.ends_cleanly = True
     with front.progress() as view:
-        request = WalReceive(source, dry_run, accept_new_system)
+        request = WalReceive(source, dry_run, accept_source)
         sheet = carry_out(request, policy, front.surroundings(view), policy_file=front.policy_file)
     front.show(sheet)
     leave([sheet])

@@ -27,7 +27,7 @@ from drtool.mirror.leftovers import no_parts_left
 from drtool.mirror.letting_go import let_go, tombstones
 from drtool.mirror.pages import pages
 from drtool.mirror.plan import MAX_DELETE_PERCENT, Told
-from drtool.mirror.publishing import Publisher, catch_up
+from drtool.mirror.publishing import Owner, Publisher, catch_up
 from drtool.mirror.run import MirrorRun
 from drtool.model.finding import Finding, Severity
 from drtool.model.outcome import Fact, FactSheet, SyncOutcome
@@ -63,7 +63,7 @@ def sync_bucket(settings: BucketSettings, run: MirrorRun) -> SyncOutcome:
     watch, began = Stopwatch(run.clock), run.clock.now()
     told = Told()
     copier = _copier(settings, run)
-    catch_up(run.bucket, run.catalogue, told)
+    catch_up(run.bucket, run.catalogue, told, owner=_owner(settings, run))
     counts = _survey(settings, run, told)
     for alarm in _alarms(settings, run, counts):
         raise SourceUnsuitable(f"source {settings.source}: {alarm.fact}", hint=alarm.fix)
@@ -76,7 +76,7 @@ def sync_bucket(settings: BucketSettings, run: MirrorRun) -> SyncOutcome:
         delete=copier.delete if keeps else None,
     )
     run.check()
-    publisher = Publisher(run.bucket, run.catalogue, run.clock)
+    publisher = Publisher(run.bucket, run.catalogue, run.clock, origin=run.origin)
     run_id = publisher.publish(settings.source, began=began, is_whole=settings.is_rehash)
     if deleted and not keeps:
         told.add(tombstones(deleted))
@@ -97,11 +97,15 @@ def sync_bucket(settings: BucketSettings, run: MirrorRun) -> SyncOutcome:
     )
 
 
+def _owner(settings: BucketSettings, run: MirrorRun) -> Owner:
+    return Owner(source=settings.source, origin=run.origin, is_accepted=settings.accepts_source)
+
+
 def preview_bucket(settings: BucketSettings, run: MirrorRun) -> FactSheet:
     """What a run would do; nothing is copied."""
     told = Told()
     _copier(settings, run)
-    catch_up(run.bucket, run.catalogue, told)
+    catch_up(run.bucket, run.catalogue, told, owner=_owner(settings, run))
     counts = _survey(settings, run, told)
     for alarm in _alarms(settings, run, counts):
         told.add(alarm.finding(settings.source))

@@ -23,6 +23,7 @@ from drtool.mirror.catalogue import Catalogue
 from drtool.mirror.entries import MirrorEntry, from_line
 from drtool.mirror.keys import OWN, escape, unescape
 from drtool.mirror.pages import pages
+from drtool.model.origin import NOT_TOLD, Origin
 from drtool.stores.bucket import SINGLE_PUT_BYTES, Bucket
 
 FORMAT = 1
@@ -43,7 +44,7 @@ class RunKind(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """A run that ended at `ended`; the tree was read since `began`."""
+    """A run that ended at `ended`; the tree was read since `began`. An earlier drtool told no `origin`."""
 
     run_id: str
     kind: RunKind
@@ -51,6 +52,7 @@ class Run:
     source: str
     began: datetime
     ended: datetime
+    origin: Origin = NOT_TOLD
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +117,7 @@ def _write(file: IO[bytes], run: Run, lines: Iterable[str], *, gone: Iterable[by
         "source": run.source,
         "began": run.began.isoformat(),
         "ended": run.ended.isoformat(),
+        "origin": run.origin.to_json(),
     }
     entries = deleted = 0
     compressor = zstandard.ZstdCompressor(level=3, write_checksum=True)
@@ -234,8 +237,9 @@ def _header(line: bytes, run_id: str) -> Run:
             source=record["source"],
             began=datetime.fromisoformat(record["began"]),
             ended=datetime.fromisoformat(record["ended"]),
+            origin=Origin.from_json(record.get("origin") or {}),
         )
-    except (KeyError, ValueError, TypeError) as error:
+    except (KeyError, ValueError, TypeError, AttributeError) as error:
         raise _unreadable(run_id, "its first line is not about a run") from error
 
 

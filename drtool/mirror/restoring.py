@@ -24,6 +24,7 @@ from drtool.mirror.entries import MirrorEntry, from_line
 from drtool.mirror.manifests import Run, ended_at, fold, list_runs, state_at
 from drtool.mirror.pages import pages
 from drtool.model.finding import Finding, Severity
+from drtool.model.origin import NOT_TOLD, Origin
 from drtool.model.outcome import Fact, FactSheet
 from drtool.model.progress import Emit, PhaseAdvanced, PhaseBegan, PhaseEnded
 from drtool.sources.files.entries import TreeKind, shown
@@ -49,6 +50,8 @@ class MirrorRestore:
     clock: Clock
     emit: Emit
     stop: threading.Event
+    # Of the policy: its stack alone. What it is now may be another machine and another path.
+    origin: Origin = NOT_TOLD
 
 
 def restore_from_mirror(wanted: MirrorRestore, bucket: Bucket) -> FactSheet:
@@ -62,6 +65,13 @@ def restore_from_mirror(wanted: MirrorRestore, bucket: Bucket) -> FactSheet:
     chain = state_at(bucket, wanted.moment)
     if not chain:
         raise _too_early(wanted, bucket)
+    fact = chain[-1].origin.difference(wanted.origin)
+    if fact is not None:
+        raise NotRecoverable(
+            f"{bucket.url} may be the mirror of another source: {fact}",
+            hint="Restore with the policy that its runs were made with; or, if it is the right one,"
+            " with --accept-source.",
+        )
     _refuse_content(wanted.into)
     with tempfile.TemporaryDirectory(prefix="drtool-mirror-") as scratch:
         catalogue = _state(bucket, chain, Path(scratch), name="then")

@@ -20,9 +20,10 @@ from drtool.mirror.leftovers import no_parts_left
 from drtool.mirror.letting_go import let_go, tombstones
 from drtool.mirror.pages import pages
 from drtool.mirror.plan import Survey, Told, TreeSettings, alarms, survey
-from drtool.mirror.publishing import Publisher, catch_up
+from drtool.mirror.publishing import Owner, Publisher, catch_up
 from drtool.mirror.uploading import NotStored, Stored, ToStore, Uploader
 from drtool.model.finding import Finding, Severity
+from drtool.model.origin import NOT_TOLD, Origin
 from drtool.model.outcome import Fact, FactSheet, SyncOutcome
 from drtool.model.progress import Emit, PhaseAdvanced, PhaseBegan, PhaseEnded
 from drtool.sources.files.beneath import open_root
@@ -45,7 +46,9 @@ _SHOWN_PATHS = 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MirrorRun:
-    """What a run works with. `check` raises once another run has taken the lease."""
+    """What a run works with. `check` raises once another run has taken the lease; `origin` is whose
+    mirror it is.
+    """
 
     bucket: Bucket
     catalogue: Catalogue
@@ -53,6 +56,7 @@ class MirrorRun:
     emit: Emit
     stop: threading.Event
     check: Callable[[], None]
+    origin: Origin = NOT_TOLD
 
 
 def sync_tree(tree: TreeSettings, run: MirrorRun) -> SyncOutcome:
@@ -63,7 +67,7 @@ def sync_tree(tree: TreeSettings, run: MirrorRun) -> SyncOutcome:
     """
     watch, began = Stopwatch(run.clock), run.clock.now()
     told = Told()
-    catch_up(run.bucket, run.catalogue, told)
+    catch_up(run.bucket, run.catalogue, told, owner=_owner(tree, run))
     found = _surveyed(tree, run)
     for finding in found.findings:
         told.add(finding)
@@ -92,7 +96,7 @@ def sync_tree(tree: TreeSettings, run: MirrorRun) -> SyncOutcome:
         gone = run.catalogue.unseen()
         deleted += let_go(run.catalogue, gone, check=run.check, delete=delete if keeps else None)
     run.check()
-    publisher = Publisher(run.bucket, run.catalogue, run.clock)
+    publisher = Publisher(run.bucket, run.catalogue, run.clock, origin=run.origin)
     run_id = publisher.publish(tree.source, began=began, is_whole=tree.is_rehash)
     run.catalogue.set_about(place=_place_text(found.place))
     if deleted and not keeps:
@@ -114,10 +118,14 @@ def sync_tree(tree: TreeSettings, run: MirrorRun) -> SyncOutcome:
     )
 
 
+def _owner(tree: TreeSettings, run: MirrorRun) -> Owner:
+    return Owner(source=tree.source, origin=run.origin, is_accepted=tree.accepts_source)
+
+
 def preview_tree(tree: TreeSettings, run: MirrorRun) -> FactSheet:
     """What a run would do. Only the local catalogue may have been brought up to date."""
     told = Told()
-    catch_up(run.bucket, run.catalogue, told)
+    catch_up(run.bucket, run.catalogue, told, owner=_owner(tree, run))
     found = _surveyed(tree, run)
     for finding in found.findings:
         told.add(finding)

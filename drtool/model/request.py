@@ -29,7 +29,8 @@ class BackupRequest:
     """Take a backup now of each source; none named means every source of the policy.
 
     `accepts_source`: a source that looks empty or shrunken, or a tree that looks moved or encrypted, is
-    as it should be. `accepts_unread`: a Redis of a version that drtool does not know is stored as it is.
+    as it should be, and so is a source of another stack, machine, path or cluster than before.
+    `accepts_unread`: a Redis of a version that drtool does not know is stored as it is.
     `at_once` sources at a time, at least one; each needs the memory of one backup.
     """
 
@@ -73,7 +74,8 @@ class RestoreRequest:
     Of trees of files alone: `patterns` name what to restore, none means all; `is_delta` changes what
     differs in a directory that is there.
     `ttl`, `masters` (None: as many as there were) and `edge` (of a moment inside an outage; None: such a
-    moment is refused) are for Redis.
+    moment is refused) are for Redis. `accepts_source`: backups of another stack or another tree under
+    this name are the right ones.
     """
 
     sources: tuple[str, ...]
@@ -91,6 +93,7 @@ class RestoreRequest:
     ttl: TtlMode = TtlMode.ABSOLUTE
     masters: int | None = None
     edge: Edge | None = None
+    accepts_source: bool = False
 
 
 class VerifyLevel(StrEnum):
@@ -128,12 +131,16 @@ class SyncRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SyncRestore:
-    """Bring one source back from its mirror; `moment` None means the newest run."""
+    """Bring one source back from its mirror; `moment` None means the newest run.
+
+    `accepts_source`: also the mirror of another stack.
+    """
 
     source: str
     moment: datetime | None
     into: Path
     is_plan: bool
+    accepts_source: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,10 +203,14 @@ class WalSlot:
 
 @dataclass(frozen=True, slots=True)
 class RedisReceive:
-    """Archive the replication stream of a Redis until told to stop."""
+    """Archive the replication stream of a Redis until told to stop.
+
+    `accepts_source`: the backups under its name are its own, whatever their stack.
+    """
 
     source: str
     is_dry_run: bool
+    accepts_source: bool = False
 
 
 @dataclass(frozen=True, slots=True)

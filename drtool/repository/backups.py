@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from drtool.errors import DrtoolError, IntegrityError, NotKept, NotRecoverable, ObjectMissing
 from drtool.model.finding import Finding, Severity
+from drtool.model.origin import Origin
 from drtool.repository import layout
 from drtool.repository.extents import EXTENTS, Extent, FilesExtent, PostgresExtent, RedisExtent
 from drtool.repository.places import ChunkPlace
@@ -51,6 +52,8 @@ class Manifest:
     table: tuple[ChunkPlace, ...]
     packs: tuple[bytes, ...]
     findings: tuple[Finding, ...] = field(default_factory=tuple)
+    # None in backups of a drtool that did not record it.
+    origin: Origin | None = None
 
     @property
     def kind(self) -> str:
@@ -257,6 +260,7 @@ def encode_manifest(manifest: Manifest) -> bytes:
         "findings": [[str(f.severity), f.subject, f.fact, f.fix] for f in manifest.findings],
         "packs": [pack_id.hex() for pack_id in manifest.packs],
         "table": [[packs[place.pack_id], place.number] for place in manifest.table],
+        **({"origin": manifest.origin.to_json()} if manifest.origin else {}),
     }
     return json.dumps(document, indent=1).encode()
 
@@ -291,6 +295,7 @@ def decode_manifest(plain: bytes, *, key: str) -> Manifest:
                 for severity, subject, fact, fix in document["findings"]
             ),
             packs=packs,
+            origin=Origin.from_json(document["origin"]) if document.get("origin") else None,
             table=tuple(ChunkPlace(packs[pack], number) for pack, number in document["table"]),
         )
     except DrtoolError:

@@ -7,12 +7,14 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol
 
+from drtool.model.origin import Origin
 from drtool.model.outcome import BackupOutcome, FactSheet, Failure
 from drtool.model.progress import Emit
 from drtool.model.request import BackupRequest
 from drtool.policy.policy import Policy, unsupported
 from drtool.policy.sources import FilesSource, PostgresSource, RedisSource, SourcePolicy
 from drtool.repository.repository import Repository
+from drtool.wiring.origins import require_same_source
 from drtool.wiring.parts import opened_repository, restorable_sources
 from drtool.wiring.side_by_side import side_by_side, with_failures
 from drtool.wiring.surroundings import Surroundings
@@ -56,22 +58,34 @@ class _Parts:
 
     def back_up(self, name: str, source: SourcePolicy, emit: Emit) -> BackupOutcome | FactSheet:
         """Any thread may do it; `emit` is told how far it is."""
-        job = self._job(name, source, replace(self.around, emit=emit))
+        around = replace(self.around, emit=emit)
+        origin = require_same_source(
+            name,
+            source,
+            policy=self.policy,
+            repository=self.repository,
+            around=around,
+            is_accepted=self.request.accepts_source,
+        )
+        job = self._job(name, source, around, origin=origin)
         return job.preview() if self.request.is_dry_run else job.run()
 
-    def _job(self, name: str, source: SourcePolicy, around: Surroundings) -> BackupJob:
+    def _job(
+        self, name: str, source: SourcePolicy, around: Surroundings, *, origin: Origin
+    ) -> BackupJob:
         repository, level = self.repository, self.policy.repository.compression_level
         match source:
             case PostgresSource():
                 from drtool.wiring.backup_postgres import PostgresBackup
 
                 return PostgresBackup(
-                    name,
-                    source,
-                    repository,
+                    name=name,
+                    source=source,
                     request=self.request,
+                    repository=repository,
                     around=around,
                     level=level,
+                    origin=origin,
                 )
             case RedisSource():
                 from drtool.wiring.redis import RedisBackup
@@ -83,6 +97,7 @@ class _Parts:
                     repository=repository,
                     around=around,
                     level=level,
+                    origin=origin,
                 )
             case FilesSource():
                 from drtool.wiring.files import FilesBackup
@@ -94,6 +109,7 @@ class _Parts:
                     repository=repository,
                     around=around,
                     level=level,
+                    origin=origin,
                 )
             case _:
                 raise unsupported(name, source)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Self
 
@@ -15,6 +15,7 @@ from drtool.backup.plan import Accepted, BackupPlan, plan_backup
 from drtool.backup.run import BackupSource, run_backup
 from drtool.errors import LeaseHeld, SourceUnavailable, SourceUnsuitable
 from drtool.model.objective import Mark
+from drtool.model.origin import Origin
 from drtool.model.outcome import BackupOutcome, Fact, FactSheet
 from drtool.model.progress import Noted
 from drtool.model.request import BackupRequest
@@ -37,29 +38,32 @@ WAL_SECONDS = 600.0
 RECEIVER_SECONDS = 10.0
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PostgresBackup:
     """The base backup of one cluster."""
 
-    def __init__(
-        self,
-        name: str,
-        source: PostgresSource,
-        repository: Repository,
-        *,
-        request: BackupRequest,
-        around: Surroundings,
-        level: int,
-    ) -> None:
-        self._name = name
-        self._accepted = Accepted(source=request.accepts_source, gone_percent=source.max_delete)
-        self._repository = repository
-        self._around = around
-        self._level = level
-        self._settings = ReceiveSettings(
-            source=name, dsn=dsn_of(source.dsn, around), wal=source.wal
-        )
-        reference = source.backup_from.dsn if source.backup_from else source.dsn
-        self._dsn = dsn_of(reference, around)
+    name: str
+    source: PostgresSource
+    request: BackupRequest
+    repository: Repository
+    around: Surroundings
+    level: int
+    origin: Origin
+
+    @property
+    def _accepted(self) -> Accepted:
+        return Accepted(source=self.request.accepts_source, gone_percent=self.source.max_delete)
+
+    @property
+    def _settings(self) -> ReceiveSettings:
+        dsn = dsn_of(self.source.dsn, self.around)
+        return ReceiveSettings(source=self.name, dsn=dsn, wal=self.source.wal)
+
+    @property
+    def _dsn(self) -> str:
+        """Of the server that the base backup is taken from."""
+        standby = self.source.backup_from
+        return dsn_of(standby.dsn if standby else self.source.dsn, self.around)
 
     def preview(self) -> FactSheet:
         """What a backup would begin with."""
@@ -68,30 +72,30 @@ class PostgresBackup:
         before = plan.previous.backup_id if plan.previous else "none: everything is stored"
         return FactSheet(
             kind="backup-plan",
-            title=f"Would back up {self._name}; nothing was done",
+            title=f"Would back up {self.name}; nothing was done",
             facts=(
                 Fact(name="server", value=facts.place, label="from"),
                 Fact(name="version", value=facts.major, label="PostgreSQL"),
                 Fact(name="compared_with", value=before, label="compared with"),
-                *facts_of_store(self._repository, unfinished=len(plan.attempts)),
+                *facts_of_store(self.repository, unfinished=len(plan.attempts)),
             ),
         )
 
     def run(self) -> BackupOutcome:
         """Take it; LeaseHeld if another backup of this source runs."""
-        around = self._around
+        around = self.around
         facts = self._facts()
         with ExitStack() as stack:
             lease = stack.enter_context(
-                Lease(self._repository, f"backup-{self._name}", clock=around.clock)
+                Lease(self.repository, f"backup-{self.name}", clock=around.clock)
             )
             plan = self._plan(facts)
             keeper = stack.enter_context(
-                KeptWal(self._repository, self._settings, facts, around=around)
+                KeptWal(self.repository, self._settings, facts, around=around)
             )
             keeper.go_on(self._caught_up(facts))
             connection = stack.enter_context(connect_replication(self._dsn, purpose="backup"))
-            label = f"drtool {self._name} {plan.backup_id}"
+            label = f"drtool {self.name} {plan.backup_id}"
             stream = stack.enter_context(BaseBackup(connection, label=label))
             source = BackupSource(
                 facts=facts,
@@ -103,7 +107,7 @@ class PostgresBackup:
             return run_backup(
                 plan,
                 source=source,
-                repository=self._repository,
+                repository=self.repository,
                 lease=lease,
                 clock=around.clock,
                 emit=around.emit,
@@ -112,9 +116,9 @@ class PostgresBackup:
     def _caught_up(self, facts: ServerFacts) -> WalFetch | None:
         if self._settings.wal.mode is not WalMode.STREAM:
             return None
-        around = self._around
+        around = self.around
         return CatchingUp(
-            self._repository,
+            self.repository,
             self._settings,
             facts,
             clock=around.clock,
@@ -132,22 +136,27 @@ class PostgresBackup:
                     f"{facts.place} is no standby of {primary.place}: their system identifiers differ",
                     hint="Let `backup_from.dsn` lead to a standby of the source.",
                 )
-            require_archived_branch(self._repository, self._name, self._settings.dsn)
+            accepts = self.request.accepts_source
+            require_archived_branch(
+                self.repository, self.name, self._settings.dsn, accepts_new=accepts
+            )
         # Now, and not only when its WAL is stored: that is after hours of a large backup.
-        archived = require_archived_branch(self._repository, self._name, self._dsn)
+        archived = require_archived_branch(
+            self.repository, self.name, self._dsn, accepts_new=self.request.accepts_source
+        )
         return replace(facts, system_id=archived.system_id, flushed=archived.flushed)
 
     def _plan(self, facts: ServerFacts) -> BackupPlan:
-        earlier = look_back(self._repository, self._name, self._around)
+        earlier = look_back(self.repository, self.name, self.around)
         plan = plan_backup(
-            self._name,
+            self.name,
             earlier.next_id,
             system_id=facts.system_id,
             manifests=earlier.manifests,
             attempts=earlier.attempts,
-            level=self._level,
+            level=self.level,
         )
-        return replace(plan, accepted=self._accepted)
+        return replace(plan, accepted=self._accepted, origin=self.origin)
 
     def _server_clock(self) -> datetime:
         with connect(self._dsn, purpose="backup") as connection:

@@ -137,5 +137,5 @@ def _foreign(name: str, log: WalStatus, facts: ServerFacts | None) -> Iterator[F
         fact=f"the server is cluster {facts.system_id}, and the repository holds"
         f" {describe_cluster(log.system_id)}",
         fix="Let the DSN lead to the right server; after pg_upgrade, run"
-        f" `drtool wal receive {name} --accept-new-system` and `drtool backup {name}`.",
+        f" `drtool wal receive {name} --accept-source` and `drtool backup {name}`.",
     )

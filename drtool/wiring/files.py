@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from drtool.backup.plan import BackupPlan, plan_snapshot
 from drtool.errors import UsageError
 from drtool.model.objective import Objective
+from drtool.model.origin import Origin
 from drtool.model.outcome import BackupOutcome, Fact, FactSheet, RestoreOutcome, RestorePreview
 from drtool.model.progress import Emit
 from drtool.model.request import BackupRequest, RestoreRequest
@@ -21,6 +22,7 @@ from drtool.repository.lease import Lease
 from drtool.repository.repository import Repository
 from drtool.wiring.earlier import facts_of_store, look_back_at_newest
 from drtool.wiring.judged import asked_of, judged
+from drtool.wiring.origins import require_own_tree
 from drtool.wiring.planned import Planned, Runner
 from drtool.wiring.surroundings import Surroundings
 
@@ -43,6 +45,7 @@ class FilesBackup:
     repository: Repository
     around: Surroundings
     level: int
+    origin: Origin
 
     def preview(self) -> FactSheet:
         """What a snapshot would begin with."""
@@ -84,7 +87,7 @@ class FilesBackup:
 
     def _plan(self) -> BackupPlan:
         earlier = look_back_at_newest(self.repository, self.name, self.around)
-        return plan_snapshot(
+        plan = plan_snapshot(
             self.name,
             earlier.next_id,
             kind=FilesExtent.kind,
@@ -92,6 +95,7 @@ class FilesBackup:
             attempts=earlier.attempts,
             level=self.level,
         )
+        return replace(plan, origin=self.origin)
 
 
 def require_trees(request: RestoreRequest, sources: Mapping[str, SourcePolicy]) -> None:
@@ -109,6 +113,7 @@ def require_trees(request: RestoreRequest, sources: Mapping[str, SourcePolicy]) 
 
 def plan_files(
     name: str,
+    source: FilesSource,
     request: RestoreRequest,
     *,
     objective: Objective,
@@ -133,6 +138,8 @@ def plan_files(
         wanted=compile_rules(request.patterns) if request.patterns else None,
         is_delta=request.is_delta,
     )
+    if not request.accepts_source:
+        require_own_tree(plan.manifest, source, newest=manifests[-1])
     job = _Restore(
         plan=plan, request=request, objective=objective, repository=repository, around=around
     )

@@ -13,6 +13,7 @@ from drtool.drill.judging import Asked, judge_loss, judge_stream, judge_time
 from drtool.errors import UsageError
 from drtool.model.finding import Severity
 from drtool.model.objective import Objective
+from drtool.model.origin import Origin
 from drtool.model.outcome import (
     BackupOutcome,
     Fact,
@@ -80,6 +81,7 @@ class RedisBackup:
     repository: Repository
     around: Surroundings
     level: int
+    origin: Origin
 
     def preview(self) -> FactSheet:
         """What a snapshot would begin with: the servers are asked."""
@@ -140,7 +142,7 @@ class RedisBackup:
             unread=self.request.accepts_unread,
             gone_percent=self.source.max_delete,
         )
-        return replace(plan, accepted=accepted)
+        return replace(plan, accepted=accepted, origin=self.origin)
 
 
 def require_redis(request: RestoreRequest, sources: Mapping[str, SourcePolicy]) -> None:

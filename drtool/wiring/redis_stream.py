@@ -17,6 +17,7 @@ from drtool.policy.sources import RedisSource
 from drtool.sources.redis.address import NodeAddress
 from drtool.sources.redis.topology import choose_node, discover
 from drtool.wiring.commands import command_starter
+from drtool.wiring.origins import require_same_source
 from drtool.wiring.parts import opened_repository
 from drtool.wiring.redis import login_of
 from drtool.wiring.redis_base import BaseTaker
@@ -32,8 +33,17 @@ def receive(
 
     Behind a hole a new snapshot is taken at once, by `drtool backup` on the same policy.
     """
-    settings = stream_settings(request.source, _redis(policy, request.source), around)
+    source = _redis(policy, request.source)
+    settings = stream_settings(request.source, source, around)
     with opened_repository(policy, around) as repository:
+        require_same_source(
+            request.source,
+            source,
+            policy=policy,
+            repository=repository,
+            around=around,
+            is_accepted=request.accepts_source,
+        )
         if request.is_dry_run:
             return _would_receive(settings, stream_status(repository, request.source))
         bases = BaseTaker(request.source, command_starter(policy_file, around), around)

@@ -20,6 +20,7 @@ from drtool.repository.repository import Repository
 from drtool.system.durable import make_directory
 from drtool.system.users import current_user, give, user_of
 from drtool.wiring.files import plan_files, require_trees
+from drtool.wiring.origins import require_own_backups
 from drtool.wiring.parts import opened_repository, restorable_sources
 from drtool.wiring.planned import Planned
 from drtool.wiring.redis import plan_redis_source, require_redis
@@ -49,6 +50,9 @@ def restore(
     _require_sensible(request, now=around.clock.now())
     places = _places(request, list(sources), policy, now=around.clock.now())
     with opened_repository(policy, around) as repository:
+        if not request.accepts_source:
+            for name, source in sources.items():
+                require_own_backups(name, source, policy=policy, repository=repository)
         stack = _Stack(sources, policy, repository, around)
         planned = stack.plan(request)
         if request.is_plan:
@@ -152,7 +156,12 @@ class _Stack:
                 )
             case FilesSource():
                 return plan_files(
-                    name, request, objective=objective, repository=repository, around=around
+                    name,
+                    source,
+                    request,
+                    objective=objective,
+                    repository=repository,
+                    around=around,
                 )
             case _:
                 raise NotRecoverable(f"source {name} of kind {source.kind} cannot be restored yet")

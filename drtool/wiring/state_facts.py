@@ -24,6 +24,7 @@ from drtool.repository.damage import Damage, known_damage
 from drtool.repository.recovery_findings import damage_findings, shown
 from drtool.repository.recovery_windows import damage_of
 from drtool.repository.repository import Repository
+from drtool.wiring.origins import strangers
 
 _WORDS = {"postgres": "backup", "redis": "snapshot", "files": "snapshot"}
 
@@ -109,6 +110,7 @@ def _backup_findings(facts: StateFacts) -> Iterator[Finding]:
         facts.name, facts.manifests, facts.damaged, zone=facts.policy.timezone
     )
     source, newest = facts.policy.source(facts.name), facts.newest
+    yield from strangers(source, facts.policy, newest)
     table = timetable(
         facts.name,
         source,

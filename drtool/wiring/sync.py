@@ -12,6 +12,7 @@ from drtool.mirror.catalogue import default_place, open_catalogue
 from drtool.mirror.plan import TreeSettings
 from drtool.mirror.restoring import MirrorRestore, restore_from_mirror
 from drtool.mirror.run import MirrorRun, preview_tree, sync_tree
+from drtool.model.origin import Origin
 from drtool.model.outcome import FactSheet, Failure, SyncOutcome
 from drtool.model.progress import Emit
 from drtool.model.request import SyncRequest, SyncRestore
@@ -23,6 +24,7 @@ from drtool.sources.files.exclude import compile_rules
 from drtool.stores.bucket import Bucket, open_bucket
 from drtool.stores.protocol import Store
 from drtool.stores.remote import RemoteStore
+from drtool.wiring.origins import origin_now
 from drtool.wiring.parts import opened_store
 from drtool.wiring.side_by_side import side_by_side, with_failures
 from drtool.wiring.surroundings import Surroundings
@@ -39,7 +41,15 @@ def sync(
     sources = _mirrored(request.sources, policy)
     with _leases(policy, around) as leases:
         jobs = {
-            name: partial(_sync_one, name, source, request=request, leases=leases, around=around)
+            name: partial(
+                _sync_one,
+                name,
+                source,
+                request=request,
+                leases=leases,
+                around=around,
+                signs=origin_now(source, policy),
+            )
             for name, source in sources.items()
         }
         ended = side_by_side(jobs, around.emit, at_once=1)
@@ -57,6 +67,7 @@ def restore(request: SyncRestore, policy: Policy, around: Surroundings) -> FactS
         clock=around.clock,
         emit=around.emit,
         stop=around.stop,
+        origin=Origin() if request.accepts_source else Origin(stack=(str(policy.stack),)),
     )
     return restore_from_mirror(wanted, _mirror_of(source, around))
 
@@ -69,6 +80,7 @@ def _sync_one(
     request: SyncRequest,
     leases: Leases,
     around: Surroundings,
+    signs: Origin,
 ) -> SyncOutcome | FactSheet:
     bucket = _mirror_of(source, around)
     origin = source.path if isinstance(source, FilesSource) else source.url
@@ -83,6 +95,7 @@ def _sync_one(
                 emit=emit,
                 stop=around.stop,
                 check=lease.check,
+                origin=signs,
             )
             if isinstance(source, FilesSource):
                 tree = _tree(name, source, request)

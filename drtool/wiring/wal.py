@@ -37,6 +37,7 @@ from drtool.system.durable import replace_durably
 from drtool.system.users import FALLBACK as SERVER_USER
 from drtool.system.users import named_user
 from drtool.wiring.commands import command_starter
+from drtool.wiring.origins import require_same_source
 from drtool.wiring.parts import chosen_sources, dsn_of, opened_repository
 from drtool.wiring.redis_base import BaseTaker
 from drtool.wiring.state_facts import read_facts_of_state, window_fact
@@ -61,6 +62,14 @@ def receive(
     )
     stop, clock, emit = around.stop, around.clock, around.emit
     with _repository_or_slot(settings, policy, around, is_dry_run=request.is_dry_run) as repository:
+        require_same_source(
+            request.source,
+            source,
+            policy=policy,
+            repository=repository,
+            around=around,
+            is_accepted=request.accepts_new_system,
+        )
         if request.is_dry_run:
             return _would_receive(preview_receive(repository, settings))
         if source.wal.mode is WalMode.PUSH:

@@ -198,7 +198,7 @@ def test_5_another_cluster_under_the_same_name_is_refused_before_a_byte_is_store
 
     ran = copied.run("backup", SOURCE, code=5, MAIN_DB_DSN=postgres15.dsn())
 
-    says(ran, SOURCE, "--accept-new-system")
+    says(ran, SOURCE, "--accept-source")
     assert sorted(copied.repository.rglob("packs/*/*")) == before
 
 

@@ -170,7 +170,7 @@ def test_another_cluster_is_refused_until_somebody_says_it_is_meant(
     with receiving(repository, upgraded):
         until(lambda: held_to(repository, other), "the new cluster is held")
 
-    assert "--accept-new-system" in refused.value.hint
+    assert "--accept-source" in refused.value.hint
     assert refused.value.exit_code == 5
     assert len(repository.store.list_directories(f"log/{SOURCE}/")) == 2
 

@@ -43,7 +43,7 @@ class Site:
     def __init__(self, root: Path, server: S3Server) -> None:
         self.root = root
         self.tree = root / "tree"
-        self.tree.mkdir()
+        self.tree.mkdir(parents=True)
         prefix = uuid.uuid4().hex[:8]
         text = POLICY.format(
             root=root,
@@ -151,3 +151,31 @@ def test_a_restore_says_what_it_needs(site: Site) -> None:
 
     assert "--into" in failed["hint"]
     assert "--restore" in other["hint"]
+
+
+def test_a_second_stack_does_not_take_over_the_mirror_of_the_first(
+    tmp_path: Path, seaweedfs: S3Server
+) -> None:
+    """Issue 8.15: its run would delete the first one's files, and its restore would give them."""
+    first = Site(tmp_path / "first", seaweedfs)
+    (first.tree / "mine").write_text("first")
+    first.run("sync", "uploads")
+    second = Site(tmp_path / "second", seaweedfs)
+    (second.tree / "mine").write_text("second")
+    text = (first.root / "policy.yaml").read_text()
+    text = text.replace("stack: shop", "stack: archive").replace(str(first.root), str(second.root))
+    (second.root / "policy.yaml").write_text(text)
+    into = second.root / "back"
+
+    second.run("sync", "uploads", code=ExitCode.SOURCE_UNAVAILABLE)
+    second.run(
+        "sync", "uploads", "--restore", "--to", "latest", "--into", str(into),
+        code=ExitCode.NOT_RECOVERABLE,
+    )  # fmt: skip
+    first.run("sync", "uploads", "--restore", "--to", "latest", "--into", str(first.root / "back"))
+    assert contents(first.root / "back") == contents(first.tree)
+    second.run("sync", "uploads", "--accept-source")
+    second.run("sync", "uploads")
+    second.run("sync", "uploads", "--restore", "--to", "latest", "--into", str(into))
+
+    assert contents(into) == contents(second.tree)
