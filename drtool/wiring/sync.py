@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 
@@ -40,18 +40,8 @@ def sync(
     """
     sources = _mirrored(request.sources, policy)
     with _leases(policy, around) as leases:
-        jobs = {
-            name: partial(
-                _sync_one,
-                name,
-                source,
-                request=request,
-                leases=leases,
-                around=around,
-                signs=origin_now(source, policy),
-            )
-            for name, source in sources.items()
-        }
+        parts = _Parts(request, policy, leases, around)
+        jobs = {name: partial(parts.sync, name, source) for name, source in sources.items()}
         ended = side_by_side(jobs, around.emit, at_once=1)
     return with_failures(ended)
 
@@ -72,22 +62,29 @@ def restore(request: SyncRestore, policy: Policy, around: Surroundings) -> FactS
     return restore_from_mirror(wanted, _mirror_of(source, around))
 
 
-def _sync_one(
-    name: str,
-    source: FilesSource | BucketSource,
-    emit: Emit,
-    *,
-    request: SyncRequest,
-    leases: Leases,
-    around: Surroundings,
-    signs: Origin,
-) -> SyncOutcome | FactSheet:
-    bucket = _mirror_of(source, around)
-    origin = source.path if isinstance(source, FilesSource) else source.url
-    identity = f"{name} {origin} {bucket.url}"
-    with Lease(leases, f"mirror-{name}", clock=around.clock, outlives_process=True) as lease:
-        catalogue = open_catalogue(default_place(identity), identity=identity)
-        try:
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """What the run of every mirror needs."""
+
+    request: SyncRequest
+    policy: Policy
+    leases: Leases
+    around: Surroundings
+
+    def sync(
+        self, name: str, source: FilesSource | BucketSource, emit: Emit
+    ) -> SyncOutcome | FactSheet:
+        """Bring one mirror up to date; `emit` is told how far it is."""
+        request, around = self.request, self.around
+        bucket = _mirror_of(source, around)
+        origin = source.path if isinstance(source, FilesSource) else source.url
+        identity = f"{name} {origin} {bucket.url}"
+        with (
+            Lease(
+                self.leases, f"mirror-{name}", clock=around.clock, outlives_process=True
+            ) as lease,
+            closing(open_catalogue(default_place(identity), identity=identity)) as catalogue,
+        ):
             run = MirrorRun(
                 bucket=bucket,
                 catalogue=catalogue,
@@ -95,14 +92,12 @@ def _sync_one(
                 emit=emit,
                 stop=around.stop,
                 check=lease.check,
-                origin=signs,
+                origin=origin_now(source, self.policy),
             )
             if isinstance(source, FilesSource):
                 tree = _tree(name, source, request)
                 return preview_tree(tree, run) if request.is_dry_run else sync_tree(tree, run)
             return _sync_bucket(name, source, request, run=run, around=around)
-        finally:
-            catalogue.close()
 
 
 @dataclass(frozen=True, slots=True)
