@@ -24,9 +24,9 @@ from drtool.repository.extents import RedisShard
 from drtool.repository.streamlog import StreamInventory
 from drtool.sources.redis.address import Login
 from drtool.sources.redis.connection import RedisConnection, connect
+from drtool.sources.redis.node_choice import join_order
 from drtool.sources.redis.psync import FullResync, Position, ReplicaLink, open_link
 from drtool.sources.redis.shape import Shard
-from drtool.sources.redis.topology import join_order
 
 # A replica is some milliseconds behind the master whose stream we had until now.
 _CATCH_UP_SECONDS = 2.0

@@ -28,6 +28,7 @@ from drtool.repository.repository import Repository
 from drtool.sources.redis.address import Login, NodeAddress
 from drtool.sources.redis.connection import RedisConnection, connect
 from drtool.sources.redis.heartbeat import heartbeat_key, probe
+from drtool.sources.redis.node_choice import choose_node, join_order
 from drtool.sources.redis.psync import (
     FullResync,
     Position,
@@ -36,7 +37,7 @@ from drtool.sources.redis.psync import (
 )
 from drtool.sources.redis.rdbcodes import RdbDamaged
 from drtool.sources.redis.shape import Shape, Shard
-from drtool.sources.redis.topology import choose_node, join_order, look_at
+from drtool.sources.redis.topology import look_at
 from drtool.system.retry import RetryLimits
 
 _PAUSES = RetryLimits(first_pause_seconds=0.2, longest_pause_seconds=15.0)

@@ -29,10 +29,11 @@ from drtool.repository.extents import RedisExtent
 from drtool.repository.lease import Lease
 from drtool.repository.repository import Repository, is_encrypted
 from drtool.sources.redis.address import Login, NodeAddress
+from drtool.sources.redis.node_choice import choose_for_snapshot
 from drtool.sources.redis.psync import LinkLimits
 from drtool.sources.redis.sentinels import require_watched
 from drtool.sources.redis.shape import Shape
-from drtool.sources.redis.topology import choose_node, discover
+from drtool.sources.redis.topology import discover
 from drtool.system.clock import Clock, Stopwatch
 
 PHASE = "backup"
@@ -76,7 +77,7 @@ def run_redis_snapshot(
         # Later, sentinels that are away keep nobody from a backup: `check` tells of them.
         require_watched(shape)
     tasks = [
-        ShardTask(number=number, shard=shard, attachment=choose_node(shape, shard))
+        ShardTask(number=number, shard=shard, attachment=choose_for_snapshot(shape, shard))
         for number, shard in enumerate(shape.shards)
     ]
     total = plan.previous.sizes.read_bytes if plan.previous else None

@@ -17,6 +17,7 @@ from drtool.repository.table import Attributes, EntryKind
 from drtool.sources.redis.address import Login
 from drtool.sources.redis.capture import CapturedServer, capture
 from drtool.sources.redis.connection import connect, server_moment
+from drtool.sources.redis.node_choice import Attachment
 from drtool.sources.redis.psync import (
     FullResync,
     LinkLimits,
@@ -28,7 +29,6 @@ from drtool.sources.redis.psync import (
 from drtool.sources.redis.refusals import unknown_release
 from drtool.sources.redis.release import Release
 from drtool.sources.redis.shape import Shard
-from drtool.sources.redis.topology import Attachment
 from drtool.system.clock import Clock
 
 RDB = "shards/%d/dump.rdb"

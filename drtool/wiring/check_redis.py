@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -15,13 +15,17 @@ from drtool.policy.sources import RedisSource, RedisTopology
 from drtool.sources.redis.address import Login, NodeAddress
 from drtool.sources.redis.checks import (
     ServerState,
-    check_cluster,
-    check_cluster_state,
     check_node,
     check_shape,
     read_state,
 )
-from drtool.sources.redis.clusternodes import ClusterNode, parse_nodes
+from drtool.sources.redis.cluster_checks import (
+    ClusterView,
+    check_cluster,
+    check_cluster_state,
+    read_cluster,
+)
+from drtool.sources.redis.clusternodes import ClusterNode
 from drtool.sources.redis.connection import RedisConnection, connect, keys_by_database
 from drtool.sources.redis.refusals import NEEDED_RIGHTS, unknown_release
 from drtool.sources.redis.release import server_mode
@@ -88,13 +92,13 @@ def look_at_redis(checking: Checking, source: RedisSource) -> Iterator[Look]:
 def _look_at_servers(servers: _Servers) -> Iterator[Look]:
     source = servers.source
     seeds = [NodeAddress.parse(node) for node in source.nodes]
-    cluster: tuple[ClusterNode, ...] = ()
+    cluster: ClusterView | None = None
     trouble: SourceUnavailable | None = None
     if source.topology is RedisTopology.CLUSTER:
         try:
-            cluster = _cluster_nodes(seeds, servers.login)
+            cluster = read_cluster(seeds, servers.login)
             found = check_cluster(cluster)
-            yield Look(name="slots", seen=_slots_seen(cluster), findings=tuple(found))
+            yield Look(name="slots", seen=cluster.seen, findings=tuple(found))
         except SourceUnavailable as error:
             trouble = error
     try:
@@ -102,7 +106,7 @@ def _look_at_servers(servers: _Servers) -> Iterator[Look]:
     except SourceUnavailable as error:
         # Of a cluster whose slots were told above, the same need not be told once more.
         trouble = trouble or (None if cluster and check_cluster(cluster) else error)
-    nodes = _nodes(servers, seeds, cluster)
+    nodes = _nodes(servers, seeds, cluster.nodes if cluster else ())
     if trouble is not None and (servers.shape is None and len(nodes) != 1):
         yield not_looked("shape", trouble)
     if servers.shape is not None:
@@ -158,7 +162,7 @@ def _look_at_sentinels(
 
 
 def _nodes(
-    servers: _Servers, seeds: list[NodeAddress], cluster: tuple[ClusterNode, ...]
+    servers: _Servers, seeds: list[NodeAddress], cluster: Sequence[ClusterNode]
 ) -> list[RedisNode]:
     """Every server that anybody knows of: the shape's, the cluster's, and those of the policy."""
     found: dict[NodeAddress, RedisNode] = {}
@@ -246,28 +250,9 @@ def _rights(servers: _Servers, connection: RedisConnection) -> list[Finding]:
     ]
 
 
-def _cluster_nodes(seeds: list[NodeAddress], login: Login) -> tuple[ClusterNode, ...]:
-    """What the first node that answers knows of the cluster."""
-    last: SourceUnavailable | None = None
-    for address in seeds:
-        try:
-            with connect(address, login) as connection:
-                return parse_nodes(connection.text("CLUSTER", "NODES"), address)
-        except SourceUnavailable as error:
-            last = error
-    assert last is not None
-    raise last
-
-
 def _cluster_info(connection: RedisConnection) -> dict[str, str]:
     lines = connection.text("CLUSTER", "INFO").splitlines()
     return {name: value for name, _, value in (line.partition(":") for line in lines)}
-
-
-def _slots_seen(cluster: tuple[ClusterNode, ...]) -> str:
-    masters = [node for node in cluster if node.is_master and node.slots]
-    held = sum(share.count for node in masters for share in node.slots)
-    return f"{held:,} of 16,384 are held by {len(masters)} masters"
 
 
 def _shape_seen(shape: Shape) -> str:

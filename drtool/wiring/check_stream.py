@@ -24,9 +24,9 @@ from drtool.restore.redis_fetch import release_of
 from drtool.sources.redis.address import NodeAddress
 from drtool.sources.redis.checks import BacklogMargin, ServerState, backlog_margin, check_margin
 from drtool.sources.redis.connection import connect
+from drtool.sources.redis.node_choice import choose_node, join_order
 from drtool.sources.redis.psync import Position
 from drtool.sources.redis.shape import Shape
-from drtool.sources.redis.topology import choose_node, join_order
 from drtool.wiring.checking import Checking
 from drtool.wiring.redis import login_of
 from drtool.wiring.redis_restorable import programs_for

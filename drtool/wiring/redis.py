@@ -46,7 +46,7 @@ from drtool.restore.redis_plan import RedisPlan, plan_redis_restore, preview_red
 from drtool.sources.redis.address import Login, NodeAddress, TlsSettings
 from drtool.sources.redis.binaries import RedisBinaries, server_user
 from drtool.sources.redis.clusternodes import BUS_OFFSET
-from drtool.sources.redis.topology import choose_node
+from drtool.sources.redis.node_choice import choose_for_snapshot
 from drtool.system.listening import first_free_ports
 from drtool.wiring.earlier import facts_of_store, look_back_at_newest
 from drtool.wiring.judged import asked_of, judged
@@ -87,7 +87,11 @@ class RedisBackup:
         """What a snapshot would begin with: the servers are asked."""
         plan, shape = self._plan(), self._servers().look()
         facts = [
-            Fact(name=shard.name, value=str(choose_node(shape, shard).node.address), label="from")
+            Fact(
+                name=shard.name,
+                value=str(choose_for_snapshot(shape, shard).node.address),
+                label="from",
+            )
             for shard in shape.shards
         ]
         return FactSheet(

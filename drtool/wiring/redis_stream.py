@@ -15,7 +15,8 @@ from drtool.model.request import RedisReceive, RedisStatus
 from drtool.policy.policy import Policy
 from drtool.policy.sources import RedisSource
 from drtool.sources.redis.address import NodeAddress
-from drtool.sources.redis.topology import choose_node, discover
+from drtool.sources.redis.node_choice import choose_node
+from drtool.sources.redis.topology import discover
 from drtool.wiring.commands import command_starter
 from drtool.wiring.origins import require_same_source
 from drtool.wiring.parts import opened_repository

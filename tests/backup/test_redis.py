@@ -31,7 +31,9 @@ from tests.servers.redis import (
     MakeRedis,
     RedisServer,
     SentinelGroup,
+    is_linked,
     make_replica,
+    wait_for,
 )
 
 pytestmark = pytest.mark.redis
@@ -133,6 +135,34 @@ def test_a_snapshot_comes_from_a_replica_where_there_is_one(
         assert client.info("stats")["sync_full"] == 1
         assert other.info("stats")["sync_full"] == 1
     assert not [one for one in outcome.findings if "no healthy replica" in one.fact]
+
+
+def test_a_replica_that_takes_writes_brings_no_keys_of_its_own(
+    make_redis: MakeRedis, repository: Repository
+) -> None:
+    master = make_redis()
+    with master.client() as client:
+        client.set("a", 1)
+    replica = make_replica(make_redis, master, settings={"replica-read-only": "no"})
+
+    with replica.client() as client:
+        client.set("stray", 1)
+        passed_over = take_snapshot(repository, servers_of(master))
+        # What the finding says to do about it.
+        client.config_set("replica-read-only", "yes")
+        client.execute_command("REPLICAOF", "NO", "ONE")
+        client.execute_command("REPLICAOF", "127.0.0.1", master.port)
+        wait_for(lambda: is_linked(replica), what="its new link")
+        mended = take_snapshot(repository, servers_of(master))
+
+    for outcome in (passed_over, mended):
+        [rdb] = rdbs_of(repository, outcome.backup_id)
+        assert keys_of(rdb) == {(0, b"a"): -1}
+    [finding] = [one for one in passed_over.findings if "replica-read-only is no" in one.fact]
+    assert "CONFIG SET replica-read-only yes" in finding.fix
+    assert not [one for one in mended.findings if "passed over" in one.fact]
+    with replica.client() as client:
+        assert client.info("stats")["sync_full"] == 1
 
 
 def test_the_configuration_is_kept_sealed(make_redis: MakeRedis, repository: Repository) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import redis
 
-from drtool.errors import ExitCode, NotRecoverable
+from drtool.errors import ExitCode, NotRecoverable, SourceUnavailable
 from drtool.model.checked import Readiness
 from drtool.model.finding import Severity
 from drtool.sources.redis.address import NodeAddress
@@ -184,6 +184,45 @@ def test_a_replica_that_is_cut_off_from_its_master_is_a_problem(
     assert look(report, "cache", f"server {master.address}").readiness is Readiness.UNKNOWN
     assert look(report, "cache", f"server {replica.address}").readiness is Readiness.NOT_READY
     assert told(problems(report), "its link to its master is down")
+
+
+@pytest.mark.parametrize("version", ["7.0", "6.2"])
+def test_drtools_own_receiver_is_not_taken_for_a_replica_that_could_take_over(
+    make_redis: MakeRedis, tmp_path: Path, version: str
+) -> None:
+    master = make_redis(version, settings={**WELL, "min-replicas-to-write": "1"})
+    stack = stack_of(tmp_path, master)
+    refused = stack.check()
+    with receiving(stack, "cache"):
+        with master.client() as client:
+            wait_for(
+                lambda: client.info("replication")["min_slaves_good_slaves"] == 1, what="the link"
+            )
+        alone = stack.check()
+        replica = make_replica(make_redis, master, settings=WELL)
+        wait_for(lambda: _is_online(replica, of=master), what="its first acknowledgement")
+        well = stack.check()
+
+    assert told(facts(refused, Severity.WARNING), "every write is refused (NOREPLICAS)")
+    assert told(facts(alone, Severity.WARNING), "only because readers such as drtool's receiver")
+    assert not told(facts(well), "min-replicas-to-write")
+
+
+def _is_online(replica: RedisServer, *, of: RedisServer) -> bool:
+    with of.client() as client:
+        told = client.info("replication")
+    listed = [told.get(f"slave{number}", {}) for number in range(3)]
+    return any(one.get("port") == replica.port and one["state"] == "online" for one in listed)
+
+
+def test_a_replica_that_takes_writes_is_told(make_redis: MakeRedis, tmp_path: Path) -> None:
+    master = make_redis(settings=WELL)
+    make_replica(make_redis, master, settings={**WELL, "replica-read-only": "no"})
+    stack = stack_of(tmp_path, master)
+
+    report = stack.check()
+
+    assert told(facts(report, Severity.WARNING), "replica-read-only is no")
 
 
 def test_an_aof_that_can_no_longer_be_written_is_a_problem(
@@ -403,10 +442,18 @@ def test_slots_that_are_missing_or_on_the_move_are_found(tmp_path: Path) -> None
     try:
         stack = stack_of(tmp_path, cluster.nodes[0], topology="cluster")
         with cluster.nodes[0].client() as client, cluster.nodes[1].client() as other:
-            name = other.execute_command("CLUSTER", "MYID").decode()
+            mine, name = (
+                one.execute_command("CLUSTER", "MYID").decode() for one in (client, other)
+            )
             client.execute_command("CLUSTER", "SETSLOT", 5, "MIGRATING", name)
             moving = stack.check()
             client.execute_command("CLUSTER", "SETSLOT", 5, "STABLE")
+            # Only the node that moves a hash slot shows it, and the policy names another.
+            other.execute_command("CLUSTER", "SETSLOT", 6000, "MIGRATING", mine)
+            elsewhere = stack.check()
+            with pytest.raises(SourceUnavailable, match="moves 1 slots, the first is 6000"):
+                stack.backup()
+            other.execute_command("CLUSTER", "SETSLOT", 6000, "STABLE")
         for node in cluster.nodes:
             with node.client() as client:
                 client.execute_command("CLUSTER", "DELSLOTS", 7)
@@ -415,8 +462,9 @@ def test_slots_that_are_missing_or_on_the_move_are_found(tmp_path: Path) -> None
     finally:
         cluster.close()
 
-    assert told(problems(moving), "it moves 1 slots, the first is 5")
-    assert told(problems(missing), "nobody holds the slots 7")
+    assert told(problems(moving), "hash slot 5 is being moved")
+    assert told(problems(elsewhere), "hash slot 6000 is being moved")
+    assert told(problems(missing), "no master holds the hash slots 7")
     assert told(problems(missing), "it says cluster_state fail")
     # Every server is looked at although no backup could be taken.
     looks = part(missing, "cache").looks

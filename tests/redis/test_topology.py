@@ -22,10 +22,11 @@ from drtool.sources.redis.clusternodes import (
     parse_nodes,
 )
 from drtool.sources.redis.keyslot import SlotRange, even_slots
+from drtool.sources.redis.node_choice import choose_node
 from drtool.sources.redis.psync import Continued
 from drtool.sources.redis.rdbwrite import reshape
 from drtool.sources.redis.shape import RedisNode, Role, Shape, Shard
-from drtool.sources.redis.topology import _read_replica, choose_node, discover
+from drtool.sources.redis.topology import _read_replica, discover
 from tests.redis.linking import ANONYMOUS, Archive, address_of, join, keys_of
 from tests.servers.ports import free_port
 from tests.servers.redis import (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from math import ceil
@@ -10,8 +10,8 @@ from math import ceil
 from drtool.model.finding import Finding, Severity
 from drtool.model.measure import format_size
 from drtool.policy.sources import RedisTopology
-from drtool.sources.redis.clusternodes import ClusterNode, missing_slots
 from drtool.sources.redis.connection import RedisConnection, server_moment
+from drtool.sources.redis.node_choice import READ_ONLY
 from drtool.sources.redis.psync import Position
 from drtool.sources.redis.shape import RedisNode, Role, Shape
 
@@ -98,48 +98,6 @@ def check_shape(shape: Shape) -> list[Finding]:
     ]
 
 
-def check_cluster(nodes: Sequence[ClusterNode]) -> list[Finding]:
-    """Whether every slot has its master, and none is on the move."""
-    moving = sorted({one.slot for node in nodes for one in node.open_slots})
-    missing = missing_slots(nodes)
-    found = []
-    if missing:
-        shown = ", ".join(map(str, missing[:5]))
-        found.append(
-            Finding(
-                severity=Severity.PROBLEM,
-                subject="cluster",
-                fact=f"nobody holds the slots {shown}: a backup would be a smaller one, and is refused",
-                fix="Run redis-cli --cluster check there, and --cluster fix once you know why.",
-            )
-        )
-    if moving:
-        found.append(
-            Finding(
-                severity=Severity.PROBLEM,
-                subject="cluster",
-                fact=f"it moves {len(moving)} slots, the first is {moving[0]}: no backup can be taken now",
-                fix="Wait until the resharding is done, or mend it with redis-cli --cluster fix.",
-            )
-        )
-    return found
-
-
-def check_cluster_state(address: object, told: Mapping[str, str]) -> list[Finding]:
-    """What one node says in CLUSTER INFO: in a minority it serves nobody."""
-    word = told.get("cluster_state", "not told")
-    if word == "ok":
-        return []
-    return [
-        Finding(
-            severity=Severity.PROBLEM,
-            subject=f"Redis at {address}",
-            fact=f"it says cluster_state {word}",
-            fix="Run redis-cli --cluster check there: slots without a master, or no quorum.",
-        )
-    ]
-
-
 def backlog_margin(
     state: ServerState, received: Position, *, bytes_per_second: float | None
 ) -> BacklogMargin:
@@ -193,7 +151,7 @@ def _rounded(size: float) -> int:
 _LOOKED_AT = (
     "appendonly", "appendfsync", "aof-load-truncated", "save", "maxmemory", "maxmemory-policy",
     "client-output-buffer-limit", "repl-backlog-size", "stop-writes-on-bgsave-error", "rdbchecksum",
-    "repl-timeout", "cluster-enabled", "databases",
+    "repl-timeout", "cluster-enabled", "databases", "min-replicas-to-write", "min-replicas-max-lag",
 )  # fmt: skip
 
 
@@ -285,7 +243,18 @@ def _replication(state: ServerState) -> list[Finding]:
                 fix="Look at its log: masterauth, the network, or an output-buffer limit.",
             )
         )
+    if told.get("role") == "slave" and told.get("slave_read_only") == "0":
+        found.append(
+            _finding(
+                state,
+                Severity.WARNING,
+                fact="replica-read-only is no: clients may write keys there that its master does not"
+                " have, so no snapshot is taken from it",
+                fix=READ_ONLY,
+            )
+        )
     found += _lag(state)
+    found += _quorum(state)
     backlog = int(state.settings.get("repl-backlog-size", "0"))
     if backlog < _SMALL_BACKLOG_BYTES:
         found.append(
@@ -301,6 +270,49 @@ def _replication(state: ServerState) -> list[Finding]:
     return found
 
 
+def _listed_replicas(state: ServerState) -> Iterator[dict[str, str]]:
+    """What a master says of each replica that could take over. Port 0: a reader such as drtool itself."""
+    for name, value in state.replication.items():
+        if name.startswith("slave") and name[5:].isdigit():
+            words = dict(word.split("=", 1) for word in value.split(",") if "=" in word)
+            if int(words.get("port", "0")):
+                yield words
+
+
+def _quorum(state: ServerState) -> list[Finding]:
+    """Whether the replicas that `min-replicas-to-write` asks for are replicas, and not drtool's receiver.
+
+    Source: refreshGoodSlavesCount in src/replication.c.
+    """
+    needed = int(state.settings.get("min-replicas-to-write", "0"))
+    most_lag = int(state.settings.get("min-replicas-max-lag", "0"))
+    if state.replication.get("role") != "master" or not needed or not most_lag:
+        return []
+    good = sum(
+        one.get("state") == "online" and int(one.get("lag", "0")) <= most_lag
+        for one in _listed_replicas(state)
+    )
+    if good >= needed:
+        return []
+    accepts = int(state.replication.get("min_slaves_good_slaves", "0")) >= needed
+    what = (
+        "writes are accepted only because readers such as drtool's receiver count, and are refused"
+        " (NOREPLICAS) once these stop"
+        if accepts
+        else "every write is refused (NOREPLICAS)"
+    )
+    return [
+        _finding(
+            state,
+            Severity.WARNING,
+            fact=f"min-replicas-to-write is {needed}, and the replicas that acknowledge within"
+            f" {most_lag} s are {good}: {what}",
+            fix="Add a replica or bring it back, or run CONFIG SET min-replicas-to-write"
+            f" {good} there.",
+        )
+    ]
+
+
 def _lag(state: ServerState) -> list[Finding]:
     """Replicas that say nothing although they are linked, as each end sees it."""
     told = state.replication
@@ -308,18 +320,11 @@ def _lag(state: ServerState) -> list[Finding]:
     silent = int(told.get("master_last_io_seconds_ago", "0"))
     if told.get("master_link_status") == "up" and silent > _LONGEST_SILENCE_SECONDS:
         found.append(f"it has heard nothing of its master for {silent} s")
-    for name, value in told.items():
-        if name.startswith("slave") and name[5:].isdigit():
-            words = dict(word.split("=", 1) for word in value.split(",") if "=" in word)
-            # Port 0: a reader such as drtool itself.
-            if (
-                int(words.get("port", "0"))
-                and int(words.get("lag", "0")) > _LONGEST_SILENCE_SECONDS
-            ):
-                found.append(
-                    f"its replica {words.get('ip')}:{words['port']} has acknowledged nothing for"
-                    f" {words['lag']} s"
-                )
+    for one in _listed_replicas(state):
+        if int(one.get("lag", "0")) > _LONGEST_SILENCE_SECONDS:
+            found.append(
+                f"its replica {one.get('ip')}:{one['port']} has acknowledged nothing for {one['lag']} s"
+            )
     fix = "Look at the replica's load and log, and at the network between the two."
     return [_finding(state, Severity.WARNING, fact=fact, fix=fix) for fact in found]
 

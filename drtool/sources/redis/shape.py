@@ -23,7 +23,7 @@ class RedisNode:
     """One server. `trouble` says why nobody should lean on it; None if it is well.
 
     `node_id` is the cluster's name for it, `offset` how far it has the history; `replid` names that of
-    a master.
+    a master. `is_writable` is of a replica that takes writes of its own.
     """
 
     address: NodeAddress
@@ -32,6 +32,7 @@ class RedisNode:
     offset: int | None = None
     replid: str | None = None
     trouble: str | None = None
+    is_writable: bool = False
 
     @property
     def is_healthy(self) -> bool:
@@ -43,7 +44,7 @@ class Shard:
     """One master with its replicas. `slots` is empty outside of clusters.
 
     `name` stays over a failover: it is that of the first slot, not of a server. `importing` are hash
-    slots that are being moved to it.
+    slots that are being moved to it, `migrating` those that are being moved away.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Shard:
     slots: tuple[SlotRange, ...] = ()
     epoch: int | None = None
     importing: tuple[int, ...] = ()
+    migrating: tuple[int, ...] = ()
 
     @property
     def node_ids(self) -> frozenset[str]:

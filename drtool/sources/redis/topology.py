@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from drtool.errors import SourceUnavailable, SourceUnsuitable
-from drtool.model.finding import Finding, Severity
 from drtool.policy.sources import RedisTopology
 from drtool.sources.redis.address import Login, NodeAddress
-from drtool.sources.redis.clusternodes import ClusterNode, check_at_rest, check_slots, parse_nodes
+from drtool.sources.redis.clusternodes import (
+    ClusterNode,
+    OpenSlot,
+    check_at_rest,
+    check_slots,
+    parse_nodes,
+)
 from drtool.sources.redis.connection import RedisConnection, connect, pairs, texts
 from drtool.sources.redis.keyslot import SLOTS
 from drtool.sources.redis.release import server_mode
@@ -21,14 +25,6 @@ MOST_LAG_BYTES = 64 << 20
 _LOOK_SECONDS = 3.0
 # A server that hangs takes connections and says nothing; a script is at fault after five seconds.
 _LOOK_ANSWER_SECONDS = 10.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Attachment:
-    """The server of a shard to join, and what a person should know of that choice."""
-
-    node: RedisNode
-    findings: tuple[Finding, ...]
 
 
 def discover(
@@ -65,55 +61,6 @@ def discover(
     if last is None:
         raise SourceUnsuitable("the source names no servers")
     raise last
-
-
-def join_order(shard: Shard) -> list[RedisNode]:
-    """The healthy servers of `shard`, the one to join first: the best replica, and its master last."""
-    healthy = [replica for replica in shard.replicas if replica.is_healthy]
-    healthy.sort(key=lambda replica: (replica.offset or 0, replica.address), reverse=True)
-    return [*healthy, shard.master] if shard.master.is_healthy else healthy
-
-
-def choose_node(shape: Shape, shard: Shard) -> Attachment:
-    """The server of `shard` to join: its best healthy replica, or its master for want of one."""
-    order = join_order(shard)
-    findings = [
-        Finding(
-            severity=Severity.WARNING,
-            subject=f"replica {replica.address}",
-            fact=f"it is passed over: {replica.trouble}",
-            fix="Look at INFO replication and the log there.",
-        )
-        for replica in shard.replicas
-        if not replica.is_healthy
-    ]
-    if order and order[0] is not shard.master:
-        return Attachment(node=order[0], findings=tuple(findings))
-    if not order:
-        raise SourceUnavailable(
-            f"no server of {shard.name} is well: its master {shard.master.address}"
-            f" {shard.master.trouble}",
-            hint="Bring one of its servers back, or wait for the failover.",
-        )
-    findings.append(_master_finding(shape, shard))
-    return Attachment(node=shard.master, findings=tuple(findings))
-
-
-def _master_finding(shape: Shape, shard: Shard) -> Finding:
-    if shape.kind is RedisTopology.SENTINEL:
-        return Finding(
-            severity=Severity.WARNING,
-            subject=f"master {shard.master.address}",
-            fact="the backup is taken from a master that Sentinel watches, where drtool stays on as a"
-            " replica that is down",
-            fix="Bring a replica back; then run SENTINEL RESET of the group on each sentinel.",
-        )
-    return Finding(
-        severity=Severity.NOTE,
-        subject=f"master {shard.master.address}",
-        fact="the backup is taken from a master: it has no healthy replica",
-        fix="Add a replica: its fork and its memory are then not the master's.",
-    )
 
 
 def _look(address: NodeAddress, login: Login) -> RedisConnection:
@@ -247,15 +194,22 @@ def _read_replica(
 ) -> RedisNode:
     """A replica, as it says itself how it is."""
     offset: int | None = None
+    is_writable = False
     try:
         with _look(address, login) as connection:
             told = connection.info("replication")
+        is_writable = told.get("slave_read_only") == "0"
         offset = int(told.get("slave_repl_offset", "-1"))
         trouble = _replica_trouble(told, offset, master)
     except SourceUnavailable as error:
         trouble = error.message
     return RedisNode(
-        address=address, role=Role.REPLICA, node_id=node_id, offset=offset, trouble=trouble
+        address=address,
+        role=Role.REPLICA,
+        node_id=node_id,
+        offset=offset,
+        trouble=trouble,
+        is_writable=is_writable,
     )
 
 
@@ -290,7 +244,7 @@ def _cluster(connection: RedisConnection, login: Login, *, accepts_moving: bool)
     masters = [node for node in nodes if node.is_master and (node.slots or accepts_moving)]
     shards = [_shard(node, nodes, login) for node in masters if not _is_empty_handed(node)]
     if not accepts_moving:
-        check_at_rest(slot for shard in shards for slot in shard.importing)
+        check_at_rest(slot for shard in shards for slot in (*shard.importing, *shard.migrating))
         check_at_rest(one.slot for node in nodes for one in node.open_slots)
     return Shape(
         kind=RedisTopology.CLUSTER,
@@ -310,7 +264,7 @@ def _is_empty_handed(node: ClusterNode) -> bool:
 
 def _shard(node: ClusterNode, nodes: Sequence[ClusterNode], login: Login) -> Shard:
     name = shard_name(node.slots) if node.slots else f"node-{node.node_id[:8]}"
-    master, importing = _cluster_master(node, name, login)
+    master, moving = _cluster_master(node, name, login)
     followers = [one for one in nodes if one.master_id == node.node_id and one.address is not None]
     replicas = []
     for one in followers:
@@ -330,14 +284,15 @@ def _shard(node: ClusterNode, nodes: Sequence[ClusterNode], login: Login) -> Sha
         replicas=tuple(replicas),
         slots=node.slots,
         epoch=node.epoch,
-        importing=importing,
+        importing=tuple(one.slot for one in moving if one.importing),
+        migrating=tuple(one.slot for one in moving if not one.importing),
     )
 
 
 def _cluster_master(
     node: ClusterNode, name: str, login: Login
-) -> tuple[RedisNode, tuple[int, ...]]:
-    """A master as it says itself how it is, and the hash slots that are moved to it: only it tells."""
+) -> tuple[RedisNode, tuple[OpenSlot, ...]]:
+    """A master as it says itself how it is, and the hash slots that it moves: only it tells."""
     if node.address is None:
         raise SourceUnavailable(
             f"the cluster knows no address of the master of {name}",
@@ -345,13 +300,13 @@ def _cluster_master(
         )
     offset: int | None = None
     replid: str | None = None
-    importing: tuple[int, ...] = ()
+    moving: tuple[OpenSlot, ...] = ()
     trouble: str | None = "is failing, says the cluster" if node.is_failing else None
     if trouble is None:
         try:
             with _look(node.address, login) as connection:
                 told = connection.info("replication")
-                importing = imported_slots(connection)
+                moving = open_slots(connection)
             offset = int(told.get("master_repl_offset", "0"))
             replid = told.get("master_replid")
             if told.get("role") != "master":
@@ -366,11 +321,11 @@ def _cluster_master(
         replid=replid,
         trouble=trouble,
     )
-    return found, importing
+    return found, moving
 
 
-def imported_slots(connection: RedisConnection) -> tuple[int, ...]:
-    """The hash slots that are being moved to a node; CLUSTER NODES shows them to those that ask it."""
+def open_slots(connection: RedisConnection) -> tuple[OpenSlot, ...]:
+    """The hash slots that are being moved to or from a node; CLUSTER NODES shows them for it alone."""
     nodes = parse_nodes(connection.text("CLUSTER", "NODES"), connection.address)
     mine = [one for node in nodes if "myself" in node.flags for one in node.open_slots]
-    return tuple(sorted(one.slot for one in mine if one.importing))
+    return tuple(sorted(mine, key=lambda one: one.slot))
