@@ -112,6 +112,7 @@ class Receiver:
         self._is_begun = False
         self._ends: dict[int, Lsn] | None = None
         self._marks = self._segments = self._parts = self._gaps = self._received_bytes = 0
+        self._durable_bytes = 0
         self._failures = 0
         self._told_at = float("-inf")
         self.at_once = threading.Event()
@@ -123,7 +124,7 @@ class Receiver:
     def run(self) -> Received:
         """Receive until the run is told to stop."""
         title = f"WAL of {self._settings.source}"
-        self._emit(PhaseBegan(phase="wal", title=title, total=None, unit="wal"))
+        self._emit(PhaseBegan(phase="wal", title=title, total=None))
         while not self._patience.stop.is_set():
             try:
                 self._session()
@@ -331,6 +332,7 @@ class Receiver:
         """Tell how far it is; False ends the session, so that the next one streams with a slot again."""
         self._failures = 0
         self._patience.say(None)
+        self._durable_bytes += 0 if self.durable is None else max(0, durable - self.durable)
         self.durable = durable
         self._tell(durable)
         if self.slot is None or server_end < durable:
@@ -342,7 +344,8 @@ class Receiver:
         if now - self._told_at < _TELL_SECONDS:
             return
         self._told_at = now
-        self._emit(PhaseAdvanced(phase="wal", done=durable, detail=f"durable to {durable}"))
+        detail = f"durable to {durable}"
+        self._emit(PhaseAdvanced(phase="wal", done=self._durable_bytes, detail=detail))
 
     def _keep_marks(self, lineage: Lineage, durable: Lsn) -> None:
         if self._heart is not None:

@@ -11,7 +11,7 @@ from drtool.archiving.redis_cluster import ShardIdentity, TopologyRecorder
 from drtool.archiving.redis_recording import HeldStream
 from drtool.archiving.redis_shard import ShardReceived, ShardReceiver, ShardSite
 from drtool.errors import SourceUnavailable
-from drtool.model.progress import Emit, Noted, PhaseBegan, silent
+from drtool.model.progress import Emit, Noted, silent
 from drtool.policy.sources import RedisTopology
 from drtool.repository.backups import read_newest_manifest
 from drtool.repository.extents import RedisExtent, RedisShard
@@ -132,7 +132,6 @@ class _Receiver:
             ask_for_base=self._ask_for_base,
             snapshots=snapshots,
         )
-        self._patience.emit(PhaseBegan(phase="stream", title="Receiving the stream", total=None))
         self._start(shape, site, snapshots)
         looked_at = float("-inf")
         while not self._clock.wait(_STEP_SECONDS, stop):

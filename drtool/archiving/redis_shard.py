@@ -20,7 +20,7 @@ from drtool.archiving.redis_pressure import Pressure, read_limit
 from drtool.archiving.redis_recording import HeldStream, StreamRecorder
 from drtool.errors import DrtoolError, SourceUnavailable
 from drtool.model.finding import Severity
-from drtool.model.progress import Noted, PhaseAdvanced
+from drtool.model.progress import Noted, PhaseAdvanced, PhaseBegan
 from drtool.policy.sources import RedisTopology
 from drtool.repository.extents import RedisShard
 from drtool.repository.layout import ReplicationHistory
@@ -196,6 +196,8 @@ class ShardReceiver:
         return self._stop.is_set() or self._retires.is_set()
 
     def _run(self) -> None:
+        title = f"stream of {self._name}"
+        self._emit(PhaseBegan(phase=f"stream/{self._name}", title=title, total=None))
         try:
             while not self._is_over:
                 try:
@@ -367,9 +369,9 @@ class ShardReceiver:
         self._failures = 0
         self._emit(
             PhaseAdvanced(
-                phase="stream",
+                phase=f"stream/{self._name}",
                 done=self._received_bytes,
-                detail=f"{self._name}: durable to {durable}",
+                detail=f"durable to {durable}",
             )
         )
         if self._heart is not None:

@@ -83,7 +83,7 @@ def serve_push(
             emit=emit,
         )
         heart.start(at_once=threading.Event(), emit=emit)
-        emit(PhaseBegan(phase="wal", title=f"WAL of {settings.source}", total=None, unit="wal"))
+        emit(PhaseBegan(phase="wal", title=f"WAL of {settings.source}", total=None))
         try:
             with _listening(site) as listener:
                 _serve(listener, site, intake, stop=stop)
@@ -185,6 +185,7 @@ class _Intake:
     heart: Heart
     emit: Emit
     files: int = 0
+    size_bytes: int = 0
     refused: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock)
     marking: threading.Lock = field(default_factory=threading.Lock)
@@ -204,8 +205,10 @@ class _Intake:
             return self._refuse(name, error)
         with self.lock:
             self.files += 1
+            self.size_bytes += os.fstat(descriptor).st_size
+            advanced = PhaseAdvanced(phase="wal", done=self.size_bytes, detail=name)
         if pushed.end is not None:
-            self.emit(PhaseAdvanced(phase="wal", done=pushed.end, detail=name))
+            self.emit(advanced)
             self._keep_marks(Lineage(self.source, self.system_id, pushed.timeline), pushed.end)
         return "0"
 

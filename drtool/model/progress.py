@@ -10,7 +10,8 @@ from dataclasses import dataclass
 class PhaseBegan:
     """A phase (`fetch`, `replay`, ...) has begun; `total` is None while nobody knows it.
 
-    `unit` is `bytes`, `objects` or `wal` (bytes of WAL, shown as positions).
+    `unit` is `bytes` or `objects`. WAL is counted in bytes since the phase began; the position that
+    was reached is the `detail` of what advances.
     """
 
     phase: str

@@ -1,9 +1,8 @@
-"""Progress as bars on a terminal: bytes or WAL positions, rate, time left."""
+"""Progress as bars on a terminal: bytes or objects, rate, time left."""
 
 from __future__ import annotations
 
 import threading
-from datetime import timedelta
 from types import TracebackType
 from typing import Self, TextIO
 
@@ -21,9 +20,9 @@ from rich.progress import (
 from rich.table import Column
 from rich.text import Text
 
-from drtool.model.measure import format_size, format_span
+from drtool.model.measure import format_size
 from drtool.model.progress import Event, Noted, PhaseAdvanced, PhaseBegan, PhaseEnded
-from drtool.report.progress import Redact, show_amount
+from drtool.report.progress import Redact, seconds_left, show_progress, show_seconds
 
 # Narrower terminals have room for what is counted, not for its details.
 WIDE_COLUMNS = 110
@@ -35,14 +34,14 @@ def _one_line() -> Column:
 
 
 class _AmountColumn(ProgressColumn):
-    """`1.2 GB of 3.4 GB`, or a position against the one to reach."""
+    """`1.2 GB of 3.4 GB`, and what was done once it is over; nothing for a phase that counts nothing."""
 
     def render(self, task: Task) -> Text:
-        unit, begun = task.fields["unit"], task.fields["begun"]
-        done = show_amount(int(task.completed) + begun, unit)
-        if task.total is None:
-            return Text(done)
-        return Text(f"{done} of {show_amount(int(task.total) + begun, unit)}")
+        done, goal = task.fields["done"], task.fields["goal"]
+        is_over = task.fields["seconds"] is not None
+        if not done and (goal is None or is_over):
+            return Text("")
+        return Text(show_progress(done, None if is_over else goal, task.fields["unit"]))
 
 
 class _RateColumn(ProgressColumn):
@@ -50,7 +49,7 @@ class _RateColumn(ProgressColumn):
 
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed
-        if task.fields["unit"] not in ("bytes", "wal") or not speed:
+        if task.fields["unit"] != "bytes" or not task.fields["done"] or not speed:
             return Text("")
         return Text(f"{format_size(int(speed))}/s", style="cyan")
 
@@ -63,9 +62,10 @@ class _TimeColumn(ProgressColumn):
     def render(self, task: Task) -> Text:
         took = task.fields["seconds"]
         if took is not None:
-            return Text(format_span(timedelta(seconds=took)), style="green")
-        left = task.time_remaining
-        return Text("" if left is None else f"{format_span(timedelta(seconds=left))} left")
+            return Text(show_seconds(took), style="green")
+        done, goal = task.fields["done"], task.fields["goal"]
+        left = seconds_left(done, goal, rate=task.speed or 0.0, elapsed=task.elapsed or 0.0)
+        return Text("" if left is None else f"{show_seconds(left)} left")
 
 
 class BarsProgress:
@@ -123,13 +123,11 @@ class BarsProgress:
                     self._console.print(escape(mark + self._redact(text)), style=style)
 
     def _begin(self, event: PhaseBegan) -> None:
-        # Where WAL is counted, the bar begins at the first position seen.
-        total = None if event.unit == "wal" else event.total
         self._tasks[event.phase] = self._progress.add_task(
             escape(self._redact(event.title)),
-            total=total,
+            total=event.total,
             unit=event.unit,
-            begun=0,
+            done=0,
             goal=event.total,
             seconds=None,
             detail="",
@@ -139,16 +137,12 @@ class BarsProgress:
         number = self._tasks.get(event.phase)
         if number is None:
             return
-        task = next(task for task in self._progress.tasks if task.id == number)
-        begun, goal = task.fields["begun"], task.fields["goal"]
-        if task.fields["unit"] == "wal" and not begun:
-            begun = event.done
-        goal = event.total if event.total is not None else goal
+        goal = event.total if event.total is not None else self._task(number).fields["goal"]
         self._progress.update(
             number,
-            completed=max(0, event.done - begun),
-            total=None if goal is None else max(1, goal - begun),
-            begun=begun,
+            completed=event.done,
+            total=goal,
+            done=event.done,
             goal=goal,
             detail=escape(self._redact(event.detail)),
         )
@@ -157,7 +151,11 @@ class BarsProgress:
         number = self._tasks.pop(event.phase, None)
         if number is None:
             return
-        task = next(task for task in self._progress.tasks if task.id == number)
-        # A phase that nobody could count is a whole bar once it is over.
-        done = task.completed or 1
-        self._progress.update(number, total=done, completed=done, seconds=event.seconds, detail="")
+        # A phase that nobody could count is a whole bar once it is over; what was counted is in `done`.
+        whole = self._task(number).completed or 1
+        self._progress.update(
+            number, total=whole, completed=whole, seconds=event.seconds, detail=""
+        )
+
+    def _task(self, number: TaskID) -> Task:
+        return next(task for task in self._progress.tasks if task.id == number)

@@ -16,11 +16,13 @@ from typing import Protocol, Self, TextIO
 
 from drtool.model.measure import format_size, format_span
 from drtool.model.progress import Event, Noted, PhaseAdvanced, PhaseBegan, PhaseEnded
-from drtool.model.wal import Lsn
 from drtool.system.clock import Clock
 
 LINE_SECONDS = 5.0
 JSON_SECONDS = 0.5
+# Before this, a rate says more of how a phase began than of how it goes on.
+LEFT_AFTER_SECONDS = 2.0
+LEFT_FROM_SHARE = 0.001
 Redact = Callable[[str], str]
 
 
@@ -47,15 +49,11 @@ class _Phase:
     began: PhaseBegan
     begin: float
     done: int = 0
-    first_done: int | None = None
     shown: float = float("-inf")
     elapsed: float = 0.0
 
     def advance(self, event: PhaseAdvanced, now: float) -> None:
         self.elapsed = now - self.begin
-        if self.first_done is None:
-            # Positions in the WAL do not begin at zero: rates count from the first one seen.
-            self.first_done = event.done if self.began.unit == "wal" else 0
         self.done = event.done
 
 
@@ -169,10 +167,25 @@ class QuietProgress(LinesProgress):
 
 
 def show_amount(amount: int, unit: str) -> str:
-    """`1.4 GB`, `1,204 objects`, `0/3000060`."""
-    if unit == "wal":
-        return str(Lsn(amount))
-    return f"{amount:,} {unit}" if unit != "bytes" else format_size(amount)
+    """`1.4 GB`, `1,204 objects`, `1 object`."""
+    if unit == "bytes":
+        return format_size(amount)
+    return f"{amount:,} {unit.removesuffix('s') if amount == 1 else unit}"
+
+
+def show_progress(done: int, total: int | None, unit: str) -> str:
+    """`1.2 GB of 3.4 GB`, `1 of 3 objects`; without a total only what is done."""
+    if total is None:
+        return show_amount(done, unit)
+    counted = format_size(done) if unit == "bytes" else f"{done:,}"
+    return f"{counted} of {show_amount(total, unit)}"
+
+
+def seconds_left(done: int, total: int | None, *, rate: float, elapsed: float) -> float | None:
+    """Until `total` is done at `rate` a second; None where too little is done to tell."""
+    if total is None or done >= total or rate <= 0 or elapsed < LEFT_AFTER_SECONDS:
+        return None
+    return (total - done) / rate if done >= total * LEFT_FROM_SHARE else None
 
 
 def show_seconds(seconds: float) -> str:
@@ -181,28 +194,25 @@ def show_seconds(seconds: float) -> str:
 
 
 def _summary(phase: _Phase, seconds: float) -> str:
-    covered = phase.done - (phase.first_done or 0)
-    unit = phase.began.unit
-    size = format_size(covered) if unit in ("bytes", "wal") else show_amount(covered, unit)
-    if unit not in ("bytes", "wal") or seconds < 0.01:
-        return f", {size}"
-    return f", {size}, {format_size(int(covered / seconds))}/s"
+    amount = show_amount(phase.done, phase.began.unit)
+    if phase.began.unit != "bytes" or seconds < 0.01:
+        return f", {amount}"
+    return f", {amount}, {format_size(int(phase.done / seconds))}/s"
 
 
 def _advance_line(phase: _Phase, event: PhaseAdvanced) -> str:
-    unit, begun = phase.began.unit, phase.first_done or 0
+    unit, done, elapsed = phase.began.unit, event.done, phase.elapsed
     total = event.total if event.total is not None else phase.began.total
-    elapsed, covered = phase.elapsed, event.done - begun
-    parts = [show_amount(event.done, unit)]
-    if total is not None and total > begun:
-        share = max(0.0, min(1.0, covered / (total - begun)))
-        parts = [f"{share:.0%}", f"{parts[0]} of {show_amount(total, unit)}"]
-    if elapsed > 0 and covered > 0:
-        rate = covered / elapsed
-        if unit in ("bytes", "wal"):
+    parts = [show_progress(done, total, unit)]
+    if total:
+        parts.insert(0, f"{max(0.0, min(1.0, done / total)):.0%}")
+    if elapsed > 0 and done > 0:
+        rate = done / elapsed
+        if unit == "bytes":
             parts.append(f"{format_size(int(rate))}/s")
-        if total is not None and total > event.done:
-            parts.append(f"{show_seconds((total - event.done) / rate)} left")
+        left = seconds_left(done, total, rate=rate, elapsed=elapsed)
+        if left is not None:
+            parts.append(f"{show_seconds(left)} left")
     if event.detail:
         parts.append(event.detail)
     return f"{phase.began.title}: {', '.join(parts)}"

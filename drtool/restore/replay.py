@@ -97,8 +97,8 @@ def watch_replay(
         patience.look((watch.place, ring.taken, watch.is_consistent), what="the replay")
         if watch.place > shown:
             shown = watch.place
-            done = min(plan.wal_end, shown) - start
-            phases.emit(PhaseAdvanced(phase="replay", done=done, detail=str(shown)))
+            done = max(0, min(plan.wal_end, shown) - start)
+            phases.emit(PhaseAdvanced(phase="replay", done=done, detail=f"at {shown}"))
     return watch
 
 

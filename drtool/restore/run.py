@@ -175,7 +175,7 @@ def _recover(
     )
     limits, total = site.limits, plan.wal_end - plan.manifest.postgres.start_lsn
     with ring:
-        with phases.phase("replay", "WAL", total=total, unit="wal") as sizes:
+        with phases.phase("replay", "WAL", total=total) as sizes:
             server = start_server(server_plan, clock=phases.clock, scratch=site.scratch)
             with _stopped_by_failure(server):
                 watch = watch_replay(server, ring, plan, phases=phases, limits=limits)

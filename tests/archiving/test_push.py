@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from drtool.archiving.serving import PushServed, PushSite, serve_push
+from drtool.model.progress import Emit, Event, PhaseAdvanced, silent
 from drtool.model.wal import WalSegment
 from drtool.repository.layout import Lineage
 from drtool.repository.log import SegmentWriter, read_segment
@@ -55,15 +56,14 @@ def place() -> Iterator[Path]:
 
 @contextmanager
 def serving(
-    repository: Repository, server: PostgresServer, site: PushSite
+    repository: Repository, server: PostgresServer, site: PushSite, *, emit: Emit = silent
 ) -> Iterator[list[PushServed]]:
     stop = threading.Event()
     served: list[PushServed] = []
 
     def serve() -> None:
-        served.append(
-            serve_push(repository, settings_for(server), site, stop=stop, clock=SystemClock())
-        )
+        settings, clock = settings_for(server), SystemClock()
+        served.append(serve_push(repository, settings, site, stop=stop, clock=clock, emit=emit))
 
     thread = threading.Thread(target=serve)
     thread.start()
@@ -232,7 +232,8 @@ def test_archive_command_fills_the_log_and_marks_follow(
     client.chmod(0o644)
     site = PushSite(socket=place, user_ids=frozenset({server.data.stat().st_uid}))
     python = reachable_python()
-    with serving(repository, server, site):
+    events: list[Event] = []
+    with serving(repository, server, site, emit=events.append):
         server.restart(
             archive_mode="on",
             archive_command=f"{python} {client} push --socket {place} %p",
@@ -249,6 +250,8 @@ def test_archive_command_fills_the_log_and_marks_follow(
         runs = inventory(repository, server).timelines[1].runs
         assert runs[-1].end >= WalSegment.parse(last, 1 << 20).end(1 << 20)
         assert len(runs) == 1
+        told = [event.done for event in events if isinstance(event, PhaseAdvanced)]
+        assert told[-1] == len(told) << 20
 
 
 def test_a_torn_object_of_a_dead_push_is_not_in_the_way(

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from drtool.errors import LeaseHeld, SourceUnsuitable
+from drtool.model.progress import PhaseAdvanced
 from drtool.model.wal import Lsn
 from drtool.repository.layout import Lineage
 from drtool.repository.marks import newest_mark
@@ -73,6 +74,26 @@ def test_what_is_acknowledged_is_durable_and_marks_follow(make_postgres: MakePos
     mark = newest_mark(repository, lineage, most_lsn=2**63)
     assert mark is not None
     assert mark.lsn <= held_to(repository, server)
+
+
+def test_progress_counts_the_bytes_that_have_become_durable(make_postgres: MakePostgres) -> None:
+    server = make_postgres(15)
+    repository = new_repository()
+    with receiving(repository, settings_for(server)) as running:
+        until(lambda: held_to(repository, server), "something is held")
+        begin = held_to(repository, server)
+        fill(server, 3)
+        end = flushed(server)
+        until(lambda: held_to(repository, server) >= end, "it is held")
+
+        def told() -> list[PhaseAdvanced]:
+            return [event for event in running.events if isinstance(event, PhaseAdvanced)]
+
+        until(lambda: told() and told()[-1].done >= end - begin, "it is told")
+
+    run = inventory(repository, server).timelines[1].runs[-1]
+    assert told()[-1].done <= run.end - run.begin
+    assert told()[-1].detail.startswith("durable to 0/")
 
 
 def test_a_second_receiver_is_refused(make_postgres: MakePostgres) -> None:

@@ -11,7 +11,6 @@ from datetime import UTC, datetime
 import pytest
 
 from drtool.model.progress import Event, Noted, PhaseAdvanced, PhaseBegan, PhaseEnded
-from drtool.model.wal import Lsn
 from drtool.policy.secrets import Redactor, Secret
 from drtool.report.bars import BarsProgress
 from drtool.report.progress import JsonProgress, LinesProgress, ProgressView, QuietProgress
@@ -56,21 +55,78 @@ def test_lines_tell_begin_end_and_at_most_one_line_every_five_seconds() -> None:
     assert lines[2] == "Fetch base backup: 6%, 600 MB of 10 GB, 100 MB/s, 1 min 34 s left"
 
 
-def test_wal_is_told_as_positions_with_a_rate_in_bytes() -> None:
+def test_wal_is_counted_in_bytes_and_its_position_is_a_detail() -> None:
     stream, clock = io.StringIO(), SteppedClock()
 
     with LinesProgress(stream, clock=clock) as view:
-        goal = int(Lsn.parse("1/20000000"))
-        view(PhaseBegan(phase="replay", title="Replay WAL", total=goal, unit="wal"))
-        view(PhaseAdvanced(phase="replay", done=int(Lsn.parse("1/10000000"))))
-        clock.seconds = 10.0
-        view(PhaseAdvanced(phase="replay", done=int(Lsn.parse("1/18000000"))))
+        view(PhaseBegan(phase="replay", title="WAL", total=268_435_456))
+        clock.seconds = 5.0
+        view(PhaseAdvanced(phase="replay", done=134_217_728, detail="at 1/18000000"))
+        view(PhaseEnded(phase="replay", seconds=10.0))
 
     assert stream.getvalue().splitlines() == [
-        "Replay WAL (1/20000000) ...",
-        "Replay WAL: 0%, 1/10000000 of 1/20000000",
-        "Replay WAL: 50%, 1/18000000 of 1/20000000, 13.4 MB/s, 10 s left",
+        "WAL (268 MB) ...",
+        "WAL: 50%, 134 MB of 268 MB, 26.8 MB/s, 5.0 s left, at 1/18000000",
+        "WAL: done in 10 s, 134 MB, 13.4 MB/s",
     ]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "done", "says"),
+    [(0.5, 10**8, False), (5.0, 24, False), (5.0, 10**8, True)],
+)
+def test_the_time_left_is_told_once_there_is_something_to_tell_it_by(
+    seconds: float, done: int, says: bool
+) -> None:
+    stream, clock = io.StringIO(), SteppedClock()
+
+    with LinesProgress(stream, clock=clock) as view:
+        view(PhaseBegan(phase="replay", title="WAL", total=10**9))
+        clock.seconds = seconds
+        view(PhaseAdvanced(phase="replay", done=done))
+
+    assert ("left" in stream.getvalue()) is says
+
+
+def test_one_object_is_an_object() -> None:
+    stream, clock = io.StringIO(), SteppedClock()
+
+    with LinesProgress(stream, clock=clock) as view:
+        view(PhaseBegan(phase="copy", title="copying", total=1, unit="objects"))
+        view(PhaseAdvanced(phase="copy", done=1))
+        view(PhaseEnded(phase="copy", seconds=0.5))
+
+    assert stream.getvalue().splitlines() == [
+        "copying (1 object) ...",
+        "copying: 100%, 1 of 1 object",
+        "copying: done in 0.50 s, 1 object",
+    ]
+
+
+@pytest.mark.parametrize("total", [None, 0])
+def test_bars_of_a_phase_that_counted_nothing_show_no_amount(total: int | None) -> None:
+    stream = io.StringIO()
+
+    with BarsProgress(stream) as view:
+        view(PhaseBegan(phase="provision", title="destination and server", total=total))
+        if total is not None:
+            view(PhaseAdvanced(phase="provision", done=0, total=total))
+        view(PhaseEnded(phase="provision", seconds=1.5))
+
+    last = stream.getvalue().split("destination and server")[-1]
+    assert "1.5 s" in last
+    assert " B" not in last
+
+
+def test_bars_count_a_phase_of_one_object_as_one_object() -> None:
+    stream = io.StringIO()
+
+    with BarsProgress(stream) as view:
+        view(PhaseBegan(phase="copy", title="copying", total=1, unit="objects"))
+        view(PhaseAdvanced(phase="copy", done=1, total=1))
+        view(PhaseEnded(phase="copy", seconds=1.5))
+
+    assert "1 object " in stream.getvalue().split("copying")[-1]
 
 
 def test_json_lines_are_objects_with_a_version() -> None:
@@ -104,21 +160,20 @@ def test_quiet_tells_only_warnings() -> None:
     assert stream.getvalue() == "warning: slow disk\n"
 
 
-def test_bars_show_bytes_rate_and_positions() -> None:
+def test_bars_show_bytes_and_rate() -> None:
     stream, clock = io.StringIO(), SteppedClock()
 
     with BarsProgress(stream) as view:
         fetch(view, clock)
-        view(PhaseBegan(phase="replay", title="Replay [WAL]", total=0x20000000, unit="wal"))
-        view(PhaseAdvanced(phase="replay", done=0x10000000))
-        view(PhaseAdvanced(phase="replay", done=0x18000000))
+        view(PhaseBegan(phase="replay", title="Replay [WAL]", total=200_000_000))
+        view(PhaseAdvanced(phase="replay", done=150_000_000))
         view(Noted("a [bold] word", level="warning"))
 
     shown = stream.getvalue()
     assert "Fetch base backup" in shown
-    assert "10 GB of 10 GB" in shown
+    assert "10 GB" in shown
     assert "Replay [WAL]" in shown
-    assert "0/18000000" in shown
+    assert "150 MB of 200 MB" in shown
     assert "a [bold] word" in shown
 
 

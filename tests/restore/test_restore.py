@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from drtool.model.progress import Event, PhaseAdvanced, PhaseBegan
 from drtool.model.target import ToLatest, ToTime
+from drtool.model.wal import Lsn
 from tests.restore.rig import (
     local_store,
     moment_of,
@@ -30,15 +32,17 @@ def test_a_cluster_comes_back_to_the_latest_moment_and_to_one_in_the_middle(
     server.query("CREATE TABLE ledger (id int PRIMARY KEY)")
     with protected(server, local_store(tmp_path)) as repository:
         server.query("INSERT INTO ledger VALUES (1)")
-        take_backup(repository, server)
+        manifest = take_backup(repository, server)
         server.query("INSERT INTO ledger VALUES (2)")
         middle = moment_of(server)
         server.query("INSERT INTO ledger VALUES (3)")
         settle(repository, server)
     latest_at, middle_at = server_root / "latest copy", server_root / "middle"
 
+    events: list[Event] = []
+    questions = ["SELECT count(*) = 3 FROM ledger"]
     latest = restore(
-        repository, latest_at, target=ToLatest(), questions=["SELECT count(*) = 3 FROM ledger"]
+        repository, latest_at, target=ToLatest(), questions=questions, emit=events.append
     )
     to_middle = restore(repository, middle_at, target=ToTime(middle))
 
@@ -49,6 +53,15 @@ def test_a_cluster_comes_back_to_the_latest_moment_and_to_one_in_the_middle(
     assert all(question.passed for question in latest.questions)
     assert to_middle.reached.commit_time is not None
     assert to_middle.reached.commit_time <= middle
+    begun = [event for event in events if isinstance(event, PhaseBegan) and event.phase == "replay"]
+    told = [
+        event for event in events if isinstance(event, PhaseAdvanced) and event.phase == "replay"
+    ]
+    replayed = told[-1].done
+    assert [event.unit for event in begun] == ["bytes"]
+    assert begun[0].total is not None
+    assert 0 < replayed <= begun[0].total
+    assert told[-1].detail == f"at {Lsn(manifest.postgres.start_lsn + replayed)}"
     assert [phase.name for phase in latest.phases] == [
         "plan", "provision", "fetch", "replay", "promote", "answer", "verify", "finish",
     ]  # fmt: skip
