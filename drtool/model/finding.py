@@ -23,6 +23,8 @@ class Harm(StrEnum):
     PROMISE = "promise"  # an objective is missed, or nobody can tell
     UNREACHABLE = "unreachable"  # a stretch of time, or all of it, cannot be returned to
     DAMAGE = "damage"  # something that was stored is damaged or missing
+    SOURCE = "source"  # a source cannot be reached, or refuses what a backup needs from it
+    POLICY = "policy"  # what the policy refers to cannot be used as it stands
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +45,8 @@ _CODES = {
     Harm.PROMISE: ExitCode.OBJECTIVE_MISSED,
     Harm.UNREACHABLE: ExitCode.NOT_RECOVERABLE,
     Harm.DAMAGE: ExitCode.INTEGRITY,
+    Harm.SOURCE: ExitCode.SOURCE_UNAVAILABLE,
+    Harm.POLICY: ExitCode.USAGE,
 }
 
 

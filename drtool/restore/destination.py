@@ -14,6 +14,7 @@ from pathlib import Path
 
 from drtool.errors import DestinationRefused, IntegrityError
 from drtool.model.measure import format_size
+from drtool.restore.access import looking_at, require_writable
 from drtool.restore.plan import RestorePlan
 from drtool.system.durable import make_directory, sync_directory
 from drtool.system.users import RunAs, give
@@ -155,7 +156,14 @@ def _make_with_parents(path: Path, owner: RunAs) -> None:
 
 
 def _checked_place(path: Path, owner: RunAs) -> Path:
-    """The real path of a place that is new or an empty directory which `owner` can reach."""
+    """The real path of a place that is new or an empty directory which `owner` can reach, and we write."""
+    with looking_at(path):
+        real = _real_place(path, owner)
+        require_writable(real)
+    return real
+
+
+def _real_place(path: Path, owner: RunAs) -> Path:
     real = Path(os.path.realpath(path))
     if path.is_symlink() and not path.exists():
         raise DestinationRefused(

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from drtool.errors import DestinationRefused
 from drtool.model.measure import format_size
+from drtool.restore.access import looking_at, require_writable
 from drtool.restore.tree_plan import TreePlan
 from drtool.system.durable import make_directory
 
@@ -20,6 +21,11 @@ def check_tree_place(plan: TreePlan, into: Path, *, occupied: Callable[[], int])
     New or empty, unless the plan is a delta: then the directory must be there. `occupied` reads from
     the file table how many bytes the files need without their holes; asked for only if it matters.
     """
+    with looking_at(into):
+        return _checked(plan, into, occupied)
+
+
+def _checked(plan: TreePlan, into: Path, occupied: Callable[[], int]) -> Path:
     real = Path(os.path.realpath(into))
     if into.is_symlink() and not into.exists():
         raise DestinationRefused(
@@ -37,8 +43,10 @@ def check_tree_place(plan: TreePlan, into: Path, *, occupied: Callable[[], int])
                 f"destination {into} is not there, so there is nothing to compare with",
                 hint="Leave --delta out, or name the directory to change.",
             )
+        require_writable(real)
         return real
     _refuse_content(real)
+    require_writable(real)
     _require_room(plan, real, occupied)
     return real
 

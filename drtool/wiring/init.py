@@ -7,8 +7,8 @@ import re
 from pathlib import Path
 
 from drtool.config.policy_file import parse_policy
-from drtool.errors import DrtoolError, UsageError
-from drtool.model.finding import Finding, Severity
+from drtool.errors import DestinationRefused, DrtoolError, ExitCode, UsageError
+from drtool.model.finding import Finding, Harm, Severity
 from drtool.model.outcome import Fact, FactSheet
 from drtool.model.request import InitRequest
 from drtool.policy.secrets import Secret
@@ -84,8 +84,7 @@ def run_init(request: InitRequest, around: Surroundings) -> FactSheet:
     )
     parse_policy(text, str(request.path))
     if not request.is_dry_run:
-        make_directory(request.path.absolute().parent, mode=0o755)
-        create_durably(request.path.absolute(), [text.encode()], mode=0o644)
+        _write(request.path.absolute(), text)
     return FactSheet(
         kind="init-plan" if request.is_dry_run else "init",
         title="Would write this policy; nothing was done"
@@ -100,6 +99,17 @@ def run_init(request: InitRequest, around: Surroundings) -> FactSheet:
         ),
         findings=tuple(findings),
     )
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        make_directory(path.parent, mode=0o755)
+        create_durably(path, [text.encode()], mode=0o644)
+    except OSError as error:
+        raise DestinationRefused(
+            f"{path} cannot be written: {error.strerror}",
+            hint="Name a file in a directory that you may write: `drtool init FILE`.",
+        ) from error
 
 
 def _named_by(around: Surroundings) -> dict[str, str]:
@@ -125,6 +135,7 @@ def _probe(name: str, variable: str, around: Surroundings, *, findings: list[Fin
                 subject=f"source {name}",
                 fact=error.message,
                 fix=error.hint,
+                harm=Harm.POLICY if error.exit_code is ExitCode.USAGE else Harm.SOURCE,
             )
         )
         return Fact(name=name, value="cannot be protected as it stands", label=name)

@@ -55,9 +55,10 @@ def restore(
                 require_own_backups(name, source, policy=policy, repository=repository)
         stack = _Stack(sources, policy, repository, around)
         planned = stack.plan(request)
+        # Also for a plan: it must not promise what the run would refuse.
+        runners = {one.source: one.prepare(places[one.source]) for one in planned}
         if request.is_plan:
             return tuple(one.preview(places[one.source]) for one in planned)
-        runners = {one.source: one.prepare(places[one.source]) for one in planned}
         if len(runners) > 1:
             _make_common_place(places)
         ended = side_by_side(runners, around.emit, at_once=len(runners))
