@@ -51,7 +51,15 @@ def place_of(dsn: str) -> str:
             " special characters of the password (%20 for a space).",
         ) from None
     host = given.get("host") or given.get("hostaddr") or "localhost"
-    return f"server {host}:{given.get('port') or 5432}"
+    ports = str(given.get("port") or 5432)
+    for port in ports.split(","):
+        # libpq takes several hosts, and looks at their ports only as it connects.
+        if port and not (port.isascii() and port.isdigit() and 0 < int(port[:6]) < 1 << 16):
+            raise PolicyError(
+                "the DSN names a port that is no number from 1 to 65535",
+                hint="Write it as postgresql://ROLE@HOST:PORT/DATABASE or 'host=... port=...'.",
+            )
+    return f"server {host}:{ports}"
 
 
 def database_of(dsn: str) -> str | None:
