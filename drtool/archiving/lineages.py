@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from drtool.errors import IntegrityError, SourceUnsuitable
+from drtool.errors import SourceUnsuitable
 from drtool.model.cluster import describe_cluster, system_of
-from drtool.repository.backups import backup_ids, read_manifest
+from drtool.repository.backups import read_newest_manifest
 from drtool.repository.repository import Repository
 from drtool.sources.postgres.facts import ServerFacts
 
@@ -15,12 +15,10 @@ def known_systems(repository: Repository, source: str) -> frozenset[int]:
     """The clusters that have WAL or, with the newest readable backup, a backup here; each branch counts."""
     names = repository.store.list_directories(f"log/{source}/")
     systems = {int(name) for name in names if name.isdigit()}
-    for backup_id in reversed(backup_ids(repository, source)):
-        try:
-            systems.add(read_manifest(repository, source, backup_id).postgres.system_id)
-        except IntegrityError:
-            continue  # a damaged backup must not keep the next one from being taken
-        break
+    # A damaged backup must not keep the next one from being taken.
+    newest, _ = read_newest_manifest(repository, source)
+    if newest is not None:
+        systems.add(newest.postgres.system_id)
     return frozenset(systems)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from drtool.model.origin import Origin
-from drtool.repository.backups import Attempt, Manifest
+from drtool.repository.backups import Attempt, Manifest, in_order
 
 # Of a database's keys or relations, where the policy does not say how many may go.
 MOST_GONE_PERCENT = 50.0
@@ -80,7 +80,8 @@ def _plan(
     attempts: Sequence[Attempt],
     level: int,
 ) -> BackupPlan:
-    previous = max(same, key=lambda manifest: manifest.began, default=None)
+    ordered = in_order(same)
+    previous = ordered[-1] if ordered else None
     newer = [
         attempt
         for attempt in attempts

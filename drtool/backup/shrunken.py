@@ -13,7 +13,7 @@ from drtool.backup.plan import MOST_GONE_PERCENT, BackupPlan
 from drtool.errors import SourceUnsuitable
 from drtool.model.finding import Finding, Severity
 from drtool.model.measure import format_size
-from drtool.repository.backups import Manifest
+from drtool.repository.backups import Manifest, in_order
 from drtool.repository.extents import FilesExtent, PostgresExtent, RedisExtent
 
 # Below these, a count or a size moves by more than half on any ordinary day.
@@ -104,7 +104,7 @@ def shrunken(previous: Manifest, fact: str) -> SourceUnsuitable:
 def breaks(manifests: Sequence[Manifest]) -> Iterator[Finding]:
     """The newest place in the window where a source lost most of its content, found in the backups."""
     found = []
-    for before, after in pairwise(sorted(manifests, key=lambda one: one.began)):
+    for before, after in pairwise(in_order(manifests)):
         had, has = held_in(before), held_in(after)
         if had is not None and has is not None and (fact := shrank(had, has)) is not None:
             found.append((before, after, fact))

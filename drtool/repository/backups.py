@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from drtool.errors import DrtoolError, IntegrityError, NotKept, NotRecoverable, ObjectMissing
 from drtool.model.finding import Finding, Severity
+from drtool.model.measure import CLOCK_SKEW
 from drtool.model.origin import Origin
 from drtool.repository import layout
 from drtool.repository.extents import EXTENTS, Extent, FilesExtent, PostgresExtent, RedisExtent
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 MANIFEST_VERSION = 1
 _READ_AT_A_TIME = 8
+# Of the backups that bear a time to come, so many are tried.
+_MOST_AHEAD = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,7 +112,9 @@ class Attempt:
 
 
 def new_backup_id(now: datetime) -> str:
-    """Sorts by time; the random end keeps two of one millisecond apart."""
+    """Of the store's clock, where several machines write: it sorts by it. The random end keeps two of
+    one millisecond apart.
+    """
     utc = now.astimezone(UTC)
     return f"{utc:%Y%m%dT%H%M%S}.{utc.microsecond // 1000:03d}Z-{secrets.token_hex(3)}"
 
@@ -140,8 +145,26 @@ def unfinished_attempts(repository: Repository, source: str, *, most: int) -> It
         yield Attempt(source, backup_id, seed)
 
 
+def in_order(manifests: Iterable[Manifest]) -> list[Manifest]:
+    """In the order in which they were taken, by the number that each one's lease gave it.
+
+    No clock decides: one backup under a clock that ran years ahead would be the newest for years.
+    """
+    return sorted(manifests, key=_order)
+
+
+def _order(manifest: Manifest) -> tuple[int, str]:
+    return manifest.fencing, manifest.backup_id
+
+
+def newest_fencing(repository: Repository, source: str) -> int:
+    """The greatest number of a lease that a backup here bears; 0 without one."""
+    manifests, _ = read_manifests(repository, source)
+    return max((manifest.fencing for manifest in manifests), default=0)
+
+
 def backup_ids(repository: Repository, source: str) -> list[str]:
-    """The ids of all backups of a source, oldest first."""
+    """The ids of all backups of a source, in the order of the times in them."""
     prefix = layout.manifests(source)
     return [found.key.removeprefix(prefix) for found in repository.store.list(prefix)]
 
@@ -186,7 +209,7 @@ def read_manifest(repository: Repository, source: str, backup_id: str) -> Manife
 def read_manifests(
     repository: Repository, source: str
 ) -> tuple[list[Manifest], list[IntegrityError]]:
-    """All manifests of a source, oldest first, and an error for each that is damaged.
+    """All manifests of a source, in the order they were taken, and an error for each that is damaged.
 
     Eight are read at a time: a source with hourly snapshots has hundreds, each a round trip.
     """
@@ -204,7 +227,7 @@ def read_manifests(
         # A store that is away is not asked for all the others too.
         executor.shutdown(cancel_futures=True)
     return (
-        [one for one in found if isinstance(one, Manifest)],
+        in_order(one for one in found if isinstance(one, Manifest)),
         [one for one in found if isinstance(one, IntegrityError)],
     )
 
@@ -212,17 +235,31 @@ def read_manifests(
 def read_newest_manifest(
     repository: Repository, source: str
 ) -> tuple[Manifest | None, list[IntegrityError]]:
-    """The newest manifest of a source that can be read, and an error for each later one.
+    """The manifest of a source that was taken last and can be read, and an error for each later one.
 
-    For whoever only goes on from there: a catalog of years has thousands, and each is a read.
+    For whoever only goes on from there: a catalog of years has thousands, and each is a read. Ids that
+    lie ahead of the store's clock say nothing of their order: the last of those are read as well.
     """
     errors: list[IntegrityError] = []
-    for backup_id in reversed(backup_ids(repository, source)):
+    ids = backup_ids(repository, source)
+    latest = f"{repository.store.now() + CLOCK_SKEW:%Y%m%dT%H%M%S}~"
+    ahead = [backup_id for backup_id in ids if backup_id > latest]
+    found = [
+        _last_readable(repository, source, part, errors=errors)
+        for part in (ahead[-_MOST_AHEAD:], ids[: len(ids) - len(ahead)])
+    ]
+    return max((one for one in found if one is not None), key=_order, default=None), errors
+
+
+def _last_readable(
+    repository: Repository, source: str, ids: Sequence[str], *, errors: list[IntegrityError]
+) -> Manifest | None:
+    for backup_id in reversed(ids):
         try:
-            return read_manifest(repository, source, backup_id), errors
+            return read_manifest(repository, source, backup_id)
         except IntegrityError as error:
             errors.append(error)
-    return None, errors
+    return None
 
 
 def open_table(manifest: Manifest, reader: ChunkReader) -> Table:

@@ -15,6 +15,7 @@ import os
 import secrets
 import socket
 import threading
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from typing import Protocol
@@ -137,14 +138,24 @@ class Lease:
     """A lease that is held, and renewed by a thread of its own until `release`."""
 
     def __init__(
-        self, repository: Leases, name: str, *, clock: Clock, outlives_process: bool = False
+        self,
+        repository: Leases,
+        name: str,
+        *,
+        clock: Clock,
+        outlives_process: bool = False,
+        numbered_above: Callable[[], int] | None = None,
     ) -> None:
         """Take the lease; LeaseHeld if another run holds it. `clock` only paces the renewals.
+
+        `numbered_above` is asked where no object of the lease is left: the fencing number, by which
+        what was published is put in order, goes on behind its answer.
 
         `outlives_process` is for what writes over objects in place: the last request of a process
         that was killed may still be carried out, so its term is waited for all the same.
         """
         self._outlives_process = outlives_process
+        self._numbered_above = numbered_above
         self._store = repository.store
         self._key = layout.lease_key(name)
         self._name = name
@@ -212,6 +223,8 @@ class Lease:
             is_over = held.is_past(now) if self._outlives_process else held.is_over(now)
             if not is_over:
                 raise self._held_by(held.owner, held.until)
+        elif self._numbered_above is not None:
+            self.fencing = self._numbered_above()
         self.fencing += 1
         content = self._document(now + TERM)
         if not self._store.replace_if(self._key, content, current) and self._read() != content:

@@ -93,6 +93,14 @@ def newest_mark(repository: Repository, lineage: Marked, *, most_lsn: int) -> Ma
     return read_mark(repository, chosen[1]) if chosen else None
 
 
+def first_mark_at(repository: Repository, lineage: Marked, *, least_lsn: int) -> Mark | None:
+    """The mark with the smallest position not below `least_lsn`; looks at the names of all marks."""
+    days = repository.store.list_directories(lineage.marks)
+    named = (one for day in days for one in _positions(repository, lineage, day))
+    found = min((one for one in named if one[0] >= least_lsn), default=None)
+    return read_mark(repository, found[1]) if found else None
+
+
 def _positions(repository: Repository, lineage: Marked, day: str) -> Iterator[tuple[int, str]]:
     for found in repository.store.list(f"{lineage.marks}{day}/"):
         named = parse_mark_name(found.key.removeprefix(lineage.marks))

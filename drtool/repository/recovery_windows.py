@@ -20,7 +20,7 @@ from drtool.repository.extents import PostgresExtent
 from drtool.repository.layout import Lineage, pack_key
 from drtool.repository.log import LogInventory
 from drtool.repository.logpath import Chain, find_holes, walk
-from drtool.repository.marks import first_mark, newest_mark
+from drtool.repository.marks import first_mark, first_mark_at, newest_mark
 from drtool.repository.repository import Repository
 from drtool.repository.timelines import Timelines
 
@@ -106,9 +106,20 @@ def find_windows(
         part
         for reach in reaches
         if reach.is_consistent
-        for part in _parts(reach.extent.stopped_at, reach.latest, breaks[reach.path])
+        for part in _parts(_began(repository, timelines, reach), reach.latest, breaks[reach.path])
     ]
     return merged(ranges)
+
+
+def _began(repository: Repository, timelines: Timelines, reach: Reach) -> datetime:
+    """When a backup ended: as it says, or, where that lies behind all that came later, as marks do."""
+    extent, latest = reach.extent, reach.latest
+    if latest is None or extent.stopped_at <= latest:
+        return extent.stopped_at
+    inventory = timelines.inventory
+    lineage = Lineage(inventory.source, inventory.system_id, extent.timeline)
+    mark = first_mark_at(repository, lineage, least_lsn=extent.stop_lsn)
+    return extent.stopped_at if mark is None else mark.moment
 
 
 def _parts(

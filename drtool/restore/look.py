@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from datetime import datetime
 
 from drtool.errors import NotRecoverable, ObjectMissing
 from drtool.model.objective import Mark
@@ -74,6 +75,20 @@ class RecoveryFacts:
     windows: tuple[TimeRange, ...] = ()
     around: MomentMarks | None = None
     stop: StopPosition | None = None
+
+    def ended_by(self, candidate: Candidate, moment: datetime) -> bool:
+        """Whether a backup had ended by then. Marks tell by its position; its own clock counts only
+        where it lies between two of them.
+        """
+        extent = candidate.manifest.postgres
+        before = self.around.before if self.around else {}
+        for timeline, mark in before.items():
+            if timeline == extent.timeline and extent.stop_lsn <= mark.lsn:
+                return True
+            if timeline > extent.timeline and self.history.holds(timeline, Lsn(mark.lsn)):
+                return True
+        is_behind = self.covering is not None and extent.stop_lsn > self.covering.lsn
+        return not is_behind and extent.stopped_at <= moment
 
 
 def look(
@@ -175,7 +190,7 @@ def _stop(repository: Repository, facts: RecoveryFacts) -> StopPosition | None:
     fitting = [
         candidate
         for candidate in facts.candidates
-        if candidate.is_consistent and candidate.manifest.postgres.stopped_at <= around.moment
+        if candidate.is_consistent and facts.ended_by(candidate, around.moment)
     ]
     if not fitting or covering.lsn > fitting[-1].chain.end:
         return None
@@ -210,7 +225,7 @@ def _no_backup(source: str, errors: Iterable[Exception]) -> Exception:
 
 def _cluster_of(manifests: list[Manifest], target: RecoveryTarget) -> Manifest:
     """The backup whose cluster is meant: a source may have had several (pg_upgrade, PITFALLS 64)."""
-    newest = max(manifests, key=lambda manifest: manifest.postgres.stopped_at)
+    newest = manifests[-1]  # the one that was taken last, whatever a clock said
     if isinstance(target, ToBackup):
         named = [m for m in manifests if m.backup_id == target.backup_id]
         if not named:
@@ -221,7 +236,7 @@ def _cluster_of(manifests: list[Manifest], target: RecoveryTarget) -> Manifest:
         return named[0]
     if isinstance(target, ToTime):
         before = [m for m in manifests if m.postgres.stopped_at <= target.moment]
-        return max(before, key=lambda manifest: manifest.postgres.stopped_at, default=newest)
+        return before[-1] if before else newest
     return newest
 
 

@@ -192,7 +192,7 @@ def _choose_backup(facts: RecoveryFacts, target: RecoveryTarget) -> Candidate:
         case ToBackup(backup_id):
             fitting = [c for c in usable if c.manifest.backup_id == backup_id]
         case ToTime(moment):
-            fitting = [c for c in usable if c.manifest.postgres.stopped_at <= moment]
+            fitting = [c for c in usable if facts.ended_by(c, moment)]
         case ToLsn(lsn):
             fitting = [c for c in usable if c.manifest.postgres.stop_lsn <= lsn]
         case _:

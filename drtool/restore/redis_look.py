@@ -101,7 +101,7 @@ def look_redis(repository: Repository, source: str, target: RecoveryTarget) -> R
             f"source {source} has no backup in this repository",
             hint="Run `drtool status` to see what there is, and `drtool backup` to take one.",
         )
-    ordered = sorted(manifests, key=lambda one: one.redis.stopped_at, reverse=True)
+    ordered = list(reversed(manifests))  # as they were taken, whatever a clock said
     inventory = take_stream_inventory(repository, source)
     newest_live = _live_first(inventory, ordered, moment=None)[0]
     topologies = TopologyLog(repository, source)
@@ -122,7 +122,7 @@ def look_redis(repository: Repository, source: str, target: RecoveryTarget) -> R
     return RedisFacts(
         source=source,
         candidates=tuple(chosen),
-        window=(ordered[-1].redis.stopped_at, head.latest),
+        window=(min(one.redis.stopped_at for one in ordered), head.latest),
         damaged=tuple(error.message for error in errors),
         windows=stream_windows(repository, inventory, [one.redis for one in ordered]),
     )

@@ -105,7 +105,7 @@ def _fitting(source: str, target: RecoveryTarget, manifests: Sequence[Manifest])
     in_order = sorted(manifests, key=lambda manifest: manifest.files.taken_until)
     match target:
         case ToLatest():
-            return in_order
+            return list(manifests)  # as they were taken, whatever a clock said
         case ToTime(moment):
             return [m for m in in_order if m.files.taken_until <= moment]
         case ToBackup(backup_id):

@@ -10,7 +10,7 @@ from threading import Event
 from zoneinfo import ZoneInfo
 
 from drtool.errors import ExitCode, LeaseHeld
-from drtool.model.measure import format_span
+from drtool.model.measure import CLOCK_SKEW, format_span
 from drtool.model.progress import Emit, Noted
 from drtool.schedule.due import next_due
 from drtool.schedule.jobs import Job, Receiver, Work
@@ -291,7 +291,8 @@ def _told(line: str) -> tuple[str, str]:
 
 
 def _is_overdue(job: Job, zone: ZoneInfo, *, newest: datetime | None, now: datetime) -> bool:
-    if newest is None:
+    # One that bears a time to come was made under a clock that ran ahead: nobody knows when.
+    if newest is None or newest - now > CLOCK_SKEW:
         return True
     due = next_due(job.line, zone, after=newest)
     return due is not None and due <= now

@@ -110,7 +110,7 @@ def _read(
 
 def _tell_holes(inventory: StreamInventory, snapshots: Sequence[Manifest], tally: Tally) -> None:
     """A hole that a newer snapshot has left behind is a fact; one after the newest is a problem."""
-    newest = max(snapshots, key=lambda one: (one.ended, one.backup_id), default=None)
+    newest = snapshots[-1] if snapshots else None
     for log in inventory.logs.values():
         for begin in log.begins:
             if begin.previous is None:

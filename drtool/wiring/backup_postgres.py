@@ -22,14 +22,13 @@ from drtool.model.request import BackupRequest
 from drtool.model.wal import Lsn
 from drtool.policy.sources import PostgresSource, WalMode
 from drtool.repository.layout import Lineage
-from drtool.repository.lease import Lease
 from drtool.repository.marks import put_mark
 from drtool.repository.repository import Repository
 from drtool.sources.postgres.basebackup import BaseBackup
 from drtool.sources.postgres.connection import connect, connect_replication
 from drtool.sources.postgres.facts import ServerFacts, read_facts, require_ready
 from drtool.sources.postgres.heartbeat import beat
-from drtool.wiring.earlier import facts_of_store, look_back
+from drtool.wiring.earlier import facts_of_store, lease_of_backup, look_back
 from drtool.wiring.parts import dsn_of
 from drtool.wiring.surroundings import Surroundings
 
@@ -86,9 +85,7 @@ class PostgresBackup:
         around = self.around
         facts = self._facts()
         with ExitStack() as stack:
-            lease = stack.enter_context(
-                Lease(self.repository, f"backup-{self.name}", clock=around.clock)
-            )
+            lease = stack.enter_context(lease_of_backup(self.repository, self.name, around))
             plan = self._plan(facts)
             keeper = stack.enter_context(
                 KeptWal(self.repository, self._settings, facts, around=around)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from drtool.errors import IntegrityError
 from drtool.model.outcome import Fact
@@ -12,10 +13,12 @@ from drtool.repository.backups import (
     Attempt,
     Manifest,
     new_backup_id,
+    newest_fencing,
     read_manifests,
     read_newest_manifest,
     unfinished_attempts,
 )
+from drtool.repository.lease import Lease
 from drtool.repository.repository import Repository
 from drtool.wiring.surroundings import Surroundings
 
@@ -57,8 +60,14 @@ def _earlier(
     return Earlier(
         manifests=tuple(manifests),
         attempts=tuple(unfinished_attempts(repository, name, most=MOST_ATTEMPTS)),
-        next_id=new_backup_id(around.clock.now()),
+        next_id=new_backup_id(repository.store.now()),
     )
+
+
+def lease_of_backup(repository: Repository, name: str, around: Surroundings) -> Lease:
+    """The lease under which a source is backed up; LeaseHeld if another backup of it runs."""
+    above = partial(newest_fencing, repository, name)
+    return Lease(repository, f"backup-{name}", clock=around.clock, numbered_above=above)
 
 
 def facts_of_store(repository: Repository, *, unfinished: int) -> tuple[Fact, Fact]:

@@ -18,9 +18,8 @@ from drtool.model.request import BackupRequest, RestoreRequest
 from drtool.policy.sources import FilesSource, SourcePolicy
 from drtool.repository.backups import read_manifests
 from drtool.repository.extents import FilesExtent
-from drtool.repository.lease import Lease
 from drtool.repository.repository import Repository
-from drtool.wiring.earlier import facts_of_store, look_back_at_newest
+from drtool.wiring.earlier import facts_of_store, lease_of_backup, look_back_at_newest
 from drtool.wiring.judged import asked_of, judged
 from drtool.wiring.origins import require_own_tree
 from drtool.wiring.planned import Planned, Runner
@@ -75,7 +74,7 @@ class FilesBackup:
             sentinel=os.fsencode(source.sentinel) if source.sentinel else None,
             accepts_changes=self.request.accepts_source,
         )
-        with Lease(self.repository, f"backup-{self.name}", clock=around.clock) as lease:
+        with lease_of_backup(self.repository, self.name, around) as lease:
             return run_snapshot(
                 self._plan(),
                 tree=tree,

@@ -28,7 +28,6 @@ from drtool.policy.secrets import Secret
 from drtool.policy.sources import RedisSource, SourcePolicy
 from drtool.repository.backups import read_manifest
 from drtool.repository.extents import RedisExtent
-from drtool.repository.lease import Lease
 from drtool.repository.repository import Repository
 from drtool.restore.destination import check_directory
 from drtool.restore.phases import Phases
@@ -48,7 +47,7 @@ from drtool.sources.redis.binaries import RedisBinaries, server_user
 from drtool.sources.redis.clusternodes import BUS_OFFSET
 from drtool.sources.redis.node_choice import choose_for_snapshot
 from drtool.system.listening import first_free_ports
-from drtool.wiring.earlier import facts_of_store, look_back_at_newest
+from drtool.wiring.earlier import facts_of_store, lease_of_backup, look_back_at_newest
 from drtool.wiring.judged import asked_of, judged
 from drtool.wiring.planned import Planned, Runner
 from drtool.wiring.redis_restorable import check_restorable, programs_for
@@ -106,7 +105,7 @@ class RedisBackup:
     def run(self) -> BackupOutcome:
         """Take it; LeaseHeld if another backup of this source runs."""
         around = self.around
-        with Lease(self.repository, f"backup-{self.name}", clock=around.clock) as lease:
+        with lease_of_backup(self.repository, self.name, around) as lease:
             outcome = run_redis_snapshot(
                 self._plan(),
                 servers=self._servers(),

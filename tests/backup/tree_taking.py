@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from drtool.backup.plan import plan_snapshot
@@ -59,7 +59,7 @@ def snapshot(
     with Lease(repository, f"backup-{SOURCE}", clock=CLOCK) as lease:
         plan = plan_snapshot(
             SOURCE,
-            new_backup_id(datetime.now(UTC)),
+            new_backup_id(clock.now()),
             kind=FilesExtent.kind,
             manifests=read_manifests(repository, SOURCE)[0],
             attempts=list(unfinished_attempts(repository, SOURCE, most=5)),

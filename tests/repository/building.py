@@ -170,6 +170,7 @@ def store_tree(
     backup_id: str = "20240501T100000Z-000001",
     shelf: ChunkShelf | None = None,
     times: tuple[datetime, datetime] = (NOW - timedelta(minutes=1), NOW),
+    fencing: int = 1,
 ) -> Manifest:
     """Back a directory tree up, as it lies there, by the room's primitives; commit it."""
     shelf = shelf or ChunkShelf(repository)
@@ -190,7 +191,7 @@ def store_tree(
         began=times[0],
         ended=times[1],
         tool="drtool 0",
-        fencing=1,
+        fencing=fencing,
         extent=extent,
         sizes=BackupSizes(
             files=files, read_bytes=size, new_bytes=size, stored_bytes=shelf.stored_bytes

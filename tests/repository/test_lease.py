@@ -18,7 +18,7 @@ import pytest
 
 from drtool.errors import IntegrityError, LeaseHeld, RepositoryUnavailable
 from drtool.repository import layout
-from drtool.repository.lease import TERM, Lease
+from drtool.repository.lease import LONGEST_SKEW, TERM, Lease, lease_holder
 from drtool.repository.repository import Repository
 from drtool.stores.local import LocalStore
 from drtool.stores.memory import MemoryStore
@@ -335,3 +335,38 @@ def test_a_damaged_lease_is_named(content: bytes, clock: ManualClock) -> None:
 
     with pytest.raises(IntegrityError, match=KEY):
         Lease(repository, "backup-main", clock=clock)
+
+
+def test_a_lease_taken_under_a_clock_that_ran_ahead_holds_nobody_up(
+    repository: Repository, clock: ManualClock, take: Callable[[], Lease]
+) -> None:
+    """PITFALLS 79: it was held until 2043."""
+    clock.pass_(timedelta(days=17 * 365))
+    abandoned = take()
+    clock.pass_(timedelta(days=-17 * 365))
+
+    assert lease_holder(repository, "backup-main") is None
+    assert take().fencing == abandoned.fencing + 1
+
+
+def test_a_lease_whose_term_two_clocks_may_tell_so_is_held(
+    repository: Repository, clock: ManualClock, take: Callable[[], Lease]
+) -> None:
+    clock.pass_(LONGEST_SKEW)
+    take()
+    clock.pass_(-LONGEST_SKEW)
+
+    assert lease_holder(repository, "backup-main") is not None
+    with pytest.raises(LeaseHeld):
+        take()
+
+
+def test_a_lease_whose_object_was_removed_goes_on_behind_the_numbers_that_were_given(
+    repository: Repository, clock: ManualClock
+) -> None:
+    with Lease(repository, "backup-main", clock=clock, numbered_above=lambda: 41) as first:
+        pass
+    with Lease(repository, "backup-main", clock=clock, numbered_above=lambda: 7) as second:
+        pass
+
+    assert (first.fencing, second.fencing) == (42, 43)

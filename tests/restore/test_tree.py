@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -17,6 +17,7 @@ from drtool.model.wal import Lsn
 from drtool.repository.backups import read_manifests
 from drtool.repository.repository import Repository
 from drtool.restore.tree_ahead import look_ahead
+from drtool.system.clock import SystemClock
 from tests.backup.test_tree import same
 from tests.backup.tree_taking import (
     SOURCE,
@@ -68,6 +69,23 @@ def test_the_newest_snapshot_that_was_whole_by_then_is_restored(tree: Path, tmp_
         "provision", "fetch", "finish", "answer", "verify",
     ]  # fmt: skip
     assert all(question.passed for question in outcomes[0].questions)
+
+
+class Ahead(SystemClock):
+    """Years ahead."""
+
+    def now(self) -> datetime:
+        return super().now() + timedelta(days=17 * 365)
+
+
+def test_the_latest_snapshot_is_the_one_that_was_taken_last(tree: Path, tmp_path: Path) -> None:
+    """One under a clock at 2043 would hide all later ones for 17 years."""
+    repository = new_repository()
+    misdated = snapshot(repository, tree, clock=Ahead()).backup_id
+    last = snapshot(repository, tree).backup_id
+
+    assert misdated > last
+    assert bring_back(repository, tmp_path / "new", target=ToLatest()).backup_id == last
 
 
 def test_a_moment_before_the_first_snapshot_is_refused_with_the_earliest(

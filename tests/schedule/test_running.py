@@ -112,7 +112,14 @@ def test_a_job_runs_once_each_time_it_is_due(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("newest", "expected"),
-    [(None, 1), (NOON - timedelta(hours=1), 1), (NOON - timedelta(days=90), 1), (NOON, 0)],
+    [
+        (None, 1),
+        (NOON - timedelta(hours=1), 1),
+        (NOON - timedelta(days=90), 1),
+        (NOON, 0),
+        (NOON + timedelta(seconds=30), 0),
+        (NOON + timedelta(days=17 * 365), 1),  # taken under a clock that ran ahead
+    ],
 )
 def test_what_was_due_while_nothing_ran_is_done_once_at_once(
     tmp_path: Path, newest: datetime | None, expected: int

@@ -85,20 +85,25 @@ class Past:
     def at(self, minutes: float) -> datetime:
         return self.began + timedelta(minutes=minutes)
 
-    def backup(self, segment: int, *, minutes: float, timeline: int = 1) -> str:
-        """A backup that needs WAL of one segment; its packs are its own."""
+    def backup(
+        self, segment: int, *, minutes: float, timeline: int = 1, ahead: timedelta = timedelta(0)
+    ) -> str:
+        """A backup that needs WAL of one segment; its packs are its own. All clocks ran `ahead` then."""
         self.count += 1
-        backup_id = f"{self.at(minutes):%Y%m%dT%H%M%S}.000Z-00000{self.count}"
+        ended = self.at(minutes) + ahead
+        backup_id = f"{ended:%Y%m%dT%H%M%S}.000Z-00000{self.count}"
         (self.tree / "own").write_text(backup_id * 100)
         extent = replace(
             EXTENT_OF_BACKUP,
             start_lsn=Lsn(segment * MIB + 40),
             stop_lsn=Lsn(segment * MIB + 400),
-            stopped_at=self.at(minutes),
+            stopped_at=ended,
             timeline=timeline,
         )
-        times = self.at(minutes - 1), self.at(minutes)
-        store_tree(self.repository, self.tree, extent=extent, backup_id=backup_id, times=times)
+        store_tree(
+            self.repository, self.tree, extent=extent, backup_id=backup_id,
+            times=(ended - timedelta(minutes=1), ended), fencing=self.count,
+        )  # fmt: skip
         return backup_id
 
     def wal(self, numbers: Iterable[int], *, timeline: int = 1) -> None:
