@@ -18,6 +18,7 @@ from drtool.backup.intake import Intake
 from drtool.backup.plan import BackupPlan
 from drtool.backup.shrunken import Held, judge_held
 from drtool.backup.storing import Counted, Storing, begin_storing
+from drtool.backup.zeroed import ZeroedPages, judge_zeroed
 from drtool.errors import IntegrityError
 from drtool.model.outcome import BackupKind, BackupOutcome
 from drtool.model.progress import Emit, PhaseAdvanced, PhaseBegan, PhaseEnded
@@ -108,7 +109,10 @@ def run_backup(
     with begin_storing(plan, repository, began=began, emit=emit) as storing:
         try:
             seed = repository.ring.page_seed()
-            with Intake(storing.hall, storing.assembly, storing.previous, seed=seed) as intake:
+            zeroed = ZeroedPages(plan.previous, seed=seed)
+            with Intake(
+                storing.hall, storing.assembly, storing.previous, seed=seed, zeroed=zeroed
+            ) as intake:
                 read = _read_stream(source, intake, emit)
             lost = judge_held(plan, read.relations)
             stored = storing.finish()
@@ -118,11 +122,13 @@ def run_backup(
         except BaseException:
             source.wal.abandon()
             raise
+    extent = _extent(source, read, stopped_at)
+    gone = judge_zeroed(zeroed, repository, plan.previous, extent=extent)
     manifest = storing.commit(
         stored,
-        _extent(source, read, stopped_at),
+        extent,
         counted=Counted(files=read.files, read_bytes=read.read_bytes),
-        findings=(*lost, *read.ended.findings),
+        findings=(*lost, *read.ended.findings, *gone),
         lease=lease,
         clock=clock,
     )

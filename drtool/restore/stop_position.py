@@ -15,12 +15,11 @@ from drtool.errors import IntegrityError, ObjectMissing
 from drtool.model.measure import CLOCK_SKEW
 from drtool.model.objective import Mark
 from drtool.model.wal import Lsn
-from drtool.repository.layout import Lineage
-from drtool.repository.log import LogInventory, read_segment
+from drtool.repository.log import LogInventory
 from drtool.repository.logpath import WalSpan
 from drtool.repository.repository import Repository
+from drtool.repository.wal_records import MOST_BYTES, read_records
 from drtool.sources.postgres.walevents import TRANSACTION_ENDS, TransactionEnd, read_event
-from drtool.sources.postgres.walrecords import WalRecordScanner
 
 # Sessions take the time of a commit a moment before they write it: so near, order and time may differ.
 _CONCURRENT = timedelta(seconds=1)
@@ -29,8 +28,6 @@ _CONCURRENT = timedelta(seconds=1)
 SLOWEST_MARK = timedelta(seconds=10)
 # So much lies between a record and the one behind it at most: the header of a segment's first page.
 LONGEST_HEADER = 40
-# More than this between two marks is not read beforehand: PostgreSQL then goes by the time of commits.
-MOST_BYTES = 512 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +76,10 @@ class Sought:
 def find_stop(
     repository: Repository, inventory: LogInventory, spans: Sequence[WalSpan], *, sought: Sought
 ) -> StopPosition | None:
-    """Read the WAL of `spans`, which holds what is sought; None where nobody can tell from it."""
+    """Read the WAL of `spans`, which holds what is sought; None where nobody can tell from it.
+
+    Where there is more than MOST_BYTES between two marks, PostgreSQL goes by the time of commits.
+    """
     if sum(span.end - span.begin for span in spans) > MOST_BYTES:
         return None
     try:
@@ -96,16 +96,7 @@ def find_stop(
 def _transaction_ends(
     repository: Repository, inventory: LogInventory, spans: Sequence[WalSpan], *, major: int
 ) -> Iterator[TransactionEnd]:
-    size = inventory.segment_bytes
-    scanner = WalRecordScanner(TRANSACTION_ENDS, segment_bytes=size)
-    reached = Lsn(0)
-    for span in spans:
-        lineage = Lineage(inventory.source, inventory.system_id, span.timeline)
-        for segment in span.segments(size):
-            content = read_segment(repository, lineage, segment, segment_bytes=size)
-            for record in scanner.feed(segment.begin(size), content):
-                event = read_event(record, major=major)
-                is_new = record.begin >= reached and record.begin < span.end
-                if isinstance(event, TransactionEnd) and is_new:
-                    reached = Lsn(record.begin + 1)
-                    yield event
+    for record in read_records(repository, inventory, spans, TRANSACTION_ENDS):
+        event = read_event(record, major=major)
+        if isinstance(event, TransactionEnd):
+            yield event

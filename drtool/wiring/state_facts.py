@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from drtool.backup.shrunken import breaks
@@ -127,7 +127,9 @@ def _backup_findings(facts: StateFacts) -> Iterator[Finding]:
                 fact=f"it was taken under a clock that ran ahead: {format_age(manifest.ended, facts.now)}",
             )
     yield from breaks(facts.usable)
-    yield from newest.findings if newest else ()
+    for finding in newest.findings if newest else ():
+        # Manifests do not keep what a problem costs: damage, as the backup itself said by its exit code.
+        yield replace(finding, harm=Harm.DAMAGE)
 
 
 def state_of(facts: StateFacts, kind: str) -> SourceState:

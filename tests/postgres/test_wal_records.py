@@ -17,10 +17,12 @@ from drtool.sources.postgres.walevents import (
     RESTORE_POINT,
     TABLESPACE_CREATE,
     TRANSACTION_ENDS,
+    TRUNCATION,
     ParameterChange,
     RestorePoint,
     TablespaceCreated,
     TransactionEnd,
+    Truncation,
     WalEvent,
     WalLevel,
     read_event,
@@ -38,7 +40,7 @@ _LINE = re.compile(
 # Those of rmgrlist.h that the mix below writes; each is searched for as a whole.
 _MANAGERS = {"XLOG": 0, "Transaction": 1, "Storage": 2, "Tablespace": 5, "Heap2": 9, "Heap": 10}
 _EVENTS = (
-    PARAMETER_CHANGE, RESTORE_POINT, TABLESPACE_CREATE, *TRANSACTION_ENDS, *CUSTOM_MANAGERS,
+    PARAMETER_CHANGE, RESTORE_POINT, TABLESPACE_CREATE, *TRANSACTION_ENDS, TRUNCATION, *CUSTOM_MANAGERS,
 )  # fmt: skip
 
 
@@ -105,6 +107,9 @@ def write_mix(server: PostgresServer, spaces: list[Path], seed: int) -> Lsn:
             if turn % 4 == 0:
                 session.execute("SELECT pg_switch_wal()")
                 session.execute("CHECKPOINT")
+        session.execute("CREATE TABLE shrunk AS SELECT n FROM generate_series(1, 5000) n")
+        session.execute("DELETE FROM shrunk WHERE n > 500")
+        session.execute("VACUUM shrunk")
     return begin
 
 
@@ -202,6 +207,15 @@ def test_restore_points_and_tablespaces_are_read_as_pg_waldump_reads_them(wal: W
         (lsn, text) for lsn, _, text in described(wal, "Tablespace", "CREATE")
     ]
     assert (len(points), len(spaces)) == (12, 2)
+
+
+def test_truncations_are_read_as_pg_waldump_reads_them(wal: Wal) -> None:
+    cuts = [e for e in events_of(wal) if isinstance(e, Truncation)]
+
+    assert cuts
+    assert [(str(c.begin), f"base/{c.database}/{c.number} to {c.block} blocks") for c in cuts] == [
+        (lsn, text.partition(" flags")[0]) for lsn, _, text in described(wal, "Storage", "TRUNCATE")
+    ]
 
 
 def test_a_parameter_change_is_read_as_the_server_was_started(wal: Wal) -> None:

@@ -1,7 +1,8 @@
 """What records of WAL say that a recovery must know of before it meets them.
 
 Source: src/include/access/rmgrlist.h, catalog/pg_control.h (XLOG_...), access/xact.h, access/xlog_internal.h
-(xl_parameter_change, xl_restore_point) and commands/tablespace.h of PostgreSQL 15 to 18.
+(xl_parameter_change, xl_restore_point), commands/tablespace.h and catalog/storage_xlog.h of
+PostgreSQL 15 to 18.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from enum import IntEnum
 from drtool.model.wal import Lsn
 from drtool.sources.postgres.walrecords import RecordKind, WalRecord
 
-_XLOG, _XACT, _TABLESPACE = 0, 1, 5
+_XLOG, _XACT, _STORAGE, _TABLESPACE = 0, 1, 2, 5
 _FIRST_CUSTOM_MANAGER, _LAST_CUSTOM_MANAGER = 128, 255
 _MANAGER_INFO = 0xF0
 _XACT_OPERATION = 0x70
@@ -25,6 +26,7 @@ _OF_PREPARED = (0x30, 0x40)
 
 PARAMETER_CHANGE = RecordKind(manager=_XLOG, info=0x60)
 RESTORE_POINT = RecordKind(manager=_XLOG, info=0x70)
+TRUNCATION = RecordKind(manager=_STORAGE, info=0x20)
 TABLESPACE_CREATE = RecordKind(manager=_TABLESPACE, info=0x00)
 # Commits and aborts, of prepared transactions too; the bit 0x80 says that more information follows.
 TRANSACTION_ENDS = tuple(
@@ -40,6 +42,8 @@ CUSTOM_MANAGERS = tuple(
 # xl_parameter_change: four capacities, locks, wal_level, wal_log_hints, track_commit_timestamp.
 _PARAMETERS = struct.Struct("<iiiiii??")
 _NUMBER = struct.Struct("<I")
+# xl_smgr_truncate: the first block that goes, tablespace, database and number of the relation.
+_TRUNCATION = struct.Struct("<IIII")
 _MOMENT = struct.Struct("<q")
 _EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
 _RESTORE_POINT_NAME_BYTES = 64
@@ -103,6 +107,16 @@ class TransactionEnd:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Truncation:
+    """Relation `number` (its relfilenode) of a database was cut: blocks from `block` on went."""
+
+    begin: Lsn
+    database: int
+    number: int
+    block: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CustomRecord:
     """A record of an extension's resource manager: replay stops at it where nothing loads the manager."""
 
@@ -110,7 +124,9 @@ class CustomRecord:
     manager: int
 
 
-WalEvent = ParameterChange | TablespaceCreated | RestorePoint | TransactionEnd | CustomRecord
+WalEvent = (
+    ParameterChange | TablespaceCreated | RestorePoint | TransactionEnd | Truncation | CustomRecord
+)
 
 
 def read_event(record: WalRecord, *, major: int) -> WalEvent | None:
@@ -133,6 +149,8 @@ def read_event(record: WalRecord, *, major: int) -> WalEvent | None:
             return _restore_point(record, data)
         if (record.manager, operation) == (_TABLESPACE, TABLESPACE_CREATE.info):
             return _tablespace(record, data)
+        if (record.manager, operation) == (_STORAGE, TRUNCATION.info):
+            return _truncation(record, data)
     except (struct.error, ValueError, OverflowError):
         return None
     return None
@@ -187,6 +205,11 @@ def _tablespace(record: WalRecord, data: bytes) -> TablespaceCreated:
     if len(location) > _LONGEST_PATH_BYTES:
         raise ValueError("no path of a tablespace is so long")
     return TablespaceCreated(begin=record.begin, oid=oid, location=os.fsdecode(location))
+
+
+def _truncation(record: WalRecord, data: bytes) -> Truncation:
+    block, _, database, number = _TRUNCATION.unpack_from(data)
+    return Truncation(begin=record.begin, database=database, number=number, block=block)
 
 
 def _transaction_end(record: WalRecord, data: bytes, *, major: int) -> TransactionEnd | None:

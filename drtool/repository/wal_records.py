@@ -1,0 +1,35 @@
+"""Records of chosen kinds in the WAL that is held."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+from drtool.model.wal import Lsn
+from drtool.repository.layout import Lineage
+from drtool.repository.log import LogInventory, read_segment
+from drtool.repository.logpath import WalSpan
+from drtool.repository.repository import Repository
+from drtool.sources.postgres.walrecords import RecordKind, WalRecord, WalRecordScanner
+
+# More WAL than this is not read for a question that something else can answer less well.
+MOST_BYTES = 512 << 20
+
+
+def read_records(
+    repository: Repository,
+    inventory: LogInventory,
+    spans: Sequence[WalSpan],
+    kinds: Iterable[RecordKind],
+) -> Iterator[WalRecord]:
+    """The records of `spans`, in order, each once; ObjectMissing or IntegrityError where WAL is not whole."""
+    size = inventory.segment_bytes
+    scanner = WalRecordScanner(kinds, segment_bytes=size)
+    reached = Lsn(0)
+    for span in spans:
+        lineage = Lineage(inventory.source, inventory.system_id, span.timeline)
+        for segment in span.segments(size):
+            content = read_segment(repository, lineage, segment, segment_bytes=size)
+            for record in scanner.feed(segment.begin(size), content):
+                if reached <= record.begin < span.end:
+                    reached = Lsn(record.begin + 1)
+                    yield record
