@@ -155,7 +155,7 @@ def _truncations(
         if chain.end < extent.stop_lsn or size > MOST_BYTES:
             return None
         cut: dict[tuple[int, int], int] = {}
-        for record in read_records(repository, inventory, spans, [TRUNCATION]):
+        for record in read_records(repository, inventory, spans, kinds=[TRUNCATION]):
             event = read_event(record, major=extent.server_version // 10000)
             if isinstance(event, Truncation):
                 place = event.database, event.number

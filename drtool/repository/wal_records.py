@@ -19,6 +19,7 @@ def read_records(
     repository: Repository,
     inventory: LogInventory,
     spans: Sequence[WalSpan],
+    *,
     kinds: Iterable[RecordKind],
 ) -> Iterator[WalRecord]:
     """The records of `spans`, in order, each once; ObjectMissing or IntegrityError where WAL is not whole."""

@@ -96,7 +96,7 @@ def find_stop(
 def _transaction_ends(
     repository: Repository, inventory: LogInventory, spans: Sequence[WalSpan], *, major: int
 ) -> Iterator[TransactionEnd]:
-    for record in read_records(repository, inventory, spans, TRANSACTION_ENDS):
+    for record in read_records(repository, inventory, spans, kinds=TRANSACTION_ENDS):
         event = read_event(record, major=major)
         if isinstance(event, TransactionEnd):
             yield event
