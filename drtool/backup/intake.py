@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from drtool.backup.assembly import Assembly
@@ -11,7 +12,6 @@ from drtool.backup.batches import Batch, Stretch, stretch_bytes
 from drtool.backup.packing import PackingHall
 from drtool.backup.previous import PreviousBackup
 from drtool.backup.stowing import Stowed, stow
-from drtool.backup.zeroed import ZeroedPages
 from drtool.errors import IntegrityError
 from drtool.repository.table import Attributes, EntryKind
 
@@ -28,11 +28,11 @@ class Intake:
         previous: PreviousBackup | None,
         *,
         seed: int,
-        zeroed: ZeroedPages | None = None,
+        look: Callable[[Stowed], None] | None = None,
     ) -> None:
-        """`zeroed` is shown every stretch, in order."""
+        """`look` is shown every stretch, in order."""
         self._hall = hall
-        self._zeroed = zeroed
+        self._look = look
         self._assembly = assembly
         self._previous = previous
         self._seed = seed
@@ -134,7 +134,7 @@ class Intake:
         batch, future = self._under_way.popleft()
         for stowed in future.result():
             self._assembly.add(stowed)
-            if self._zeroed is not None:
-                self._zeroed.look(stowed)
+            if self._look is not None:
+                self._look(stowed)
         batch.clear()
         self._free.append(batch)

@@ -111,7 +111,7 @@ def run_backup(
             seed = repository.ring.page_seed()
             zeroed = ZeroedPages(plan.previous, seed=seed)
             with Intake(
-                storing.hall, storing.assembly, storing.previous, seed=seed, zeroed=zeroed
+                storing.hall, storing.assembly, storing.previous, seed=seed, look=zeroed.look
             ) as intake:
                 read = _read_stream(source, intake, emit)
             lost = judge_held(plan, read.relations)
