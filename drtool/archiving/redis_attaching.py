@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from math import ceil
 
 from drtool.archiving.patience import Patience
 from drtool.archiving.redis_clock import TOLERATED_DIFFERENCE, ServerClock
@@ -27,6 +28,7 @@ from drtool.sources.redis.connection import RedisConnection, connect
 from drtool.sources.redis.node_choice import join_order
 from drtool.sources.redis.psync import FullResync, Position, ReplicaLink, open_link
 from drtool.sources.redis.shape import Shard
+from drtool.system.spacing import Spacing
 
 # A replica is some milliseconds behind the master whose stream we had until now.
 _CATCH_UP_SECONDS = 2.0
@@ -35,6 +37,10 @@ _CATCH_UP_STEP_SECONDS = 0.05
 _BELIEVE_SECONDS = 15.0
 # More than a replica needs to follow its new master.
 _SPARE_SECONDS = 30.0
+# A join behind a gap makes another gap if the link breaks again; until the next snapshot it is of no use.
+_FIRST_GAP_SECONDS, _LONGEST_GAP_SECONDS = 1.0, 15.0
+# One by a full resynchronization makes the server fork and send all its data.
+_FIRST_RESYNC_SECONDS, _LONGEST_RESYNC_SECONDS = 60.0, 300.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +76,15 @@ class Attacher:
         self._lossy_at = 0.0
         self._spared_since: float | None = None
         self._has_told_clocks = False
+        self._gaps = Spacing(
+            self._clock, first_seconds=_FIRST_GAP_SECONDS, longest_seconds=_LONGEST_GAP_SECONDS
+        )
+        self._resyncs = Spacing(
+            self._clock,
+            first_seconds=_FIRST_RESYNC_SECONDS,
+            longest_seconds=_LONGEST_RESYNC_SECONDS,
+        )
+        self._is_overrun = self._has_told_pause = False
 
     @contextmanager
     def attach(self, shard: Shard, position: Position | None) -> Iterator[Attached]:
@@ -88,7 +103,8 @@ class Attacher:
     def _attach(self, opened: ExitStack, shard: Shard, position: Position | None) -> Attached:
         lossy: tuple[RedisConnection, Start] | None = None
         trouble: SourceUnavailable | None = None
-        for node in join_order(shard):
+        order = join_order(shard)
+        for node in order:
             try:
                 connection = opened.enter_context(connect(node.address, self._login))
                 self._server_clock.look(connection)
@@ -98,7 +114,12 @@ class Attacher:
                     attached = self._join(opened, connection, start)
                     if start.position is None or not isinstance(attached.link.begun, FullResync):
                         return attached
-                    attached.link.close()  # overrun meanwhile; another server may have it yet
+                    if len(order) == 1:
+                        return self._counted(attached)
+                    # Overrun meanwhile; another server may have it yet.
+                    attached.link.close()
+                    self._resyncs.record()
+                    start = self._start(self._backlog(connection, position), position)
             except SourceUnavailable as error:
                 trouble = trouble or error
                 continue
@@ -108,8 +129,39 @@ class Attacher:
             assert trouble is not None
             raise trouble
         self._believe(shard, is_whole=trouble is None)
+        self._wait_turn(shard, lossy[1])
         self._server_clock.look(lossy[0])
-        return self._join(opened, *lossy)
+        return self._counted(self._join(opened, *lossy))
+
+    def _wait_turn(self, shard: Shard, start: Start) -> None:
+        """Raise SourceUnavailable while the last join behind a gap is too recent for another.
+
+        A server that is written to quickly, with a small backlog, may answer with a full resynchronization
+        though it had what was asked for a moment ago: after one that did, each is taken to do so.
+        """
+        seconds = self._gaps.remaining()
+        if start.position is None or self._is_overrun:
+            seconds = max(seconds, self._resyncs.remaining())
+        if seconds <= 0:
+            return
+        error = SourceUnavailable(
+            f"gaps in the stream of {shard.name} follow each other: it is joined again in"
+            f" {ceil(seconds)} s",
+            hint="Raise repl-backlog-size and client-output-buffer-limit replica there.",
+        )
+        if not self._has_told_pause:
+            self._has_told_pause = True
+            self._emit(Noted(f"{error.message}. {error.hint}", "warning"))
+        raise error
+
+    def _counted(self, attached: Attached) -> Attached:
+        self._gaps.record()
+        self._has_told_pause = False
+        is_full = isinstance(attached.link.begun, FullResync)
+        self._is_overrun = is_full and attached.start.position is not None
+        if is_full:
+            self._resyncs.record()
+        return attached
 
     def spare_master(self, shard: Shard, position: Position | None) -> None:
         """Raise SourceUnavailable for a while: Sentinel keeps whoever joins its master as a replica that

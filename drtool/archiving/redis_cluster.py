@@ -146,7 +146,7 @@ class TopologyRecorder:
         what_now = f"take one with `drtool backup {self._source}`"
         if ask is not None:
             ask()
-            what_now = "one is taken now"
+            what_now = "one is taken by itself"
         text = (
             "hash slots were moved: a master that is in no snapshot yet can be brought back only from a"
             f" new one; {what_now}"

@@ -116,7 +116,7 @@ class StreamRecorder:
             left = left_behind(inventory, one.replication_id, begin=one.offset, after=one.taken_at)
             if left is not None:
                 ask = self.ask_for_base
-                what_now = "a new one is taken now"
+                what_now = "a new one is taken by itself"
                 if ask is None:
                     what_now = f"take a new one with `drtool backup {self.source}`"
                 else:
@@ -148,7 +148,7 @@ class StreamRecorder:
             text = (
                 f"the stream of {self.shard} has a hole after {previous.offset} of"
                 f" {previous.replid}: {reason}. Snapshots made before reach only so far;"
-                f" {what_now if ask is None else 'a new one is taken now'}"
+                f" {what_now if ask is None else 'a new one is taken by itself'}"
             )
             if ask is not None:
                 ask()

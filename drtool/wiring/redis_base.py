@@ -9,6 +9,7 @@ from signal import SIGTERM
 from drtool.errors import DrtoolError, ExitCode
 from drtool.model.progress import Noted
 from drtool.system.retry import RetryLimits
+from drtool.system.spacing import Spacing
 from drtool.wiring.commands import StartCommand
 from drtool.wiring.surroundings import Surroundings
 
@@ -16,6 +17,9 @@ _STEP_SECONDS = 0.2
 _END_SECONDS = 10.0
 _PAUSES = RetryLimits(first_pause_seconds=20.0, longest_pause_seconds=1800.0)
 _MOST_DOUBLINGS = 10
+# Each reads the whole source, and where gaps follow each other the next makes it useless again.
+_FIRST_SPACING_SECONDS = 60.0
+_LONGEST_SPACING_SECONDS = 900.0
 
 
 def _always() -> bool:
@@ -25,9 +29,10 @@ def _always() -> bool:
 class BaseTaker:
     """Runs `drtool backup SOURCE` whenever it is asked to, one at a time, until one has ended well.
 
-    In a process of its own: the receiver's thread must not wait while a source is read. `what` is
-    taken behind a `gap`, in the words of its kind. `is_needed` is asked before each: somebody else,
-    such as the schedule, may have taken one meanwhile.
+    In a process of its own: the receiver's thread must not wait while a source is read. The first is
+    taken at once; while gaps follow each other, the next begins a minute after the last has ended, then
+    two, up to a quarter of an hour. `what` is taken behind a `gap`, in the words of its kind. `is_needed`
+    is asked before each: somebody else, such as the schedule, may have taken one meanwhile.
     """
 
     def __init__(
@@ -43,6 +48,11 @@ class BaseTaker:
         self._what, self._gap, self._is_needed = what, gap, is_needed
         self._source, self._start_command = source, start
         self._clock, self._emit = around.clock, around.emit
+        self._spacing = Spacing(
+            around.clock,
+            first_seconds=_FIRST_SPACING_SECONDS,
+            longest_seconds=_LONGEST_SPACING_SECONDS,
+        )
         self._is_asked, self._is_over = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"base {source}", daemon=True)
         self._thread.start()
@@ -57,10 +67,16 @@ class BaseTaker:
         self._thread.join(2 * _END_SECONDS)
 
     def _run(self) -> None:
-        failures = 0
+        failures, has_told = 0, False
         while not self._clock.wait(_STEP_SECONDS, self._is_over):
             if not self._is_asked.is_set():
                 continue
+            if (left := self._spacing.remaining()) > 0:
+                if not has_told:
+                    self._tell_pause(left)
+                has_told = True
+                continue
+            has_told = False
             self._is_asked.clear()
             if not self._is_still_needed():
                 continue
@@ -69,6 +85,7 @@ class BaseTaker:
                 return
             if code == ExitCode.DONE:
                 failures = 0
+                self._spacing.record()
                 told = f"{self._source}: a new {self._what} is taken, behind the {self._gap}"
                 self._emit(Noted(told))
                 continue
@@ -78,6 +95,10 @@ class BaseTaker:
             text = f"ended with {code}; it is tried again in {round(pause)} s"
             self._emit(Noted(f"the new {self._what} of {self._source} {text}", "warning"))
             self._clock.wait(pause, self._is_over)
+
+    def _tell_pause(self, seconds: float) -> None:
+        text = f"gaps follow each other, so the next {self._what} is taken in {round(seconds)} s"
+        self._emit(Noted(f"{self._source}: {text}", "warning"))
 
     def _is_still_needed(self) -> bool:
         try:

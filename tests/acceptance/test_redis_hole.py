@@ -64,7 +64,7 @@ def test_behind_a_hole_a_new_snapshot_is_taken_at_once(site: Site, alone: Alone)
         receiver.terminate()
         ended = site.finished(receiver, RECEIVE, code=None)
     assert ended.code == 0, str(ended)
-    assert "a new one is taken now" in ended.err
+    assert "a new one is taken by itself" in ended.err
     assert "a new snapshot is taken, behind the hole" in ended.err
     report = site.run("restore", "cache", "--to", "latest", code=None)
     assert report.code == 0, str(report)

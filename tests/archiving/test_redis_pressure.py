@@ -9,6 +9,7 @@ import pytest
 from drtool.archiving.redis_arrivals import MOST_BYTES, MOST_MOMENTS, Arrivals
 from drtool.archiving.redis_pressure import BufferLimit, Pressure
 from drtool.repository.repository import Repository
+from drtool.system.clock import SystemClock
 from tests.archiving.faults import GatedStore
 from tests.archiving.redis_rig import (
     attached,
@@ -20,7 +21,7 @@ from tests.archiving.redis_rig import (
 )
 from tests.archiving.rig import new_repository, until
 from tests.repository.building import NOW
-from tests.servers.redis import MakeRedis
+from tests.servers.redis import MakeRedis, RedisServer
 
 pytest_plugins = ["tests.servers.redis"]
 MB = 1 << 20
@@ -52,6 +53,69 @@ def test_a_store_that_is_too_slow_costs_a_hole_and_the_server_never_cuts_the_lin
     assert running.result.shards[0].holes == 1
     assert "overcoming of output buffer limits" not in server.log_text()
     assert len(next(iter(inventory(inner).logs.values())).runs) == 2
+
+
+class AheadClock(SystemClock):
+    """The machine's, moved ahead by hand."""
+
+    ahead_seconds = 0.0
+
+    def monotonic(self) -> float:
+        return super().monotonic() + self.ahead_seconds
+
+
+def overrun(server: RedisServer) -> None:
+    """Cut every link, and write more than the backlog holds before anybody is back."""
+    with server.client() as client, client.pipeline(transaction=False) as pipe:
+        pipe.execute_command("CLIENT", "KILL", "TYPE", "replica")
+        pipe.set("large", b"x" * (2 * MB))
+        pipe.execute()
+
+
+def test_links_that_are_cut_again_and_again_do_not_make_a_gap_each(make_redis: MakeRedis) -> None:
+    server = make_redis(settings={"repl-backlog-size": "1mb"})
+    repository = new_repository()
+    with receiving(repository, settings_for([server])) as running:
+        until(lambda: attached(server), "it joins")
+        for _ in range(12):
+            overrun(server)
+            until(
+                lambda: attached(server) or running.warned("gaps in the stream of main follow"),
+                "it joins again, or waits",
+            )
+        until(lambda: attached(server), "it joins at last")
+        write(server, 10)
+        wait_held(repository, server)
+        with server.client() as client:
+            assert client.info("stats")["sync_full"] == 1
+
+    assert running.result is not None
+    assert 1 <= running.result.shards[0].holes <= 4
+
+
+def test_a_server_is_not_made_to_send_all_its_data_for_each_gap(make_redis: MakeRedis) -> None:
+    """Restarted without a backlog it can only send everything; of which nothing would be kept here."""
+    server = make_redis()
+    clock = AheadClock()
+
+    def full_syncs() -> int:
+        with server.client() as client:
+            return int(client.info("stats")["sync_full"])
+
+    with receiving(new_repository(), settings_for([server]), clock=clock) as running:
+        until(lambda: attached(server), "it joins")
+        server.kill9()
+        server.start()
+        until(lambda: attached(server), "the first gap is left at once")
+        assert full_syncs() == 1
+        server.kill9()
+        server.start()
+        clock.ahead_seconds += 40
+        until(lambda: running.warned("gaps in the stream of main follow"), "the next one waits")
+        assert full_syncs() == 0
+        clock.ahead_seconds += 30
+        until(lambda: attached(server), "until its minute is over")
+        assert full_syncs() == 1
 
 
 def test_the_server_s_limits_are_left_before_they_are_reached() -> None:
