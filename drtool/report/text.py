@@ -287,7 +287,7 @@ def _status_row(row: StatusRow, at: datetime, style: Style) -> str:
             backup += f", {format_age(row.last_backup_finished, at)}"
     window = _windows(row.windows, style, indent=17) or "nothing can be recovered"
     # The verdict is that of the RPO alone: an RTO is measured by restores, and by nothing else.
-    predicted = "UNKNOWN" if row.predicted_rto is None else format_span(row.predicted_rto)
+    predicted = "not measured" if row.predicted_rto is None else format_span(row.predicted_rto)
     promise = f"RPO {format_promise(row.objective.rpo)}"
     lines = [f"{style.verdict(row.verdict)} {style.bold(row.source)} ({row.kind}), {promise}"]
     lines += _pairs(

@@ -197,7 +197,7 @@ def test_status_shows_the_window_and_says_what_it_does_not_know() -> None:
     assert "between 8 s and 18 s" in text
     assert "gap on timeline 1 from 0/1000000 to 0/2000000" in text
     assert "nothing can be recovered" in text
-    assert "predicted RTO  UNKNOWN" in text
+    assert "predicted RTO  not measured; promised" in text
 
 
 def test_a_plan_says_that_nothing_was_done() -> None:
