@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 
-from drtool.model.checked import CheckChanges, CheckReport, MirrorStanding
+from drtool.model.checked import CheckReport, MirrorStanding
 from drtool.model.finding import Finding
 from drtool.model.objective import LossInterval, Objective, Verdict, worst
 from drtool.model.wal import Lsn
@@ -92,11 +92,13 @@ class Judgement:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """One of the policy's questions, and what the restored copy answered."""
+    """One of the policy's questions, and what the restored copy answered; `passed` is None where it
+    could not be asked.
+    """
 
     question: str
     answer: str
-    passed: bool
+    passed: bool | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,10 +164,14 @@ class RestoreOutcome:
 
     @property
     def verdict(self) -> Verdict:
-        """The worst of its judgements; UNKNOWN if nothing was judged, MISSED if a question failed."""
-        if not all(question.passed for question in self.questions):
+        """The worst of its judgements; UNKNOWN if nothing was judged or a question could not be asked,
+        MISSED if one failed.
+        """
+        passed = [question.passed for question in self.questions]
+        if False in passed:
             return Verdict.MISSED
-        return worst(judgement.verdict for judgement in self.judgements)
+        judged = [judgement.verdict for judgement in self.judgements]
+        return worst([*judged, Verdict.UNKNOWN] if None in passed else judged)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -310,16 +316,12 @@ class VerifyOutcome:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FactSheet:
-    """The answer of a small command; `kind` is its name in JSON, such as `repository-info`.
-
-    `text` is a file that would be written, shown as it stands below everything else.
-    """
+    """The answer of a small command; `kind` is its name in JSON, such as `repository-info`."""
 
     kind: str
     title: str
     facts: tuple[Fact, ...]
     findings: tuple[Finding, ...] = ()
-    text: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -394,6 +396,5 @@ Outcome = (
     | PolicyReport
     | SyncOutcome
     | CheckReport
-    | CheckChanges
     | Failure
 )

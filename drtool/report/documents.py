@@ -11,7 +11,7 @@ from dataclasses import fields, is_dataclass
 from datetime import datetime, timedelta
 from pathlib import PurePath
 
-from drtool.model.checked import CheckChanges, CheckReport
+from drtool.model.checked import CheckReport
 from drtool.model.outcome import (
     BackupOutcome,
     FactSheet,
@@ -40,7 +40,6 @@ _KINDS: dict[type, str] = {
     SyncOutcome: "sync",
     PolicyReport: "policy-check",
     CheckReport: "check",
-    CheckChanges: "check-changes",
     Failure: "error",
 }
 
@@ -49,8 +48,7 @@ def document(outcome: Outcome) -> dict[str, Json]:
     """The JSON object of an outcome."""
     if isinstance(outcome, FactSheet):
         facts: dict[str, Json] = {fact.name: plain(fact.value) for fact in outcome.facts}
-        text: dict[str, Json] = {"text": outcome.text} if outcome.text else {}
-        return _headed(outcome.kind, {**facts, **text, "findings": plain(outcome.findings)})
+        return _headed(outcome.kind, {**facts, "findings": plain(outcome.findings)})
     kind, content = _KINDS[type(outcome)], _fields(outcome)
     if "kind" in content:
         # `kind` is the object's own: a backup's kind is its `backup_kind`.

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from zoneinfo import ZoneInfo
 
-from drtool.model.checked import CheckChanges, CheckedPart, CheckReport, MirrorStanding, Readiness
+from drtool.model.checked import CheckedPart, CheckReport, MirrorStanding, Readiness
 from drtool.model.finding import Finding, Severity
 from drtool.model.measure import (
     format_age,
@@ -36,10 +36,9 @@ from drtool.model.outcome import (
     SyncOutcome,
     VerifyOutcome,
 )
-from drtool.model.window import TimeRange
-from drtool.report.changes import changes_text
+from drtool.model.window import LogGap, TimeRange
 from drtool.report.usage import usage_lines
-from drtool.report.words import LOGS, backup_word, gap_words, reached_word, with_log
+from drtool.report.words import LOGS, backup_word, reached_word, with_log
 
 _COLOURS = {
     Verdict.MET: "32;1",
@@ -50,6 +49,7 @@ _COLOURS = {
 # Ranges of time that a window is shown as; all of them are in the JSON.
 _MOST_WINDOWS = 5
 _READINESS = {Readiness.READY: "32;1", Readiness.UNKNOWN: "33;1", Readiness.NOT_READY: "31;1"}
+_MARKS = {True: ("ok", "32"), False: ("NO", "31;1"), None: ("??", "33;1")}
 _SEVERITIES = {Severity.NOTE: "36", Severity.WARNING: "33", Severity.PROBLEM: "31;1"}
 
 
@@ -97,8 +97,6 @@ def render(outcome: Outcome, style: Style) -> str:
             return _sync(outcome, style)
         case CheckReport():
             return _check(outcome, style)
-        case CheckChanges():
-            return changes_text(outcome, style.zone)
         case Failure():
             return f"drtool: error: {outcome.message}"
 
@@ -153,9 +151,8 @@ def _restore(outcome: RestoreOutcome, style: Style) -> str:
             f"  of {ledger.acknowledged:,} acknowledged writes {ledger.recovered:,} are there and"
             f" {ledger.lost:,} are lost; {ledger.unacknowledged_recovered:,} unacknowledged came back"
         )
-    for question in outcome.questions:
-        mark = style.paint("ok", "32") if question.passed else style.paint("NO", "31;1")
-        lines.append(f"  {mark}  {question.question}: {question.answer}")
+    for one in outcome.questions:
+        lines.append(f"  {style.paint(*_MARKS[one.passed])}  {one.question}: {one.answer}")
     lines += _findings(outcome.findings, style)
     if outcome.changed_settings:
         lines += ["", "Settings that differ from the source:"]
@@ -210,6 +207,10 @@ def _findings(findings: Sequence[Finding], style: Style) -> list[str]:
         if finding.fix:
             lines.append(f"    -> {finding.fix}")
     return ["", *lines] if lines else []
+
+
+def _gaps(gaps: Sequence[LogGap]) -> list[str]:
+    return [f"gap on timeline {gap.timeline} from {gap.begin} to {gap.end}" for gap in gaps]
 
 
 def _preview(preview: RestorePreview, style: Style) -> str:
@@ -297,7 +298,7 @@ def _status_row(row: StatusRow, at: datetime, style: Style) -> str:
             ("last backup", backup),
             *([("receiver", row.receiver)] if row.kind in LOGS else []),
             *([("mirror", _mirror(row.mirror, at))] if row.mirror is not None else []),
-            *(("gap", gap) for gap in gap_words(row.gaps)),
+            *(("gap", gap) for gap in _gaps(row.gaps)),
         ],
         style,
     )
@@ -353,7 +354,7 @@ def _verify(outcome: VerifyOutcome, style: Style) -> str:
             ("backups", f"{outcome.backups:,}"),
             ("objects", f"{outcome.objects:,}, {format_size(outcome.read_bytes)} read back"),
             ("took", f"{_seconds(outcome.seconds)}{_rate(outcome.read_bytes, outcome.seconds)}"),
-            *(("gap", gap) for gap in gap_words(outcome.gaps)),
+            *(("gap", gap) for gap in _gaps(outcome.gaps)),
         ],
         style,
     )
@@ -363,7 +364,7 @@ def _verify(outcome: VerifyOutcome, style: Style) -> str:
 def _facts(sheet: FactSheet, style: Style) -> str:
     pairs = _fact_pairs(sheet.facts, style)
     lines = [style.bold(sheet.title), *_pairs(pairs, style), *_findings(sheet.findings, style)]
-    return "\n".join([*lines, *(["", sheet.text.rstrip()] if sheet.text else [])])
+    return "\n".join(lines)
 
 
 def _fact_pairs(facts: Sequence[Fact], style: Style) -> list[tuple[str, str]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -39,8 +39,10 @@ from drtool.restore.settle import (
 from drtool.restore.start_config import HandedOver
 from drtool.restore.supply import PATIENCE, WalSupply
 from drtool.restore.tablespaces import ReplayedTablespaces
+from drtool.restore.way_in import Restart, let_in, shut_down, stopped_by_failure
 from drtool.sources.postgres.binaries import ServerBinaries, reachable
 from drtool.sources.postgres.control import read_control
+from drtool.sources.postgres.entrance import Entrance, KnownNames, NoEntrance
 from drtool.sources.postgres.recovery_settings import isolated_settings, target_settings
 from drtool.sources.postgres.replay_needs import replay_needs
 from drtool.sources.postgres.server import RunningServer, ServerPlan, start_server
@@ -51,10 +53,17 @@ from drtool.system.retry import RetryLimits
 class Verifier(Protocol):
     """What looks at the copy: asks it, looks deeper while it runs, and once it has stopped."""
 
-    def answers(self, server: RunningServer) -> Verification:
+    def enter(
+        self, server: RunningServer, known: KnownNames | None = None
+    ) -> Entrance | NoEntrance:
+        """Find the way in: by the names that are `known`, else by those that a copy usually has."""
+
+    def answers(self, server: RunningServer, entrance: Entrance | NoEntrance) -> Verification:
         """A first write, and the policy's questions: at its end the copy could be used."""
 
-    def running(self, server: RunningServer) -> tuple[Finding, ...]:
+    def running(
+        self, server: RunningServer, entrance: Entrance | NoEntrance
+    ) -> tuple[Finding, ...]:
         """Look deeper into the running copy."""
 
     def stopped(self, data_directory: Path) -> tuple[Finding, ...]:
@@ -163,7 +172,7 @@ def _recover(
     verifier: Verifier,
     phases: Phases,
 ) -> _Recovered:
-    server_plan = _server_plan(plan, site)
+    server_plan, restart = _server_plans(plan, site)
     supply = WalSupply(repository, plan, clock=phases.clock, patience=site.patience)
     tablespaces = ReplayedTablespaces(site.destination)
     ring = WalRing(
@@ -177,73 +186,63 @@ def _recover(
     with ring:
         with phases.phase("replay", "WAL", total=total) as sizes:
             server = start_server(server_plan, clock=phases.clock, scratch=site.scratch)
-            with _stopped_by_failure(server):
+            with stopped_by_failure(server):
                 watch = watch_replay(server, ring, plan, phases=phases, limits=limits)
             sizes.size_bytes = max(0, watch.place - watch.begin)
-        with _stopped_by_failure(server):
-            with phases.phase("promote", "end of recovery"):
-                watch_promotion(server, ring, plan, watch=watch, phases=phases, limits=limits)
-                came_to = reached(watch, plan, site.destination)
-            with phases.phase("answer", "first write and questions"):
-                verification = verifier.answers(server)
-            with phases.phase("verify", "catalogs, tables, indexes"):
-                deeper = verifier.running(server)
+        with phases.phase("promote", "end of recovery"), stopped_by_failure(server):
+            watch_promotion(server, ring, plan, watch=watch, phases=phases, limits=limits)
+            came_to = reached(watch, plan, site.destination)
+        with phases.phase("answer", "first write and questions"):
+            server, entrance = let_in(server, restart, verifier=verifier, clock=phases.clock)
+            with stopped_by_failure(server):
+                verification = verifier.answers(server, entrance)
+        with phases.phase("verify", "catalogs, tables, indexes"), stopped_by_failure(server):
+            deeper = verifier.running(server, entrance)
         with phases.phase("finish", "shutdown, page checksums, configuration"):
-            _shut_down(server)
+            shut_down(server)
             pages = verifier.stopped(site.destination.data)
             moved = tablespaces.finish(segment_bytes=supply.segment_bytes)
-            handed = _hand_over(plan, site)
+            role = entrance.role if isinstance(entrance, Entrance) else None
+            handed = _hand_over(plan, site, role=role)
     return _Recovered(came_to, verification, (*deeper, *pages, *moved), handed)
 
 
-def _hand_over(plan: RestorePlan, site: RestoreSite) -> HandedOver:
+def _hand_over(plan: RestorePlan, site: RestoreSite, *, role: str | None) -> HandedOver:
     with reachable(site.binaries, site.destination.owner, scratch=site.scratch) as binaries:
         return finish_recovery(
-            plan.manifest, site.destination, binaries, memory_bytes=machine_memory_bytes()
+            plan.manifest,
+            site.destination,
+            binaries,
+            memory_bytes=machine_memory_bytes(),
+            role=role or plan.manifest.postgres.bootstrap_role,
         )
 
 
-@contextmanager
-def _stopped_by_failure(server: RunningServer) -> Iterator[None]:
-    """Nothing of ours goes on running when something fails."""
-    try:
-        yield
-    except BaseException:
-        server.stop(is_immediate=True)
-        raise
-
-
-def _shut_down(server: RunningServer) -> None:
-    code = server.stop()
-    if code != 0:
-        raise NotRecoverable(
-            f"the restored server ended with exit code {code} where a clean shutdown was asked for",
-            hint=f"The end of its log:\n{server.log_tail}",
-        )
-
-
-def _server_plan(plan: RestorePlan, site: RestoreSite) -> ServerPlan:
+def _server_plans(plan: RestorePlan, site: RestoreSite) -> tuple[ServerPlan, Restart]:
+    """How the copy is started to recover, and once more after that, should it be needed."""
     destination, extent = site.destination, plan.manifest.postgres
     control = read_control(destination.data, site.binaries)
     if control.system_id != system_of(extent.system_id):
         raise NotRecoverable(
             f"backup {plan.manifest.backup_id} holds a control file of cluster {control.system_id},"
             f" and its manifest says {extent.system_id}",
-            hint="Restore from another --backup: `drtool repository info` names them.",
+            hint="Restore from another backup (`drtool status` lists them).",
         )
     needs = replay_needs(control, dict(extent.settings), data_directory=destination.data)
     target = ToLsn(plan.stop.lsn) if plan.stop is not None else plan.target
-    recovery = target_settings(target, timeline=plan.timeline, restore_command=RESTORE_COMMAND)
-    return ServerPlan(
+    isolated = isolated_settings(
+        control, needs, major=site.binaries.major, memory_bytes=machine_memory_bytes()
+    )
+    again = ServerPlan(
         data_directory=destination.data,
         binaries=site.binaries,
         run_as=destination.owner,
-        settings={
-            **isolated_settings(
-                control, needs, major=site.binaries.major, memory_bytes=machine_memory_bytes()
-            ),
-            **recovery,
-        },
+        settings=isolated,
+    )
+    recovery = target_settings(target, timeline=plan.timeline, restore_command=RESTORE_COMMAND)
+    seconds = site.limits.promote_seconds
+    return replace(again, settings={**isolated, **recovery}), Restart(
+        plan=again, ready_seconds=seconds, scratch=site.scratch
     )
 
 

@@ -45,7 +45,7 @@ def check_label(manifest: Manifest, destination: Destination) -> None:
         told = "it is not there" if match is None else f"it begins at {match[1].decode()}"
         raise NotRecoverable(
             f"backup {manifest.backup_id} has no backup_label that begins at {start}: {told}",
-            hint="Restore from another --backup: `drtool repository info` names them.",
+            hint="Restore from another backup (`drtool status` lists them).",
         )
 
 
@@ -64,18 +64,27 @@ def prepare_recovery(manifest: Manifest, destination: Destination) -> tuple[Find
 
 
 def finish_recovery(
-    manifest: Manifest, destination: Destination, binaries: ServerBinaries, *, memory_bytes: int
+    manifest: Manifest,
+    destination: Destination,
+    binaries: ServerBinaries,
+    *,
+    memory_bytes: int,
+    role: str,
 ) -> HandedOver:
-    """The copy is whole and stopped: it gets the configuration that it is started with from now on."""
+    """The copy is whole and stopped: it gets the configuration that it is started with from now on.
+
+    `role` is the superuser that its owner logs in as.
+    """
     control = read_control(destination.data, binaries)
     recorded = dict(manifest.postgres.settings)
     needs = replay_needs(control, recorded, data_directory=destination.data)
+    _rename_in_rules(destination, manifest.postgres.bootstrap_role, role)
     conf, auto = _source_text(destination, CONF), _source_text(destination, AUTO_CONF)
     handed = StartConfig(
         destination=destination,
         binaries=binaries,
         needs=StartNeeds(settings=needs.settings(binaries.major), wal_level=control.wal_level),
-        role=manifest.postgres.bootstrap_role,
+        role=role,
         memory_bytes=memory_bytes,
         config=SourceConfig(
             destination.data, conf=OWN_CONF if conf is None else conf, auto=auto or ""
@@ -161,6 +170,14 @@ def _replace_missing(manifest: Manifest, destination: Destination) -> tuple[Find
                 )
             )
     return tuple(findings)
+
+
+def _rename_in_rules(destination: Destination, before: str, role: str) -> None:
+    """The closed rules that `_replace_missing` wrote name the role as the backup knew it."""
+    ours = closed_rules(destination, role=before)
+    for name, content in closed_rules(destination, role=role).items():
+        if before != role and (destination.data / name).read_bytes() == ours[name].encode():
+            _write(destination, name, content.encode())
 
 
 def _write(destination: Destination, name: str, content: bytes) -> None:

@@ -55,13 +55,16 @@ def run_program(
     run_as: RunAs | None = None,
     environment: Mapping[str, str] | None = None,
     directory: Path = Path("/"),
+    given: str = "",
 ) -> Finished:
-    """Run `command` to its end; ProgramFailed if it cannot start or takes longer than allowed."""
+    """Run `command` to its end, with `given` as its standard input; ProgramFailed if it cannot start or
+    takes longer than allowed.
+    """
     try:
         done = subprocess.run(
             list(command),
             check=False,
-            stdin=subprocess.DEVNULL,
+            input=given,
             capture_output=True,
             timeout=timeout_seconds,
             cwd=directory,

@@ -39,6 +39,7 @@ from drtool.restore.plan import plan_restore
 from drtool.restore.run import RestoreSite, run_restore
 from drtool.sources.postgres.binaries import find_binaries
 from drtool.sources.postgres.connection import connect
+from drtool.sources.postgres.entrance import Entrance, KnownNames, NoEntrance
 from drtool.sources.postgres.server import RunningServer
 from drtool.system.clock import SystemClock
 from drtool.system.users import choose_user
@@ -76,14 +77,21 @@ class Reader:
     writes: AbstractSet[Write] = frozenset()
     steps: list[int] = field(default_factory=list)
 
-    def answers(self, server: RunningServer) -> Verification:
+    def enter(
+        self, server: RunningServer, known: KnownNames | None = None
+    ) -> Entrance | NoEntrance:
+        return Entrance(role="postgres", database="postgres", open=("postgres",))
+
+    def answers(self, server: RunningServer, entrance: Entrance | NoEntrance) -> Verification:
         self.writes = recovered_writes(server.dsn())
         with connect(server.dsn(), purpose="test", search_path="public") as connection:
             found = connection.execute("SELECT step FROM story ORDER BY step").fetchall()
         self.steps = [step for (step,) in found]
         return Verification(is_writable=True)
 
-    def running(self, server: RunningServer) -> tuple[Finding, ...]:
+    def running(
+        self, server: RunningServer, entrance: Entrance | NoEntrance
+    ) -> tuple[Finding, ...]:
         return ()
 
     def stopped(self, data_directory: Path) -> tuple[Finding, ...]:

@@ -160,6 +160,7 @@ def restore(
     target: RecoveryTarget | None = None,
     plan: RestorePlan | None = None,
     questions: Sequence[str] = (),
+    database: str = "postgres",
     emit: Emit = silent,
 ) -> RestoreOutcome:
     """Plan and run a restore, impatient with a store that is away."""
@@ -175,7 +176,7 @@ def restore(
     )
     verifier = ClusterVerifier(
         questions=questions,
-        database="postgres",
+        database=database,
         role=plan.manifest.postgres.bootstrap_role,
         binaries=site.binaries,
         owner=owner,

@@ -5,8 +5,9 @@ Sources: PostgreSQL docs, "libpq connection control functions" and "Streaming Re
 
 from __future__ import annotations
 
+import re
 import select
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Self
 
@@ -33,6 +34,7 @@ _TRANSPORT = {
     "keepalives_count": "3",
     "tcp_user_timeout": "30000",
 }
+_BLANK = re.compile(r"[\s\\]")
 Notice = Callable[[pq.abc.PGresult], None]
 
 
@@ -78,24 +80,28 @@ def connect(
     timeout_seconds: float = 10,
     statement_seconds: float = ANSWER_SECONDS,
     search_path: str = "pg_catalog",
+    settings: Mapping[str, str] | None = None,
 ) -> psycopg.Connection:
     """A connection for SQL, in autocommit, named `drtool PURPOSE`; the caller closes it.
 
     A statement may take `statement_seconds`, a lock as long. The role's own time-outs do not
-    count: a start-up option outranks ALTER ROLE ... SET and postgresql.conf. SourceUnavailable or
-    SourceUnsuitable say why there is none; PolicyError if `dsn` is no connection string.
+    count: a start-up option outranks ALTER ROLE ... SET and postgresql.conf; so do `settings`, of
+    which some need a superuser. SourceUnavailable or SourceUnsuitable say why there is none;
+    PolicyError if `dsn` is no connection string.
     """
     limit = f"{int(statement_seconds * 1000)}"
-    settings = {
+    own = {
         "statement_timeout": limit,
         "lock_timeout": limit,
         "idle_in_transaction_session_timeout": "0",
         "idle_session_timeout": "0",
-        "search_path": search_path.replace("\\", "\\\\").replace(" ", "\\ "),
+        "search_path": search_path,
         "client_encoding": "UTF8",
         "DateStyle": "ISO",
     }
-    connection = _open(dsn, purpose=purpose, timeout_seconds=timeout_seconds, settings=settings)
+    connection = _open(
+        dsn, purpose=purpose, timeout_seconds=timeout_seconds, settings={**own, **(settings or {})}
+    )
     if connection.info.server_version >= 170000:
         connection.execute("SET transaction_timeout = 0")
     return connection
@@ -125,9 +131,7 @@ def _open(
 ) -> psycopg.Connection:
     place = place_of(dsn)
     given = conninfo_to_dict(dsn)
-    options = " ".join(
-        [str(given.get("options") or ""), *(f"-c {k}={v}" for k, v in settings.items())]
-    )
+    options = f"{given.get('options') or ''} {startup_options(settings)}"
     conninfo = make_conninfo(
         dsn,
         **_TRANSPORT,
@@ -145,6 +149,12 @@ def _open(
         connection.close()
         raise too_old(place, version)
     return connection
+
+
+def startup_options(settings: Mapping[str, str]) -> str:
+    """Settings as libpq's `options` and PGOPTIONS take them; a blank and a backslash are quoted."""
+    quoted = {name: _BLANK.sub(r"\\\g<0>", value) for name, value in settings.items()}
+    return " ".join(f"-c {name}={value}" for name, value in quoted.items())
 
 
 class ReplicationConnection:

@@ -1,0 +1,172 @@
+"""The way into a restored copy: as whom, to which databases, and past what its source forbids.
+
+A healthy copy may refuse the obvious connection: its bootstrap role was renamed or may not log in,
+database postgres is closed or gone, a role or a database has settings that break what is asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import psycopg
+
+from drtool.errors import SourceUnavailable
+from drtool.sources.postgres.connection import connect
+
+_MOST_ROLES = 10
+_MOST_DATABASES = 20
+# What ALTER ROLE ... SET and ALTER DATABASE ... SET may say, and must not in a session that looks at a
+# copy: a start-up option outranks both. `role` may lack rights, a library may be missing here, and
+# with zero_damaged_pages damage would be read as nothing.
+_SETTINGS = {
+    "role": "none",
+    "default_transaction_read_only": "off",
+    "default_transaction_deferrable": "off",
+    "default_transaction_isolation": "read committed",
+    "session_preload_libraries": "",
+    "local_preload_libraries": "",
+    "zero_damaged_pages": "off",
+    "ignore_checksum_failure": "off",
+    "jit": "off",
+    "lc_messages": "C",
+}
+_FIRST_WITHOUT_EVENT_TRIGGERS = 17
+_IS_SUPERUSER = "SELECT rolsuper FROM pg_roles WHERE rolname = session_user"
+# An invalid database is what an interrupted DROP DATABASE leaves: nobody can enter it.
+_DATABASES = (
+    "SELECT datname, datallowconn, datconnlimit = -2, datistemplate FROM pg_database ORDER BY oid"
+)
+
+
+class Server(Protocol):
+    """What is needed of a running copy."""
+
+    @property
+    def socket_directory(self) -> Path:
+        """Where its Unix socket lies."""
+
+    def dsn(self, *, dbname: str = "postgres", user: str = "postgres") -> str:
+        """How to connect to it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entrance:
+    """A superuser that may log in, and the database it came in by; the other databases by whether they
+    take connections. `closed` leaves out template0, which is closed everywhere.
+    """
+
+    role: str
+    database: str
+    open: tuple[str, ...]
+    closed: tuple[str, ...] = ()
+    invalid: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class NoEntrance:
+    """No superuser got into any database; `reasons` is what PostgreSQL said, each reason once."""
+
+    reasons: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KnownNames:
+    """Roles and databases that a copy may have, the likeliest first."""
+
+    roles: tuple[str, ...]
+    databases: tuple[str, ...]
+
+    def pairs(self) -> Iterator[tuple[str, str]]:
+        """Each role with each database; names are not without bound."""
+        for role in self.roles[:_MOST_ROLES]:
+            for database in self.databases[:_MOST_DATABASES]:
+                yield role, database
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Access:
+    """A running copy of version `major`, and how to get in."""
+
+    server: Server
+    entrance: Entrance
+    major: int
+
+    def connect(
+        self,
+        database: str,
+        *,
+        statement_seconds: float,
+        search_path: str = "pg_catalog",
+        fires_triggers: bool = True,
+    ) -> psycopg.Connection:
+        """A superuser's session, without what the source's settings would do to it; the caller closes
+        it. Errors as `connection.connect`.
+        """
+        return connect(
+            self.server.dsn(dbname=database, user=self.entrance.role),
+            purpose="verify",
+            statement_seconds=statement_seconds,
+            search_path=search_path,
+            settings=session_settings(self.major, fires_triggers=fires_triggers),
+        )
+
+
+def session_settings(major: int, *, fires_triggers: bool = True) -> dict[str, str]:
+    """Start-up settings of a superuser's session that looks at a copy of version `major`.
+
+    No event or login trigger runs from 17 on. Before, those of tables too are off unless
+    `fires_triggers`; event triggers that are ENABLE ALWAYS run all the same.
+    """
+    settings = dict(_SETTINGS)
+    if major >= _FIRST_WITHOUT_EVENT_TRIGGERS:
+        settings |= {"event_triggers": "off", "transaction_timeout": "0"}
+    elif not fires_triggers:
+        settings["session_replication_role"] = "replica"
+    return settings
+
+
+def find_entrance(
+    server: Server, names: KnownNames, *, major: int, statement_seconds: float
+) -> Entrance | NoEntrance:
+    """Try the names in turn. Nothing is raised."""
+    reasons: list[str] = []
+    for role, database in names.pairs():
+        try:
+            found = _enter(server, role, database, major=major, seconds=statement_seconds)
+        except (psycopg.Error, SourceUnavailable) as error:
+            reasons.append(" ".join(str(error).split()))
+            continue
+        if found is not None:
+            return found
+        reasons.append(f'role "{role}" is not a superuser')
+    return NoEntrance(tuple(dict.fromkeys(reasons)))
+
+
+def _enter(
+    server: Server, role: str, database: str, *, major: int, seconds: float
+) -> Entrance | None:
+    dsn = server.dsn(dbname=database, user=role)
+    settings = session_settings(major)
+    with connect(dsn, purpose="verify", statement_seconds=seconds, settings=settings) as session:
+        if session.execute(_IS_SUPERUSER).fetchone() != (True,):
+            return None
+        rows = session.execute(_DATABASES).fetchall()
+    usable = [row for row in rows if not row[2]]
+    return Entrance(
+        role=role,
+        database=database,
+        open=_names(name for name, is_open, _, _ in usable if is_open),
+        closed=_names(
+            name
+            for name, is_open, _, is_template in usable
+            if not is_open and (name, is_template) != ("template0", True)
+        ),
+        invalid=_names(name for name, _, is_invalid, _ in rows if is_invalid),
+    )
+
+
+def _names(found: Iterable[object]) -> tuple[str, ...]:
+    return tuple(str(name) for name in found)

@@ -1,0 +1,61 @@
+"""Roles and databases of a stopped copy, asked of PostgreSQL in single-user mode, where nobody logs in.
+
+That mode needs no role that may, enters closed databases, and runs neither event triggers nor the
+settings of a role or a database (InitPostgres in postinit.c).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from drtool.sources.postgres.entrance import KnownNames
+from drtool.sources.postgres.server import ServerPlan
+from drtool.system.process import run_program
+
+_SECONDS = 300.0
+# Whatever was renamed or dropped: PostgreSQL needs a database to begin with.
+_USUAL_DATABASES = ("template1", "postgres", "template0")
+# A line each: a line break ends a statement. Names in hexadecimal, since they may hold anything.
+_QUERIES = """\
+SELECT 'role:' || encode(convert_to(rolname::text, getdatabaseencoding()), 'hex') \
+FROM pg_authid WHERE rolsuper AND rolcanlogin ORDER BY oid
+SELECT 'database:' || encode(convert_to(datname::text, getdatabaseencoding()), 'hex') \
+FROM pg_database WHERE datallowconn AND datconnlimit <> -2 ORDER BY oid
+SELECT 'complete:' FROM pg_authid WHERE oid = 10
+"""
+_TOLD = re.compile(r'"(role|database|complete):([0-9a-f]*)"')
+
+
+def read_names(plan: ServerPlan) -> KnownNames | str:
+    """The superusers that may log in, and the databases that take connections; or why nobody can tell.
+
+    The data directory's server must have been shut down in
+    good order; it is again when this returns. ProgramFailed if PostgreSQL cannot be run.
+    """
+    told: list[str] = []
+    for database in _USUAL_DATABASES:
+        command = [str(plan.binaries.program("postgres")), "--single"]
+        command += ["-D", str(plan.data_directory)]
+        for name, value in {**plan.settings, "search_path": "pg_catalog"}.items():
+            command += ["-c", f"{name}={value}"]
+        done = run_program(
+            [*command, database],
+            timeout_seconds=_SECONDS,
+            run_as=plan.run_as,
+            directory=plan.data_directory,
+            given=_QUERIES,
+        )
+        found = _TOLD.findall(done.output)
+        if done.code == 0 and ("complete", "") in found:
+            return KnownNames(roles=_of(found, "role"), databases=_of(found, "database"))
+        told.append(
+            " ".join(done.errors.split()) or "pg_authid does not hold the bootstrap superuser"
+        )
+    return told[0]
+
+
+def _of(found: Iterable[tuple[str, str]], kind: str) -> tuple[str, ...]:
+    return tuple(
+        bytes.fromhex(name).decode("utf-8", "replace") for what, name in found if what == kind
+    )

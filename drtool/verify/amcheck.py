@@ -1,0 +1,151 @@
+"""pg_amcheck over every open database of a running copy: B-tree indexes and heaps.
+
+Not --heapallindexed: that reads each table once more for each of its indexes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import psycopg
+from psycopg.conninfo import make_conninfo
+
+from drtool.errors import SourceUnavailable
+from drtool.model.finding import Finding, Severity
+from drtool.sources.postgres.binaries import ServerBinaries
+from drtool.sources.postgres.connection import startup_options
+from drtool.sources.postgres.entrance import Access, session_settings
+from drtool.sources.postgres.environment_errors import is_of_environment
+from drtool.system.process import Finished, ProgramFailed, clean_environment, run_program
+from drtool.verify.copy_findings import failed, not_measured, problem
+
+SUBJECT = "pg_amcheck"
+_INSTALLED = "SELECT 1 FROM pg_extension WHERE extname = 'amcheck'"
+_INSTALL = "CREATE EXTENSION amcheck WITH SCHEMA pg_catalog"
+_DROP = "DROP EXTENSION IF EXISTS amcheck"
+# The run as a whole has a limit.
+_NO_TIMEOUTS = {"statement_timeout": "0", "lock_timeout": "0"}
+_QUERY = "pg_amcheck: detail: Query was"
+_MARGIN = re.compile(r"\n(?=\S)")
+_MOST_SHOWN = 8
+_BROKEN = (psycopg.Error, SourceUnavailable)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Amcheck:
+    """One look at a copy. The extension is created where it is missing, and dropped there afterwards."""
+
+    access: Access
+    binaries: ServerBinaries
+    catalog_seconds: float
+    database_seconds: float
+
+    def findings(self, databases: Sequence[str]) -> Iterator[Finding]:
+        """Look into `databases`; nothing is raised."""
+        if not self.binaries.has("pg_amcheck"):
+            yield not_measured(SUBJECT, f"{self.binaries.bin_dir} has no pg_amcheck")
+            return
+        ready: list[str] = []
+        created: list[str] = []
+        try:
+            for database in databases:
+                try:
+                    if self._create(database):
+                        created.append(database)
+                    ready.append(database)
+                except _BROKEN as error:
+                    yield _not_created(database, error)
+            if ready:
+                yield from self._check(ready)
+        finally:
+            for database in created:
+                self._drop(database)
+
+    def _create(self, database: str) -> bool:
+        """Whether it was missing."""
+        with self._connect(database) as session:
+            if session.execute(_INSTALLED).fetchone() is not None:
+                return False
+            session.execute(_INSTALL)
+        return True
+
+    def _drop(self, database: str) -> None:
+        """The copy is left as its source was."""
+        try:
+            with self._connect(database) as session:
+                session.execute(_DROP)
+        except _BROKEN:
+            # An extension too many does no harm.
+            return
+
+    def _check(self, databases: Sequence[str]) -> Iterator[Finding]:
+        """One run a database: for several it begins in postgres or template1, whatever its
+        --maintenance-db says.
+        """
+        reports: list[str] = []
+        untold = 0
+        for database in databases:
+            try:
+                reports += _reports(self._run(database))
+            except ProgramFailed as error:
+                untold += 1
+                yield not_measured(f"{SUBJECT} in database {database}", error.message)
+        hindered = [report for report in reports if is_of_environment(report)]
+        wrong = [report for report in reports if not is_of_environment(report)]
+        if hindered:
+            yield not_measured(SUBJECT, _shown(hindered))
+        if wrong:
+            yield problem(SUBJECT, _shown(wrong))
+        if not reports and untold < len(databases):
+            yield Finding(severity=Severity.NOTE, subject=SUBJECT, fact="found nothing wrong")
+
+    def _run(self, database: str) -> Finished:
+        settings = session_settings(self.access.major, fires_triggers=False) | _NO_TIMEOUTS
+        command = [str(self.binaries.program("pg_amcheck")), "--jobs=2", "--no-password"]
+        command += ["--host", str(self.access.server.socket_directory), "--port", "5432"]
+        command += ["--username", self.access.entrance.role]
+        # The role may read nothing of ours, but must be able to stand in its working directory.
+        return run_program(
+            [*command, make_conninfo(dbname=database)],
+            timeout_seconds=self.database_seconds,
+            environment=clean_environment(PGOPTIONS=startup_options(settings)),
+        )
+
+    def _connect(self, database: str) -> psycopg.Connection:
+        return self.access.connect(
+            database, statement_seconds=self.catalog_seconds, fires_triggers=False
+        )
+
+
+def _not_created(database: str, error: Exception) -> Finding:
+    """Code of the data may forbid it, as an event trigger that always fires does: that is no damage."""
+    found = failed(f"{SUBJECT} in database {database}", "", error)
+    state = getattr(error, "sqlstate", None) or ""
+    if (
+        found.severity is Severity.PROBLEM
+        and isinstance(error, psycopg.Error)
+        and state[:2] != "XX"
+    ):
+        return not_measured(found.subject, f"the extension cannot be created: {found.fact}")
+    return found
+
+
+def _reports(done: Finished) -> Iterator[str]:
+    """What it found wrong, or stumbled over. A report begins at the margin, what belongs to it is
+    indented; what it says of itself is one report, without the query that failed.
+    """
+    if done.code == 0:
+        return
+    told = (*_MARGIN.split(done.output), done.errors.partition(_QUERY)[0])
+    blocks = [block for block in told if block.strip()]
+    if not blocks:
+        yield f"it ended with exit code {done.code}"
+    for block in blocks:
+        yield " ".join(block.split())
+
+
+def _shown(reports: Sequence[str]) -> str:
+    more = f" / and {len(reports) - _MOST_SHOWN} more" if len(reports) > _MOST_SHOWN else ""
+    return " / ".join(reports[:_MOST_SHOWN]) + more
