@@ -87,13 +87,8 @@ def judge_loss(
         return _judged(
             None, objective, "no mark tells up to which moment the copy holds everything"
         )
-    if asked.moment is None and proven_until > asked.declared + CLOCK_SKEW:
-        return _judged(
-            None,
-            objective,
-            f"the newest mark, of {proven_until.isoformat()}, lies ahead of this machine's clock:"
-            " one of the clocks was wrong, so nobody can tell how much was lost",
-        )
+    if _lies_ahead(asked, proven_until):
+        return _ahead(objective, "the newest mark", proven_until)
     span = max(asked.until - proven_until, timedelta(0))
     interval = LossInterval(timedelta(0), span)
     if asked.lost_at is None and asked.moment is None and span > objective.rpo:
@@ -137,6 +132,8 @@ def judge_stream(
             f" not arrived may not be{_after(asked)}. How long it was on its way, only marks tell: set"
             " `heartbeat_key`",
         )
+    if _lies_ahead(asked, proven_until):
+        return _ahead(objective, "the newest mark", proven_until)
     span = max(until - proven_until, timedelta(0))
     return _judged(
         LossInterval(timedelta(0), span),
@@ -162,6 +159,8 @@ def judge_snapshot(asked: Asked, objective: Objective, *, taken_from: datetime) 
     """
     if asked.is_position and asked.lost_at is None:
         return None
+    if _lies_ahead(asked, taken_from):
+        return _ahead(objective, "the beginning of the snapshot", taken_from)
     span = max(asked.until - taken_from, timedelta(0))
     interval = LossInterval(timedelta(0), span)
     told = (
@@ -184,6 +183,20 @@ def _event(asked: Asked) -> str:
     if asked.lost_at is not None:
         return "the disaster"
     return "the moment asked for" if asked.moment else "this restore was declared"
+
+
+def _lies_ahead(asked: Asked, moment: datetime) -> bool:
+    """Whether `moment` is later than the restore that it is held against: then a clock was wrong."""
+    return asked.moment is None and moment > asked.declared + CLOCK_SKEW
+
+
+def _ahead(objective: Objective, what: str, moment: datetime) -> Judgement:
+    return _judged(
+        None,
+        objective,
+        f"{what}, of {moment.isoformat()}, lies ahead of this machine's clock: one of the clocks was"
+        " wrong, so nobody can tell how much was lost",
+    )
 
 
 def _judged(measured: LossInterval | None, objective: Objective, explanation: str) -> Judgement:

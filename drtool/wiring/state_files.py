@@ -16,9 +16,9 @@ def files_state(facts: StateFacts) -> SourceState:
     """What stands now is what the newest whole snapshot has; files changed after it began are at risk."""
     extents = [manifest.files for manifest in facts.usable]
     whole = [extent.taken_from for extent in extents if extent.is_complete]
-    latest = max((moment for moment in whole if moment <= facts.now), default=None)
-    if latest is None:
-        latest = max(whole, default=None)
+    # One that bears a wrong time tells nothing of now as long as there is another.
+    dated = [moment for moment in whole if age_of(moment, facts.now) is not None]
+    latest = max(dated or whole, default=None)
     rpo_now = age_of(latest, facts.now)
     fix = f"Run `drtool backup {facts.name}`, or schedule it as often as the promise needs."
     loss = check_loss(facts.name, facts.objective, rpo_now=rpo_now, fix=fix)

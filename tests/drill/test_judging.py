@@ -163,6 +163,25 @@ def test_a_mark_ahead_of_the_clock_proves_nothing() -> None:
     assert to_latest(NOW + MINUTE / 2).measured == LossInterval(timedelta(0), timedelta(0))
 
 
+def test_a_snapshot_or_a_stream_ahead_of_the_clock_proves_nothing_either() -> None:
+    """A snapshot dated 2043 was "0.00 s MET"."""
+    latest = Asked(target=ToLatest(), declared=NOW)
+    of_stack = Asked(target=ToTime(NOW + 120 * MINUTE), declared=NOW, is_latest=True)
+
+    far = judge_snapshot(latest, OBJECTIVE, taken_from=NOW + 120 * MINUTE)
+    near = judge_snapshot(latest, OBJECTIVE, taken_from=NOW + MINUTE / 2)
+    stream = judge_stream(
+        of_stack, OBJECTIVE, proven_until=NOW + 120 * MINUTE, index_step=timedelta(0)
+    )
+
+    assert far is not None
+    assert near is not None
+    assert far.verdict is Verdict.UNKNOWN
+    assert "clock" in far.explanation
+    assert near.verdict is Verdict.MET
+    assert stream.verdict is Verdict.UNKNOWN
+
+
 def test_what_no_mark_tells_is_unknown() -> None:
     assert to_latest(None).verdict is Verdict.UNKNOWN
 
