@@ -43,13 +43,14 @@ _FILES_A_SHARD = 2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RedisServers:
-    """How the servers of one source are found and logged in to."""
+    """How the servers of one source are found and logged in to. Once `stop` is set, the reading ends."""
 
     kind: RedisTopology
     nodes: tuple[NodeAddress, ...]
     login: Login
     group: str | None = None
     limits: LinkLimits = field(default_factory=LinkLimits)
+    stop: threading.Event = field(default_factory=threading.Event)
 
     def look(self) -> Shape:
         """The servers as they are now; see `topology.discover`."""
@@ -136,6 +137,7 @@ def _reading(
         stores=stores,
         clock=clock,
         advance=_Advance(emit).advance,
+        asked=servers.stop,
         stop=threading.Event(),
         is_sealed=is_encrypted(repository),
         accepts_unread=storing.plan.accepted.unread,

@@ -10,7 +10,7 @@ from datetime import datetime
 from drtool.backup.batches import Batch
 from drtool.backup.redis_counting import KeyCount
 from drtool.backup.tree_large import LargeFile, PageStores
-from drtool.errors import Interrupted, SourceUnavailable, SourceUnsuitable
+from drtool.errors import SourceUnavailable, SourceUnsuitable
 from drtool.model.finding import Finding, Severity
 from drtool.repository.extents import RedisShard
 from drtool.repository.table import Attributes, EntryKind
@@ -30,6 +30,7 @@ from drtool.sources.redis.refusals import unknown_release
 from drtool.sources.redis.release import Release
 from drtool.sources.redis.shape import Shard
 from drtool.system.clock import Clock
+from drtool.system.stopping import go_on
 
 RDB = "shards/%d/dump.rdb"
 CONFIG = "shards/%d/config.json"
@@ -51,7 +52,8 @@ class ShardTask:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reading:
-    """What all shards of a run share. `advance` is told of bytes; once `stop` is set all end.
+    """What all shards of a run share. `advance` is told of bytes. Once `stop` is set, because one of them
+    failed, or `asked`, because somebody asked the run to end, all end.
 
     `is_sealed` is False where the repository has no key: passwords are then left out. With
     `accepts_unread` a server of an unknown version is stored all the same. `source` is for messages.
@@ -63,6 +65,7 @@ class Reading:
     stores: PageStores
     clock: Clock
     advance: Callable[[int], None]
+    asked: threading.Event
     stop: threading.Event
     is_sealed: bool
     accepts_unread: bool
@@ -173,8 +176,8 @@ def _store_rdb(
     count = KeyCount()
     try:
         while not isinstance(item := link.receive(_RECEIVE_SECONDS), RdbEnd):
-            if reading.stop.is_set():
-                raise Interrupted(f"the snapshot of {task.place} was broken off")
+            for stop in (reading.asked, reading.stop):
+                go_on(stop, f"the snapshot of {task.place}")
             if isinstance(item, RdbChunk):
                 count.feed(item.content)
                 file.take(item.content)

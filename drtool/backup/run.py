@@ -9,8 +9,9 @@ a kilobyte for each file.
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
 
@@ -42,6 +43,7 @@ from drtool.sources.postgres.basebackup import (
 from drtool.sources.postgres.facts import ServerFacts
 from drtool.sources.postgres.manifest import check_manifest, parse_manifest
 from drtool.system.clock import Clock, Stopwatch
+from drtool.system.stopping import go_on
 
 PHASE = "backup"
 # A main fork and its further segments, in a database: base/5/16400, base/5/16400.1.
@@ -70,13 +72,14 @@ class WalKeeper(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BackupSource:
-    """The server to read: its facts, the stream, the WAL, and its clock."""
+    """The server to read: its facts, the stream, the WAL, and its clock. `stop` ends the reading."""
 
     facts: ServerFacts
     bootstrap_role: str
     stream: BaseBackup
     wal: WalKeeper
     server_clock: Callable[[], datetime]
+    stop: threading.Event = field(default_factory=threading.Event)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -199,6 +202,7 @@ def _read_stream(source: BackupSource, intake: Intake, emit: Emit) -> ReadStream
             case MemberEnded():
                 intake.end_file()
             case Advanced(done):
+                go_on(source.stop, f"the backup of {source.facts.place}")
                 emit(PhaseAdvanced(phase=PHASE, done=done))
             case BackupBegan():
                 began = item

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -27,7 +28,6 @@ from drtool.backup.tree_large import PageStores
 from drtool.backup.tree_reading import TreeReader, Wanted
 from drtool.backup.tree_table import TreeTable
 from drtool.errors import SourceUnsuitable
-from drtool.model.finding import Finding
 from drtool.model.outcome import BackupKind, BackupOutcome
 from drtool.model.progress import Emit, PhaseAdvanced, PhaseBegan, PhaseEnded
 from drtool.pipeline.pages import REGION_BYTES
@@ -37,7 +37,7 @@ from drtool.repository.lease import Lease
 from drtool.repository.repository import Repository
 from drtool.repository.table import RECORD_COVERS_BYTES
 from drtool.repository.trees import attributes_of, compare_signs, moved_sign
-from drtool.sources.files.beneath import open_tree
+from drtool.sources.files.beneath import open_root
 from drtool.sources.files.entries import Omitted, TreeEntry, TreeKind
 from drtool.sources.files.exclude import NOTHING_EXCLUDED, ExcludeRules
 from drtool.sources.files.guard import (
@@ -50,10 +50,10 @@ from drtool.sources.files.guard import (
     judge_sentinel,
     look_at_place,
 )
-from drtool.sources.files.sqlite import SqliteWatch
 from drtool.sources.files.unchanged import is_settled
 from drtool.sources.files.walk import ALL_BUT_FILES, walk_tree
 from drtool.system.clock import Clock, Stopwatch
+from drtool.system.stopping import go_on
 
 PHASE = "backup"
 # A worker is given this many small files, or this many bytes of them, at a time.
@@ -68,7 +68,8 @@ _KEPT_AT_ONCE = 256
 class TreeSource:
     """The tree to read, and what makes a run stop: see `guard`.
 
-    `accepts_changes`: an alarm of the guard is known, and this run goes on all the same.
+    `accepts_changes`: an alarm of the guard is known, and this run goes on all the same. Once `stop` is
+    set, the reading ends.
     """
 
     path: Path
@@ -77,6 +78,7 @@ class TreeSource:
     max_delete_percent: float = 50.0
     sentinel: bytes | None = None
     accepts_changes: bool = False
+    stop: threading.Event = field(default_factory=threading.Event)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,7 +91,6 @@ class _Met:
     bytes_read: int
     random: int
     alarms: list[Alarm]
-    written: tuple[Finding, ...]
 
 
 def run_snapshot(
@@ -107,7 +108,8 @@ def run_snapshot(
     unless that is accepted. What could not be read is a finding of severity PROBLEM.
     """
     watch, began = Stopwatch(clock), clock.now()
-    with open_tree(tree.path) as root:
+    root = open_root(tree.path)
+    try:
         place = _checked_place(root, plan, tree)
         omissions = Omissions()
         emit(PhaseBegan(phase=PHASE, title="files", total=_files_before(plan), unit="objects"))
@@ -120,11 +122,13 @@ def run_snapshot(
                 previous=storing.previous,
                 seed=repository.ring.page_seed(),
             )
-            run = _Run(root, stores, omissions, horizon=_horizon(plan), emit=emit)
-            met = run.read(tree, plan, began=began)
+            run = _Run(root, stores, omissions, horizon=_horizon(plan), emit=emit, stop=tree.stop)
+            met = run.read(tree, plan)
             _refuse(met.alarms, plan, tree)
             taken_until = clock.now()
             stored = storing.finish()
+    finally:
+        os.close(root)
     emit(PhaseEnded(phase=PHASE, seconds=watch.seconds()))
     extent = FilesExtent(
         root=os.fsdecode(os.path.abspath(tree.path)),
@@ -141,7 +145,7 @@ def run_snapshot(
         stored,
         extent,
         counted=Counted(files=met.files, read_bytes=met.size_bytes),
-        findings=(*tree.exclude.findings(), *omissions.findings(), *met.written),
+        findings=(*tree.exclude.findings(), *omissions.findings()),
         lease=lease,
         clock=clock,
     )
@@ -214,13 +218,13 @@ class _Run:
         *,
         horizon: datetime | None,
         emit: Emit,
+        stop: threading.Event,
     ) -> None:
-        self._root = root
         self._stores = stores
         self._omissions = omissions
         self._horizon_ns = int(horizon.timestamp()) * 1_000_000_000 if horizon else 0
         self._emit = emit
-        self._reader = TreeReader(root, stores, omissions)
+        self._reader = TreeReader(root, stores, omissions, stop=stop)
         self._threads = ThreadPoolExecutor(WORKERS, thread_name_prefix="read")
         self._running: deque[Future[None]] = deque()
         self._small: list[Wanted] = []
@@ -231,9 +235,8 @@ class _Run:
         self._files = self._empty = self._seen = 0
         self._new_signs: set[int] = set()
         self._kept_bytes = self._kept_random = 0
-        self._sqlite = SqliteWatch()
 
-    def read(self, tree: TreeSource, plan: BackupPlan, *, began: datetime) -> _Met:
+    def read(self, tree: TreeSource, plan: BackupPlan) -> _Met:
         """Walk, and read what changed; every entry is in the table when this returns."""
         walk = walk_tree(
             tree.path,
@@ -243,21 +246,20 @@ class _Run:
         )
         try:
             for item in walk:
+                go_on(tree.stop, f"the snapshot of {tree.path}")
                 if isinstance(item, TreeEntry):
-                    self._sqlite.meet(item)
                     self._meet(item)
                 elif isinstance(item, Omitted):
                     self._omissions.add(item)
             self._submit_small()
             self._wait(0)
+            go_on(tree.stop, f"the snapshot of {tree.path}")
             self._link_names()
             self._add_kept()
         finally:
             self._threads.shutdown(cancel_futures=True)
             self._reader.close()
-        since_ns = int(began.timestamp() * 1e9)
-        written = self._sqlite.findings(self._root, since_ns=since_ns)
-        return self._met(tree, plan, tuple(written))
+        return self._met(tree, plan)
 
     def _meet(self, entry: TreeEntry) -> None:
         previous = self._stores.previous
@@ -348,7 +350,7 @@ class _Run:
         previous = self._stores.previous
         return previous.count_signs(self._new_signs) if previous and self._new_signs else 0
 
-    def _met(self, tree: TreeSource, plan: BackupPlan, written: tuple[Finding, ...]) -> _Met:
+    def _met(self, tree: TreeSource, plan: BackupPlan) -> _Met:
         reader = self._reader
         files = self._files - len(reader.omitted)
         known = _files_before(plan) or 0
@@ -372,5 +374,4 @@ class _Run:
             bytes_read=reader.size_bytes,
             random=self._kept_random + reader.random,
             alarms=judge_changes(counts, max_delete_percent=tree.max_delete_percent),
-            written=written,
         )

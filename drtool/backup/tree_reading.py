@@ -18,6 +18,7 @@ from drtool.repository.trees import attributes_of
 from drtool.sources.files.entries import Omitted, TreeEntry
 from drtool.sources.files.guard import entropy_bits, looks_random
 from drtool.sources.files.reading import FileBegan, FileBytes, FileEnded, FileHole, TreeFiles
+from drtool.system.stopping import go_on
 
 # Enough to tell random bytes from others, and quick enough to be done for every file.
 _PROBE_BYTES = 4096
@@ -34,10 +35,16 @@ class Wanted:
 
 
 class TreeReader:
-    """Reads and stores; any number of threads. What was read and what was met is counted."""
+    """Reads and stores; any number of threads. What was read and what was met is counted.
 
-    def __init__(self, root: int, stores: PageStores, omissions: Omissions) -> None:
+    Once `stop` is set, Interrupted.
+    """
+
+    def __init__(
+        self, root: int, stores: PageStores, omissions: Omissions, *, stop: threading.Event
+    ) -> None:
         self._root = root
+        self._stop = stop
         self._stores = stores
         self._omissions = omissions
         self._local = threading.local()
@@ -68,6 +75,7 @@ class TreeReader:
         path = wanted.entry.path
         reading = _Reading(wanted, self)
         for item in self._files().read(path):
+            go_on(self._stop, "the snapshot")
             match item:
                 case FileBytes():
                     reading.take(item.data, packer)

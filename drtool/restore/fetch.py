@@ -23,12 +23,13 @@ import numpy.typing as npt
 
 from drtool.errors import DestinationRefused, IntegrityError
 from drtool.model.finding import Finding, Severity
-from drtool.model.progress import Emit, PhaseAdvanced
+from drtool.model.progress import PhaseAdvanced
 from drtool.pipeline.pages import Extents
 from drtool.repository.backups import Manifest, open_table
 from drtool.repository.chunks import ChunkReader
 from drtool.repository.table import Attributes, EntryKind, PackList, TableRecord
 from drtool.restore.destination import Destination
+from drtool.restore.phases import Phases
 from drtool.system.durable import replace_durably, sync_file_systems
 from drtool.system.users import give
 
@@ -74,7 +75,7 @@ def fetch_files(
     destination: Destination,
     *,
     workers: int,
-    emit: Emit,
+    phases: Phases,
 ) -> Fetched:
     """Write every file of the backup but pg_control, durably.
 
@@ -85,7 +86,7 @@ def fetch_files(
     table = open_table(manifest, reader)
     with (
         _told(destination.data),
-        _Writers(reader, table.packs, workers=workers, emit=emit) as writers,
+        _Writers(reader, table.packs, workers=workers, phases=phases) as writers,
     ):
         for unit in _units(layout.pieces(table)):
             writers.submit(unit)
@@ -271,7 +272,7 @@ class _Writers:
     reader: ChunkReader
     packs: PackList
     workers: int = field(kw_only=True)
-    emit: Emit = field(kw_only=True)
+    phases: Phases = field(kw_only=True)
     written_bytes: int = 0
     _pool: ThreadPoolExecutor | None = None
     _running: deque[Future[None]] = field(default_factory=deque)
@@ -292,12 +293,14 @@ class _Writers:
         assert self._pool is not None
         while len(self._running) >= self.workers + 2:
             self._running.popleft().result()
+        self.phases.go_on()
         self._running.append(self._pool.submit(self._write, unit))
 
     def finish(self) -> None:
         """Wait for all units."""
         while self._running:
             self._running.popleft().result()
+            self.phases.go_on()
 
     def _write(self, unit: list[Piece]) -> None:
         work = _side_by_side(unit)
@@ -313,7 +316,7 @@ class _Writers:
         with self._lock:
             self.written_bytes += int(work.extents["length"].sum(dtype=np.int64))
             done = self.written_bytes
-        self.emit(PhaseAdvanced(phase=_PHASE, done=done))
+        self.phases.emit(PhaseAdvanced(phase=_PHASE, done=done))
 
     def _write_from(self, pack: int, work: _Work, descriptors: dict[int, int]) -> None:
         mine = np.nonzero(work.extents["pack"] == pack)[0]

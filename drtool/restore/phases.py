@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 from drtool.model.outcome import Phase
 from drtool.model.progress import Emit, PhaseBegan, PhaseEnded
 from drtool.system.clock import Clock, Stopwatch
+from drtool.system.stopping import go_on
 
 
 @dataclass(slots=True)
@@ -19,12 +21,16 @@ class _Sizes:
 
 
 class Phases:
-    """Begun when the restore is declared. One thread at a time."""
+    """Begun when the restore is declared. One thread at a time.
 
-    def __init__(self, clock: Clock, emit: Emit) -> None:
+    `stop` asks the restore to end: its steps look at it with `go_on` where nothing is left half done.
+    """
+
+    def __init__(self, clock: Clock, emit: Emit, stop: threading.Event | None = None) -> None:
         self.began = clock.now()
         self.emit = emit
         self.clock = clock
+        self.stop = stop or threading.Event()
         self._watch = Stopwatch(clock)
         self._done: list[Phase] = []
 
@@ -50,6 +56,10 @@ class Phases:
                 )
             )
             self.emit(PhaseEnded(phase=name, seconds=seconds))
+
+    def go_on(self) -> None:
+        """Return, or raise Interrupted if somebody asked to stop. Any thread."""
+        go_on(self.stop, "the restore")
 
     def seconds(self) -> float:
         """Since the restore was declared."""

@@ -138,6 +138,7 @@ def _fetch(
     def told(parts: Iterable[memoryview | bytes]) -> Iterator[memoryview | bytes]:
         nonlocal done
         for part in parts:
+            phases.go_on()
             yield part
             done += len(part)
             phases.emit(PhaseAdvanced(phase=FETCH, done=done))

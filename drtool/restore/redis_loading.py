@@ -58,6 +58,7 @@ def _wait(
 ) -> None:
     deadline = phases.clock.monotonic() + site.load_seconds
     while True:
+        phases.go_on()
         told = [server.loading() for server in servers]
         done = sum(int((one.share or 0.0) * size) for one, size in zip(told, sizes, strict=True))
         phases.emit(PhaseAdvanced(phase=PHASE, done=done))

@@ -34,7 +34,6 @@ from drtool.sources.postgres.log import (
     TimelineSelected,
 )
 from drtool.sources.postgres.server import RunningServer
-from drtool.system.clock import Clock
 
 _POLL_SECONDS = 0.02
 _TARGET_MISSED = "recovery ended before configured recovery target was reached"
@@ -90,7 +89,7 @@ def watch_replay(
     """Return when the last record was replayed, or raise why that will not be."""
     start = plan.manifest.postgres.start_lsn
     watch = ReplayWatch(start, start)
-    patience = _Patience(phases.clock, limits.silent_seconds)
+    patience = _Patience(phases, limits.silent_seconds)
     shown = start
     while not (watch.ended or server.is_ready):
         _step(server, ring, plan, watch=watch)
@@ -112,7 +111,7 @@ def watch_promotion(
     limits: ReplayLimits,
 ) -> None:
     """Return when the server takes connections."""
-    patience = _Patience(phases.clock, limits.promote_seconds)
+    patience = _Patience(phases, limits.promote_seconds)
     while not server.is_ready:
         _step(server, ring, plan, watch=watch)
         patience.look((), what="the end of the recovery")
@@ -156,14 +155,19 @@ def reached(watch: ReplayWatch, plan: RestorePlan, destination: Destination) -> 
 class _Patience:
     """A limit on time without any change."""
 
-    def __init__(self, clock: Clock, seconds: float) -> None:
-        self._clock = clock
+    def __init__(self, phases: Phases, seconds: float) -> None:
+        self._phases = phases
+        self._clock = phases.clock
         self._seconds = seconds
         self._seen: object = None
-        self._since = clock.monotonic()
+        self._since = self._clock.monotonic()
 
     def look(self, state: object, *, what: str) -> None:
-        """Pass a little time; NotRecoverable if `state` has not changed for too long."""
+        """Pass a little time; NotRecoverable if `state` has not changed for too long.
+
+        Interrupted if somebody asked to stop.
+        """
+        self._phases.go_on()
         now = self._clock.monotonic()
         if state != self._seen:
             self._seen, self._since = state, now

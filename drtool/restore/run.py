@@ -156,7 +156,7 @@ def _fetch(
     reader = ChunkReader(repository.store, repository.ring)
     with phases.phase("fetch", "files of the backup", total=plan.fetch_bytes) as sizes:
         fetched = fetch_files(
-            plan.manifest, reader, site.destination, workers=site.workers, emit=phases.emit
+            plan.manifest, reader, site.destination, workers=site.workers, phases=phases
         )
         sizes.size_bytes = fetched.size_bytes
         findings = prepare_recovery(plan.manifest, site.destination)

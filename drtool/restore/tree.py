@@ -89,9 +89,7 @@ def _fetch(
 ) -> TreeWritten:
     root = os.open(place, os.O_RDONLY | os.O_DIRECTORY) if plan.is_delta else None
     try:
-        with TreeFetch(
-            fetcher, writer, delta_root=root, workers=WORKERS, emit=phases.emit
-        ) as fetch:
+        with TreeFetch(fetcher, writer, delta_root=root, workers=WORKERS, phases=phases) as fetch:
             return fetch.place(chosen_records(table, plan.wanted))
     finally:
         if root is not None:

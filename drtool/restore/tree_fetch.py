@@ -20,10 +20,11 @@ from functools import partial
 import numpy as np
 
 from drtool.errors import IntegrityError, NotRecoverable
-from drtool.model.progress import Emit, PhaseAdvanced
+from drtool.model.progress import PhaseAdvanced
 from drtool.pipeline.pages import HOLE, Extents
 from drtool.repository.table import EntryKind, TableRecord
 from drtool.repository.trees import entry_of
+from drtool.restore.phases import Phases
 from drtool.restore.tree_chunks import Fetcher
 from drtool.sources.files.beneath import Beneath
 from drtool.sources.files.entries import TreeEntry
@@ -74,13 +75,13 @@ class TreeFetch:
         *,
         delta_root: int | None,
         workers: int,
-        emit: Emit,
+        phases: Phases,
     ) -> None:
         """`delta_root`: the open destination, if what is in it is to be compared."""
         self._fetcher = fetcher
         self._writer = writer
         self._delta_root = delta_root
-        self._emit = emit
+        self._phases = phases
         self._most = workers + 2
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix="fetch")
         self._local = threading.local()
@@ -105,10 +106,14 @@ class TreeFetch:
             large.stack.__exit__(IntegrityError, IntegrityError("broken off"), None)
 
     def place(self, records: Iterable[TableRecord]) -> TreeWritten:
-        """All of them. NotRecoverable if there are none; the first failure of a worker is raised."""
+        """All of them. NotRecoverable if there are none; the first failure of a worker is raised.
+
+        Interrupted if somebody asked to stop.
+        """
         is_empty = True
         for record in records:
             is_empty = False
+            self._phases.go_on()
             self._place(record)
         if is_empty:
             raise NotRecoverable(
@@ -120,6 +125,7 @@ class TreeFetch:
             self._close_large()
         while self._running:
             self._running.popleft().result()
+            self._phases.go_on()
         return TreeWritten(files=self.files, same_files=self.same_files, size_bytes=self.size_bytes)
 
     def _place(self, record: TableRecord) -> None:
@@ -201,6 +207,7 @@ class TreeFetch:
         large = self._large[0]
         for unit in large.units:
             unit.result()
+            self._phases.go_on()
         if large.done != large.entry.size_bytes:
             raise _hole_in(large.entry.path)
         self._large.popleft()
@@ -288,7 +295,7 @@ class TreeFetch:
         with self._lock:
             self.size_bytes += size_bytes
             done = self.size_bytes
-        self._emit(PhaseAdvanced(phase=PHASE, done=done))
+        self._phases.emit(PhaseAdvanced(phase=PHASE, done=done))
 
 
 def _stored_bytes(extents: Extents) -> int:

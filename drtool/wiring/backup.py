@@ -43,7 +43,7 @@ def backup(
     with opened_repository(policy, around) as repository:
         parts = _Parts(request, policy, repository, around)
         jobs = {name: partial(parts.back_up, name, source) for name, source in sources.items()}
-        ended = side_by_side(jobs, around.emit, at_once=request.at_once)
+        ended = side_by_side(jobs, around.emit, at_once=request.at_once, stop=around.stop)
     return with_failures(ended)
 
 

@@ -100,6 +100,7 @@ class PostgresBackup:
                 stream=stream,
                 wal=keeper,
                 server_clock=self._server_clock,
+                stop=around.stop,
             )
             return run_backup(
                 plan,

@@ -73,6 +73,7 @@ class FilesBackup:
             max_delete_percent=source.max_delete,
             sentinel=os.fsencode(source.sentinel) if source.sentinel else None,
             accepts_changes=self.request.accepts_source,
+            stop=around.stop,
         )
         with lease_of_backup(self.repository, self.name, around) as lease:
             return run_snapshot(
@@ -200,7 +201,7 @@ class _Restore:
         from drtool.restore.phases import Phases
         from drtool.restore.tree import run_tree_restore
 
-        phases = Phases(self.around.clock, emit)
+        phases = Phases(self.around.clock, emit, self.around.stop)
         outcome = run_tree_restore(self.plan, place, repository=self.repository, phases=phases)
         asked = asked_of(self.request, self.plan.target, declared=phases.began)
         taken_from = self.plan.manifest.files.taken_from

@@ -128,6 +128,7 @@ class RedisBackup:
             nodes=tuple(NodeAddress.parse(node) for node in self.source.nodes),
             login=login_of(self.source, self.around),
             group=self.source.group,
+            stop=self.around.stop,
         )
 
     def _plan(self) -> BackupPlan:
@@ -230,7 +231,7 @@ class _Restore:
         return lambda emit: self._run(site, emit)
 
     def _run(self, site: RedisSite, emit: Emit) -> RestoreOutcome:
-        phases = Phases(self.around.clock, emit)
+        phases = Phases(self.around.clock, emit, self.around.stop)
         outcome = run_redis_restore(self.plan, site, repository=self.repository, phases=phases)
         asked = asked_of(self.request, self.plan.target, declared=outcome.began)
         loss = self._loss(outcome, asked)

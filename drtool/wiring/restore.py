@@ -61,7 +61,7 @@ def restore(
             return tuple(one.preview(places[one.source]) for one in planned)
         if len(runners) > 1:
             _make_common_place(places)
-        ended = side_by_side(runners, around.emit, at_once=len(runners))
+        ended = side_by_side(runners, around.emit, at_once=len(runners), stop=around.stop)
         outcomes = [one for one in ended.values() if isinstance(one, RestoreOutcome)]
         errors = [one for one in ended.values() if isinstance(one, DrtoolError)]
         report = RestoreReport(

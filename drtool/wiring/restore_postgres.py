@@ -63,7 +63,7 @@ class _Job:
         return lambda emit: self._run(site, verifier, emit)
 
     def _run(self, site: RestoreSite, verifier: ClusterVerifier, emit: Emit) -> RestoreOutcome:
-        phases = Phases(self.around.clock, emit)
+        phases = Phases(self.around.clock, emit, self.around.stop)
         outcome = run_restore(
             self.plan, site, repository=self.repository, verifier=verifier, phases=phases
         )

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import TypeVar
 
-from drtool.errors import DrtoolError, Interrupted
+from drtool.errors import DrtoolError
 from drtool.model.outcome import Failure
 from drtool.model.progress import Emit, Event, Noted, PhaseAdvanced, PhaseBegan, PhaseEnded
 
@@ -18,28 +18,26 @@ Job = Callable[[Emit], T]
 
 
 def side_by_side(
-    jobs: Mapping[str, Job[T]], emit: Emit, *, at_once: int
+    jobs: Mapping[str, Job[T]], emit: Emit, *, at_once: int, stop: threading.Event
 ) -> dict[str, T | DrtoolError]:
     """What each source's job gave, or why it failed, in the order of `jobs`; `at_once` run at a time.
 
     A single job runs in this very thread, which is the one that a signal interrupts, and its error is
     raised. Of several, a failure is told as a warning when it comes. An error that is no DrtoolError
-    is a bug: it is raised once all have ended. After an interrupt no further job begins, and those
-    that run end as soon as they advance.
+    is a bug: it is raised once all have ended. After an interrupt no further job begins, and `stop` is
+    set: every job looks at it where it can end.
     """
     if len(jobs) == 1:
         [(name, job)] = jobs.items()
         return {name: job(emit)}
-    is_broken_off = threading.Event()
     with ThreadPoolExecutor(at_once, thread_name_prefix="source") as threads:
-        futures = {
-            name: threads.submit(_with_failure, name, job, emit, until=is_broken_off)
-            for name, job in jobs.items()
-        }
         try:
+            futures = {
+                name: threads.submit(_with_failure, name, job, emit) for name, job in jobs.items()
+            }
             bugs = [future.exception() for future in futures.values()]
-        except BaseException:  # this thread was interrupted as it waited
-            is_broken_off.set()
+        except BaseException:  # this thread was interrupted
+            stop.set()
             threads.shutdown(wait=False, cancel_futures=True)
             raise
     for bug in bugs:
@@ -65,20 +63,16 @@ def _failure(name: str, error: DrtoolError) -> Failure:
     )
 
 
-def _with_failure(name: str, job: Job[T], emit: Emit, *, until: threading.Event) -> T | DrtoolError:
+def _with_failure(name: str, job: Job[T], emit: Emit) -> T | DrtoolError:
     try:
-        return job(_told_apart(emit, name, until=until))
+        return job(_told_apart(emit, name))
     except DrtoolError as error:
         emit(Noted(f"source {name}: {error.message}", "warning"))
         return error
 
 
-def _told_apart(emit: Emit, name: str, *, until: threading.Event) -> Emit:
-    """The events of one source among several: their phases and sentences bear its name.
-
-    Once `until` is set, whoever advances is told to end. Only there: a phase that begins or ends may
-    have a server running that nobody would stop.
-    """
+def _told_apart(emit: Emit, name: str) -> Emit:
+    """The events of one source among several: their phases and sentences bear its name."""
 
     def tell(event: Event) -> None:
         match event:
@@ -89,8 +83,6 @@ def _told_apart(emit: Emit, name: str, *, until: threading.Event) -> Emit:
             case PhaseEnded(phase=phase):
                 emit(replace(event, phase=f"{name}/{phase}"))
             case PhaseAdvanced(phase=phase):
-                if until.is_set():
-                    raise Interrupted(f"the run of source {name} was broken off")
                 emit(replace(event, phase=f"{name}/{phase}"))
 
     return tell

@@ -42,7 +42,7 @@ def sync(
     with _leases(policy, around) as leases:
         parts = _Parts(request, policy, leases, around)
         jobs = {name: partial(parts.sync, name, source) for name, source in sources.items()}
-        ended = side_by_side(jobs, around.emit, at_once=1)
+        ended = side_by_side(jobs, around.emit, at_once=1, stop=around.stop)
     return with_failures(ended)
 
 

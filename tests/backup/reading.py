@@ -14,6 +14,8 @@ from drtool.repository.repository import Repository
 from drtool.repository.table import EntryKind
 from drtool.restore.destination import Destination, TablespacePlace
 from drtool.restore.fetch import fetch_files, put_control
+from drtool.restore.phases import Phases
+from drtool.system.clock import SystemClock
 from drtool.system.users import current_user
 from tests.servers.postgres import (
     PostgresServer,
@@ -36,7 +38,9 @@ def read_back(manifest: Manifest, repository: Repository, into: Path) -> Path:
         spaces.append(TablespacePlace(oid, location, path))
     destination = Destination(into, tuple(spaces), current_user())
     reader = ChunkReader(repository.store, repository.ring)
-    fetched = fetch_files(manifest, reader, destination, workers=2, emit=silent)
+    fetched = fetch_files(
+        manifest, reader, destination, workers=2, phases=Phases(SystemClock(), silent)
+    )
     put_control(fetched, destination)
     for space in spaces:
         (into / "pg_tblspc" / str(space.oid)).symlink_to(space.path)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -116,6 +117,7 @@ def take_backup(
     wal: WalKeeper | None = None,
     emit: Emit = silent,
     accepts_source: bool = False,
+    stop: threading.Event | None = None,
 ) -> BackupOutcome:
     """One backup, by the role and server of `dsn`."""
     facts = read_facts(dsn)
@@ -129,6 +131,7 @@ def take_backup(
             stream=stream,
             wal=wal or WalElsewhere(),
             server_clock=CLOCK.now,
+            stop=stop or threading.Event(),
         )
         plan = plan_for(repository, facts.system_id)
         return run_backup(

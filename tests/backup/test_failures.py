@@ -10,8 +10,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from drtool.backup.run import BackupSource, run_backup
-from drtool.errors import LeaseHeld, RepositoryUnavailable, SourceUnavailable
-from drtool.model.progress import silent
+from drtool.errors import Interrupted, LeaseHeld, RepositoryUnavailable, SourceUnavailable
+from drtool.model.progress import Event, PhaseAdvanced, PhaseBegan, PhaseEnded, silent
 from drtool.model.wal import Lsn
 from drtool.repository import chunks
 from drtool.repository.backups import backup_ids, read_manifests
@@ -216,6 +216,27 @@ def test_a_server_that_dies_in_the_middle_leaves_no_backup() -> None:
         assert set(threading.enumerate()) <= threads
     finally:
         server.close()
+
+
+def test_a_backup_that_is_asked_to_stop_ends_by_itself_and_leaves_no_backup(
+    server: PostgresServer,
+) -> None:
+    repository, stop = new_repository(), threading.Event()
+    threads = set(threading.enumerate())
+    wal, events = WalElsewhere(), list[Event]()
+
+    def ask_once_it_flows(event: Event) -> None:
+        events.append(event)
+        if isinstance(event, PhaseBegan):
+            stop.set()
+
+    with pytest.raises(Interrupted):
+        take_backup(server.dsn(), repository, wal=wal, emit=ask_once_it_flows, stop=stop)
+
+    assert not any(isinstance(event, PhaseAdvanced | PhaseEnded) for event in events)
+    assert backup_ids(repository, SOURCE) == []
+    assert wal.calls == ["begin", "abandon"]
+    _assert_nothing_left(server, threads)
 
 
 def test_wal_that_cannot_be_kept_means_no_backup(server: PostgresServer) -> None:

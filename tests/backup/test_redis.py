@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from drtool.errors import DrtoolError, SourceUnavailable, SourceUnsuitable
+from drtool.errors import DrtoolError, Interrupted, SourceUnavailable, SourceUnsuitable
 from drtool.model.progress import Event, PhaseAdvanced
 from drtool.policy.secrets import Secret
 from drtool.policy.sources import RedisTopology
@@ -304,6 +304,27 @@ def test_a_master_that_dies_in_mid_snapshot_leaves_no_backup(
     threads[0].join()
 
     assert isinstance(caught.value, SourceUnavailable)
+    assert backup_ids(repository, SOURCE) == []
+
+
+def test_a_snapshot_that_is_asked_to_stop_ends_by_itself_and_leaves_no_backup(
+    make_redis: MakeRedis, repository: Repository
+) -> None:
+    server = make_redis(settings=SLOW)
+    with server.client() as client:
+        client.execute_command("DEBUG", "POPULATE", 5000, "key", 1000)
+    servers = servers_of(server)
+    told: list[int] = []
+
+    def ask_once_it_flows(event: Event) -> None:
+        if isinstance(event, PhaseAdvanced):
+            told.append(event.done)
+            servers.stop.set()
+
+    with pytest.raises(Interrupted):
+        take_snapshot(repository, servers, emit=ask_once_it_flows)
+
+    assert len(told) == 1
     assert backup_ids(repository, SOURCE) == []
 
 

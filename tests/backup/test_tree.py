@@ -6,17 +6,20 @@ import os
 import random
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from drtool.errors import SourceUnsuitable
+from drtool.errors import Interrupted, SourceUnsuitable
 from drtool.model.finding import Severity
+from drtool.model.progress import Event, PhaseBegan
 from drtool.repository.backups import backup_ids, open_table, read_manifests
 from drtool.repository.chunks import ChunkReader
 from drtool.repository.repository import Repository
+from drtool.restore.phases import Phases
 from drtool.sources.files import reading
 from drtool.sources.files.reading import FileBytes, ReadItem, TreeFiles
 from tests.backup.stores import Died, FailsAt
@@ -343,6 +346,36 @@ def _wait_for_packs(repository: Repository, process: subprocess.Popen[bytes], mo
     while process.poll() is None and len(list(repository.store.list(""))) < wanted:
         assert time.monotonic() < deadline
         time.sleep(0.002)
+
+
+def test_a_snapshot_that_is_asked_to_stop_ends_by_itself_and_is_not_listed(tree: Path) -> None:
+    repository, stop = new_repository(), threading.Event()
+
+    def ask_once_it_runs(event: Event) -> None:
+        if isinstance(event, PhaseBegan):
+            stop.set()
+
+    with pytest.raises(Interrupted):
+        snapshot(repository, tree, emit=ask_once_it_runs, stop=stop)
+
+    assert backup_ids(repository, SOURCE) == []
+
+
+def test_a_restore_that_is_asked_to_stop_ends_by_itself_and_says_what_it_left(
+    tree: Path, tmp_path: Path
+) -> None:
+    repository, stop = new_repository(), threading.Event()
+    snapshot(repository, tree)
+    place = tmp_path / "back"
+
+    def ask_once_it_fetches(event: Event) -> None:
+        if isinstance(event, PhaseBegan) and event.phase == "fetch":
+            stop.set()
+
+    with pytest.raises(Interrupted):
+        bring_back(repository, place, phases=Phases(CLOCK, ask_once_it_fetches, stop))
+
+    assert not any(path.is_file() for path in place.rglob("*"))
 
 
 def test_a_hard_link_whose_first_name_cannot_be_read_is_saved_by_another(

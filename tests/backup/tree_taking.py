@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from datetime import datetime, timedelta
 from pathlib import Path
 
 from drtool.backup.plan import plan_snapshot
 from drtool.backup.tree import TreeSource, run_snapshot
 from drtool.model.outcome import BackupOutcome, RestoreOutcome
-from drtool.model.progress import silent
+from drtool.model.progress import Emit, silent
 from drtool.model.target import RecoveryTarget, ToLatest
 from drtool.repository.backups import new_backup_id, read_manifests, unfinished_attempts
 from drtool.repository.extents import FilesExtent
@@ -48,6 +49,8 @@ def snapshot(
     accepts_changes: bool = False,
     sentinel: bytes | None = None,
     clock: Clock = LATER,
+    emit: Emit = silent,
+    stop: threading.Event | None = None,
 ) -> BackupOutcome:
     """Take a snapshot as the command does."""
     tree = TreeSource(
@@ -55,6 +58,7 @@ def snapshot(
         exclude=compile_rules(exclude),
         accepts_changes=accepts_changes,
         sentinel=sentinel,
+        stop=stop or threading.Event(),
     )
     with Lease(repository, f"backup-{SOURCE}", clock=CLOCK) as lease:
         plan = plan_snapshot(
@@ -65,7 +69,7 @@ def snapshot(
             attempts=list(unfinished_attempts(repository, SOURCE, most=5)),
         )
         return run_snapshot(
-            plan, tree=tree, repository=repository, lease=lease, clock=clock, emit=silent
+            plan, tree=tree, repository=repository, lease=lease, clock=clock, emit=emit
         )
 
 
@@ -95,6 +99,7 @@ def bring_back(
     target: RecoveryTarget | None = None,
     patterns: tuple[str, ...] = (),
     is_delta: bool = False,
+    phases: Phases | None = None,
 ) -> RestoreOutcome:
     """Restore as the command does."""
     plan = plan_of(repository, target=target, patterns=patterns, is_delta=is_delta)
@@ -103,7 +108,8 @@ def bring_back(
     )
     if patterns:
         look_ahead(plan, repository)
-    return run_tree_restore(plan, real, repository=repository, phases=Phases(CLOCK, silent))
+    phases = phases or Phases(CLOCK, silent)
+    return run_tree_restore(plan, real, repository=repository, phases=phases)
 
 
 def a_rich_tree(root: Path) -> Path:

@@ -8,6 +8,7 @@ import shlex
 import shutil
 import subprocess
 import tempfile
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -149,6 +150,7 @@ def restore(
     emit: Emit = silent,
     bin_dir: Path | None = None,
     modules: tuple[Path, ...] = (),
+    stop: threading.Event | None = None,
 ) -> RestoreOutcome:
     """As the command does it, on ports that are free unless some are given; `cut_bytes` are left off
     the end of each shard's stream.
@@ -171,7 +173,8 @@ def restore(
         heartbeat_key=key,
         modules=modules,
     )
-    return run_redis_restore(plan, site, repository=repository, phases=Phases(CLOCK, emit))
+    phases = Phases(CLOCK, emit, stop)
+    return run_redis_restore(plan, site, repository=repository, phases=phases)
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -162,9 +163,10 @@ def restore(
     questions: Sequence[str] = (),
     database: str = "postgres",
     emit: Emit = silent,
+    stop: threading.Event | None = None,
 ) -> RestoreOutcome:
     """Plan and run a restore, impatient with a store that is away."""
-    phases = Phases(CLOCK, emit)
+    phases = Phases(CLOCK, emit, stop)
     with phases.phase("plan", "plan"):
         plan = plan or plan_for(repository, target or ToLatest())
     owner = choose_user(into)

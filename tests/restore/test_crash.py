@@ -6,12 +6,15 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 from pathlib import Path
 
 import pytest
 
+from drtool.errors import Interrupted
+from drtool.model.progress import Emit, Event, PhaseBegan
 from tests.archiving.rig import fill
-from tests.restore.rig import local_store, protected, settle, take_backup, wait_for
+from tests.restore.rig import local_store, protected, restore, settle, take_backup, wait_for
 from tests.restore.test_damage import assert_refuses_to_start
 from tests.servers.postgres import MakePostgres
 
@@ -48,7 +51,7 @@ RESTORE = """
 """
 
 
-def test_a_restore_that_is_killed_leaves_nothing_that_can_be_started(
+def test_a_restore_that_is_killed_or_asked_to_stop_leaves_nothing_that_can_be_started(
     make_postgres: MakePostgres, server_root: Path, tmp_path: Path
 ) -> None:
     """Promise 6, PITFALLS 57: at the first files, when they are all there, and in mid-replay."""
@@ -79,6 +82,23 @@ def test_a_restore_that_is_killed_leaves_nothing_that_can_be_started(
         assert killed.returncode == -signal.SIGKILL
         await_end(copy)
         assert_refuses_to_start(copy)
+
+    for phase in ("fetch", "replay"):
+        copy = server_root / f"stopped in {phase}"
+        with pytest.raises(Interrupted):
+            restore(repository, copy, emit=asking(stop := threading.Event(), phase), stop=stop)
+        assert not is_running(copy)
+        assert_refuses_to_start(copy)
+
+
+def asking(stop: threading.Event, phase: str) -> Emit:
+    """Asks the run to stop once `phase` has begun."""
+
+    def emit(event: Event) -> None:
+        if isinstance(event, PhaseBegan) and event.phase == phase:
+            stop.set()
+
+    return emit
 
 
 def await_end(data: Path) -> None:

@@ -21,7 +21,9 @@ from drtool.restore.destination import (
 )
 from drtool.restore.fetch import fetch_files, put_control
 from drtool.restore.look import look
+from drtool.restore.phases import Phases
 from drtool.restore.plan import RestorePlan, plan_restore
+from drtool.system.clock import SystemClock
 from drtool.system.users import RunAs, current_user
 from tests.repository.building import (
     EXTENT_OF_BACKUP,
@@ -198,7 +200,9 @@ def test_files_are_written_where_they_belong_and_the_control_file_last(
     make_destination(destination)
     reader = ChunkReader(repository.store, repository.ring)
 
-    fetched = fetch_files(plan.manifest, reader, destination, workers=3, emit=silent)
+    fetched = fetch_files(
+        plan.manifest, reader, destination, workers=3, phases=Phases(SystemClock(), silent)
+    )
 
     copy = tmp_path / "copy"
     assert not (copy / "global" / "pg_control").exists()
@@ -228,6 +232,8 @@ def test_a_full_disk_is_a_refused_destination_and_nothing_can_be_started(
     reader = ChunkReader(repository.store, repository.ring)
 
     with pytest.raises(DestinationRefused, match="cannot be written"):
-        fetch_files(plan.manifest, reader, destination, workers=3, emit=silent)
+        fetch_files(
+            plan.manifest, reader, destination, workers=3, phases=Phases(SystemClock(), silent)
+        )
 
     assert not (tmp_path / "copy" / "global" / "pg_control").exists()

@@ -7,11 +7,14 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 from functools import partial
 from pathlib import Path
 
 import pytest
 
+from drtool.errors import Interrupted
+from drtool.model.progress import Emit, Event, PhaseBegan
 from drtool.policy.sources import RedisTopology
 from drtool.stores.local import LocalStore
 from tests.archiving.redis_rig import wait_for_more, wait_held
@@ -67,10 +70,10 @@ EVENTS = [
 FILES = [1, 2, 3, 6, 7, 11]
 
 
-def test_a_restore_that_is_killed_leaves_no_configuration_before_all_data_is_whole(
+def test_a_restore_that_ends_early_leaves_no_configuration_before_all_data_is_whole(
     redis_cluster: ClusterGroup, root: Path, tmp_path: Path
 ) -> None:
-    """Promise 6: at every phase, and after any file that makes a server startable."""
+    """Promise 6: killed at every phase, after any file that makes a server startable, or asked to stop."""
     (tmp_path / "store").mkdir()
     repository = new_repository(LocalStore(tmp_path / "store", clock=CLOCK))
     with streamed(repository, *redis_cluster.nodes, kind=RedisTopology.CLUSTER):
@@ -94,9 +97,26 @@ def test_a_restore_that_is_killed_leaves_no_configuration_before_all_data_is_who
         else:
             assert startable == [], place
 
+    for phase in ("fetch", "replay"):
+        copy = root / f"stopped in {phase}"
+        with pytest.raises(Interrupted):
+            restore(repository, copy, emit=asking(stop := threading.Event(), phase), stop=stop)
+        assert is_left(copy)
+        assert list(copy.rglob("redis.conf")) == []
+
     outcome = restore(repository, root / "whole")
     with started(outcome) as copies:
         assert sum(one.dbsize() for one in copies) == KEYS
+
+
+def asking(stop: threading.Event, phase: str) -> Emit:
+    """Asks the run to stop once `phase` has begun."""
+
+    def emit(event: Event) -> None:
+        if isinstance(event, PhaseBegan) and event.phase == phase:
+            stop.set()
+
+    return emit
 
 
 def expected_after(files: int) -> list[str]:
