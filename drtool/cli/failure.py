@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import traceback
 from collections.abc import Sequence
 from itertools import pairwise
@@ -39,7 +38,7 @@ def tell(front: Front, error: BaseException) -> int:
         front.print_note(f"drtool: error: {failure.message}")
         if failure.hint:
             front.print_note(f"  {failure.hint}")
-    sys.stdout.flush()
+    front.flush()
     return failure.exit_code
 
 

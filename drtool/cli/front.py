@@ -45,6 +45,9 @@ class Front:
         self.verbosity = 0
         self.ends_cleanly = False
         self.has_begun = False
+        self.changes_something = False
+        # Why the answer did not reach standard output, once that is so.
+        self.answer_lost = ""
         self.stop = threading.Event()
         self._opening: Opening | None = None
 
@@ -158,20 +161,43 @@ class Front:
             self.show(outcome)
 
     def print_text(self, text: str) -> None:
-        _print(self.redactor.redact(text), sys.stdout)
+        self._answer(self.redactor.redact(text))
 
     def flush(self) -> None:
-        _print("", sys.stdout, end="")
+        """Of what a library printed; what is printed here is flushed at once."""
+        try:
+            sys.stdout.flush()
+        except OSError:
+            silence(sys.stdout)
+
+    def _answer(self, text: str) -> None:
+        """Print on standard output; where that fails, what was to be said goes to standard error."""
+        if not self.answer_lost:
+            try:
+                _print(text, sys.stdout)
+                return
+            except OSError as error:
+                silence(sys.stdout)
+                self.answer_lost = error.strerror or str(error)
+                done = " What was done stands:" if self.changes_something else ""
+                self.print_note(
+                    "drtool: warning: the answer could not be written to standard output:"
+                    f" {self.answer_lost}.{done}"
+                )
+        self.print_note(text)
 
     def print_document(self, content: dict[str, Json]) -> None:
         from drtool.report.documents import dumps
 
         # Redacted before it is quoted: `***` inside a string can never break the JSON.
-        _print(dumps({key: self._redacted(value) for key, value in content.items()}), sys.stdout)
+        self._answer(dumps({key: self._redacted(value) for key, value in content.items()}))
 
     def print_note(self, text: str) -> None:
         """A line beside the answer, on standard error."""
-        _print(self.redactor.redact(text), sys.stderr)
+        try:
+            _print(self.redactor.redact(text), sys.stderr)
+        except OSError:
+            silence(sys.stderr)  # nobody can be told; how the command ends is not changed by it
 
     def _redacted(self, value: Json) -> Json:
         if isinstance(value, str):
@@ -183,13 +209,13 @@ class Front:
         return value
 
 
-def _print(text: str, stream: TextIO, *, end: str = "\n") -> None:
+def _print(text: str, stream: TextIO) -> None:
     """Print; a reader who has had enough changes nothing about how the command ends.
 
     Only here is a broken pipe no failure: one that escapes from a verb is a lost connection.
     """
     try:
-        print(text, file=stream, end=end, flush=True)
+        print(text, file=stream, flush=True)
     except BrokenPipeError:
         silence(stream)
 

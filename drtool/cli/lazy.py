@@ -87,6 +87,13 @@ class Command(click.Command):
             self.params += global_options()
         return super().get_params(ctx)
 
+    def invoke(self, ctx: click.Context) -> object:
+        """Carry it out. What can also be tried dry changes something, unless it is tried dry."""
+        for parameter in self.params:
+            if "--dry-run" in parameter.opts and parameter.name is not None:
+                ctx.ensure_object(Front).changes_something = not ctx.params.get(parameter.name)
+        return super().invoke(ctx)
+
 
 class LazyGroup(click.Group):
     """A group whose commands are in `lazy`, by name, in the order of `--help`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -65,6 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # A command makes objects by the hundred thousand that stay until its end, and hardly a circle:
     # looking for circles after each 700 new ones took a tenth of its time.
     gc.set_threshold(20_000, 20, 50)
+    _open_standard_streams()
     front = Front()
     _listen(front)
     code = run(sys.argv[1:] if arguments is None else arguments, front)
@@ -74,12 +76,27 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sys.exit(code)
 
 
+def _open_standard_streams() -> None:
+    """Let those that the caller closed lead nowhere: else the next file that is opened takes their
+    place, and what is printed, or what a child prints, goes into it."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            mode = "r" if name == "stdin" else "w"
+            stream = open(os.devnull, mode, encoding="utf-8")  # noqa: SIM115 - until the end
+            if stream.fileno() != number:
+                os.dup2(stream.fileno(), number)
+            os.set_inheritable(number, True)
+            setattr(sys, name, stream)
+
+
 def run(given: Sequence[str], front: Front) -> int:
     """Run a command; return its exit code. Nothing escapes."""
     # Also where the command line cannot be understood, a program wants its answer as JSON.
     front.wants_json = "--json" in given
     code = _answer(given, front)
     front.flush()
+    if front.answer_lost and code == ExitCode.DONE and not front.changes_something:
+        return ExitCode.DESTINATION_REFUSED  # the answer was all there was to do
     return code
 
 
@@ -94,9 +111,12 @@ def _answer(given: Sequence[str], front: Front) -> int:
     except click.exceptions.Exit as leaving:
         return leaving.exit_code
     except BaseException as error:  # noqa: BLE001 - each way to fail gets its words and its code
-        if isinstance(error, BrokenPipeError) and not front.has_begun:
+        if isinstance(error, OSError) and not front.has_begun and error.filename is None:
             silence(sys.stdout)  # click's own printing of a help
-            return ExitCode.DONE
+            if isinstance(error, BrokenPipeError):
+                return ExitCode.DONE
+            front.print_note(f"drtool: error: standard output: {error.strerror}")
+            return ExitCode.DESTINATION_REFUSED
         from drtool.cli.failure import code_for_postgres, tell
 
         return code_for_postgres(given, error, code=tell(front, error))
