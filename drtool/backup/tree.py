@@ -28,6 +28,7 @@ from drtool.backup.tree_large import PageStores
 from drtool.backup.tree_reading import TreeReader, Wanted
 from drtool.backup.tree_table import TreeTable
 from drtool.errors import SourceUnsuitable
+from drtool.model.finding import Finding
 from drtool.model.outcome import BackupKind, BackupOutcome
 from drtool.model.progress import Emit, PhaseAdvanced, PhaseBegan, PhaseEnded
 from drtool.pipeline.pages import REGION_BYTES
@@ -37,7 +38,7 @@ from drtool.repository.lease import Lease
 from drtool.repository.repository import Repository
 from drtool.repository.table import RECORD_COVERS_BYTES
 from drtool.repository.trees import attributes_of, compare_signs, moved_sign
-from drtool.sources.files.beneath import open_root
+from drtool.sources.files.beneath import open_tree
 from drtool.sources.files.entries import Omitted, TreeEntry, TreeKind
 from drtool.sources.files.exclude import NOTHING_EXCLUDED, ExcludeRules
 from drtool.sources.files.guard import (
@@ -50,6 +51,7 @@ from drtool.sources.files.guard import (
     judge_sentinel,
     look_at_place,
 )
+from drtool.sources.files.sqlite import SqliteWatch
 from drtool.sources.files.unchanged import is_settled
 from drtool.sources.files.walk import ALL_BUT_FILES, walk_tree
 from drtool.system.clock import Clock, Stopwatch
@@ -91,6 +93,7 @@ class _Met:
     bytes_read: int
     random: int
     alarms: list[Alarm]
+    written: tuple[Finding, ...]
 
 
 def run_snapshot(
@@ -108,8 +111,7 @@ def run_snapshot(
     unless that is accepted. What could not be read is a finding of severity PROBLEM.
     """
     watch, began = Stopwatch(clock), clock.now()
-    root = open_root(tree.path)
-    try:
+    with open_tree(tree.path) as root:
         place = _checked_place(root, plan, tree)
         omissions = Omissions()
         emit(PhaseBegan(phase=PHASE, title="files", total=_files_before(plan), unit="objects"))
@@ -123,12 +125,10 @@ def run_snapshot(
                 seed=repository.ring.page_seed(),
             )
             run = _Run(root, stores, omissions, horizon=_horizon(plan), emit=emit, stop=tree.stop)
-            met = run.read(tree, plan)
+            met = run.read(tree, plan, began=began)
             _refuse(met.alarms, plan, tree)
             taken_until = clock.now()
             stored = storing.finish()
-    finally:
-        os.close(root)
     emit(PhaseEnded(phase=PHASE, seconds=watch.seconds()))
     extent = FilesExtent(
         root=os.fsdecode(os.path.abspath(tree.path)),
@@ -145,7 +145,7 @@ def run_snapshot(
         stored,
         extent,
         counted=Counted(files=met.files, read_bytes=met.size_bytes),
-        findings=(*tree.exclude.findings(), *omissions.findings()),
+        findings=(*tree.exclude.findings(), *omissions.findings(), *met.written),
         lease=lease,
         clock=clock,
     )
@@ -220,6 +220,7 @@ class _Run:
         emit: Emit,
         stop: threading.Event,
     ) -> None:
+        self._root = root
         self._stores = stores
         self._omissions = omissions
         self._horizon_ns = int(horizon.timestamp()) * 1_000_000_000 if horizon else 0
@@ -235,8 +236,9 @@ class _Run:
         self._files = self._empty = self._seen = 0
         self._new_signs: set[int] = set()
         self._kept_bytes = self._kept_random = 0
+        self._sqlite = SqliteWatch()
 
-    def read(self, tree: TreeSource, plan: BackupPlan) -> _Met:
+    def read(self, tree: TreeSource, plan: BackupPlan, *, began: datetime) -> _Met:
         """Walk, and read what changed; every entry is in the table when this returns."""
         walk = walk_tree(
             tree.path,
@@ -248,6 +250,7 @@ class _Run:
             for item in walk:
                 go_on(tree.stop, f"the snapshot of {tree.path}")
                 if isinstance(item, TreeEntry):
+                    self._sqlite.meet(item)
                     self._meet(item)
                 elif isinstance(item, Omitted):
                     self._omissions.add(item)
@@ -259,7 +262,9 @@ class _Run:
         finally:
             self._threads.shutdown(cancel_futures=True)
             self._reader.close()
-        return self._met(tree, plan)
+        since_ns = int(began.timestamp() * 1e9)
+        written = self._sqlite.findings(self._root, since_ns=since_ns)
+        return self._met(tree, plan, tuple(written))
 
     def _meet(self, entry: TreeEntry) -> None:
         previous = self._stores.previous
@@ -350,7 +355,7 @@ class _Run:
         previous = self._stores.previous
         return previous.count_signs(self._new_signs) if previous and self._new_signs else 0
 
-    def _met(self, tree: TreeSource, plan: BackupPlan) -> _Met:
+    def _met(self, tree: TreeSource, plan: BackupPlan, written: tuple[Finding, ...]) -> _Met:
         reader = self._reader
         files = self._files - len(reader.omitted)
         known = _files_before(plan) or 0
@@ -374,4 +379,5 @@ class _Run:
             bytes_read=reader.size_bytes,
             random=self._kept_random + reader.random,
             alarms=judge_changes(counts, max_delete_percent=tree.max_delete_percent),
+            written=written,
         )

@@ -29,6 +29,7 @@ from drtool.sources.files.guard import (
     judge_sentinel,
     look_at_place,
 )
+from drtool.sources.files.sqlite import SqliteWatch
 from drtool.sources.files.walk import ALL_BUT_FILES, WalkEnded, walk_tree
 from drtool.stores.bucket import Bucket
 
@@ -73,6 +74,7 @@ class Survey:
     moved: int
     deleted_entries: int
     findings: tuple[Finding, ...]
+    sqlite: SqliteWatch
 
     @property
     def touched(self) -> int:
@@ -95,7 +97,7 @@ def survey(tree: TreeSettings, catalogue: Catalogue, *, prefix: str) -> Survey:
         place = look_at_place(root)
     finally:
         os.close(root)
-    told = Told()
+    told, sqlite = Told(), SqliteWatch()
     counts: Counter[str] = Counter()
     known_files = catalogue.count()
     walk = walk_tree(tree.root, exclude=tree.exclude, xattrs_of=ALL_BUT_FILES)
@@ -106,6 +108,8 @@ def survey(tree: TreeSettings, catalogue: Catalogue, *, prefix: str) -> Survey:
                 told.add(item.finding)
                 if item.why in _SHIELDING:
                     catalogue.shield(item.path)
+        for entry in entries:
+            sqlite.meet(entry)
         _take(entries, catalogue, counts=counts, told=told, prefix=prefix)
     planned = catalogue.plan_files(trusts_signs=not tree.is_rehash)
     for _path, is_file in catalogue.unseen():
@@ -124,6 +128,7 @@ def survey(tree: TreeSettings, catalogue: Catalogue, *, prefix: str) -> Survey:
         moved=catalogue.moved() if counts["deleted"] and planned.new else 0,
         deleted_entries=counts["deleted_entries"],
         findings=told.findings(),
+        sqlite=sqlite,
     )
 
 

@@ -26,7 +26,7 @@ from drtool.model.finding import Finding, Severity
 from drtool.model.origin import NOT_TOLD, Origin
 from drtool.model.outcome import Fact, FactSheet, SyncOutcome
 from drtool.model.progress import Emit, PhaseAdvanced, PhaseBegan, PhaseEnded
-from drtool.sources.files.beneath import open_root
+from drtool.sources.files.beneath import open_root, open_tree
 from drtool.sources.files.entries import shown
 from drtool.sources.files.guard import PlaceSigns
 from drtool.stores.bucket import Bucket
@@ -91,6 +91,9 @@ def sync_tree(tree: TreeSettings, run: MirrorRun) -> SyncOutcome:
     work = _Work(tree, run, told, read_ns=read_ns)
     work.put_all(found)
     work.read_back()
+    with open_tree(tree.root) as root:
+        for finding in found.sqlite.findings(root, since_ns=read_ns):
+            told.add(finding)
     if found.deleted_entries:
         # Where the bucket is not known to keep versions, deleting would be for good.
         gone = run.catalogue.unseen()

@@ -14,7 +14,7 @@ from tests.servers.postgres import MakePostgres, PostgresServer
 
 pytestmark = pytest.mark.postgres
 # As small as a server takes it: each checkpoint removes what no slot keeps.
-_SMALL = {"max_wal_size": "2MB", "min_wal_size": "2MB", "wal_keep_size": "0"}
+_SMALL = {"max_wal_size": "2MB", "min_wal_size": "2MB"}
 
 
 class Load:
@@ -52,6 +52,13 @@ def protected(server: PostgresServer, site: Site, *, slot: str | None = None) ->
     site.run("repository", "init")
 
 
+def keep_wal(server: PostgresServer, size: str) -> None:
+    """From here on checkpoints leave so much WAL in place for whoever receives without a slot."""
+    server.query(f"ALTER SYSTEM SET wal_keep_size = '{size}'")
+    server.query("SELECT pg_reload_conf()")
+    until(lambda: server.query("SHOW wal_keep_size") == [(size,)], "the setting is in force")
+
+
 def test_backups_under_load_and_restarts_of_the_receiver_leave_no_gap(
     make_postgres: MakePostgres, site: Site
 ) -> None:
@@ -82,14 +89,15 @@ def test_behind_a_gap_a_new_base_backup_is_taken_at_once_and_by_itself(
     """PITFALLS 9: as the receiver of Redis does it."""
     server = make_postgres(15, segment_mb=1, settings=_SMALL)
     protected(server, site, slot="none")
+    keep_wal(server, "64MB")
     with site.receiving():
         site.run("backup", SOURCE)
+    keep_wal(server, "0")
     for _ in range(3):
         fill(server, 3)
         server.query("CHECKPOINT")
     # From here on the server keeps what it has: the new base's own checkpoint makes no second gap.
-    server.query("ALTER SYSTEM SET wal_keep_size = '64MB'")
-    server.query("SELECT pg_reload_conf()")
+    keep_wal(server, "64MB")
     backups = site.repository / "backups" / SOURCE
 
     with site.receiving():

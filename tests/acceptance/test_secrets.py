@@ -117,7 +117,7 @@ def fail(site: Site, server: PostgresServer) -> None:
             site.run(*words, *flags, code=5, MAIN_DB_DSN=wrong)
     site.run("backup", SOURCE, "-v", code=5, MAIN_DB_DSN=nowhere)
     site.run("backup", SOURCE, "-v", code=2, MAIN_DB_DSN=f"postgresql//drtool:{PASSWORD}@x")
-    site.run("init", "elsewhere/second.yaml", code=7, MAIN_DB_DSN=wrong)
+    site.run("init", "elsewhere/second.yaml", code=5, MAIN_DB_DSN=wrong)
     for words in (["status"], ["status", "--json"], ["restore", "--to", "latest", "--into", "x"]):
         site.run(*words, "-v", code=7, DRTOOL_KEY=WRONG_KEY)
 

@@ -38,6 +38,7 @@ from drtool.wiring.restore import restore
 from drtool.wiring.status import status
 from drtool.wiring.surroundings import Surroundings
 from drtool.wiring.wal import receive as receive_wal
+from tests.servers.postgres import server_directory
 
 _HEAD = """\
 version: 1
@@ -87,10 +88,14 @@ class Stack:
 
     def plan_restore(self, *names: str) -> None:
         """What `drtool restore --plan` does."""
-        request = RestoreRequest(
-            sources=names, target=ToLatest(), into=self.root / "copy", report=None, is_plan=True
-        )
-        restore(request, self.policy, self.around)
+        beside = server_directory()  # the user who runs a copy must reach it
+        try:
+            request = RestoreRequest(
+                sources=names, target=ToLatest(), into=beside / "copy", report=None, is_plan=True
+            )
+            restore(request, self.policy, self.around)
+        finally:
+            beside.rmdir()
 
     def check(self, *names: str) -> CheckReport:
         return check(CheckRequest(names), self.policy, self.around)

@@ -6,6 +6,7 @@ import os
 import random
 import sqlite3
 import tempfile
+from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -358,6 +359,20 @@ def test_what_was_excluded_is_not_mirrored(plain: Rig) -> None:
     plain.sync(exclude=compile_rules(["*.tmp"]))
 
     assert plain.objects() == {"a": b"a"}
+
+
+def test_a_database_of_sqlite_that_is_written_meanwhile_is_a_warning(plain: Rig) -> None:
+    """Its two files are read as of one moment each: the copy may be malformed."""
+    with closing(sqlite3.connect(plain.tree / "shop.db")) as database:
+        database.execute("PRAGMA journal_mode=WAL")
+        database.execute("CREATE TABLE orders (id INTEGER)")
+        database.commit()
+
+        written = plain.sync()
+
+    [finding] = written.findings
+    assert finding.severity is Severity.WARNING
+    assert finding.subject == "SQLite database shop.db"
 
 
 def test_a_lost_catalogue_costs_no_upload(rig: Rig) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 
@@ -25,6 +27,16 @@ def open_root(root: Path) -> int:
             f"directory {root} cannot be opened: {error.strerror}",
             hint="See that its disk is mounted and that this user may read it, then try again.",
         ) from error
+
+
+@contextmanager
+def open_tree(root: Path) -> Iterator[int]:
+    """As `open_root`; closed at the end of the block."""
+    descriptor = open_root(root)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 def check_path(path: bytes) -> None:
