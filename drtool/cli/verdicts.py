@@ -26,7 +26,7 @@ def leave(outcomes: Iterable[Outcome]) -> None:
 def code_of(outcome: Outcome) -> ExitCode:
     """Not measured is not met: UNKNOWN fails like MISSED wherever something was judged."""
     # The words of every answer take a while to load: not before the command has something to say.
-    from drtool.model.checked import CheckReport
+    from drtool.model.checked import CheckChanges, CheckReport, Readiness
     from drtool.model.objective import Verdict
     from drtool.model.outcome import (
         BackupOutcome,
@@ -48,6 +48,9 @@ def code_of(outcome: Outcome) -> ExitCode:
             return max(_of_verdict(outcome.verdict), _of_findings(found))
         case CheckReport():
             return _of_looks(outcome)
+        case CheckChanges():
+            is_ready = outcome.readiness is Readiness.READY
+            return ExitCode.DONE if is_ready else ExitCode.OBJECTIVE_MISSED
         case RestoreReport():
             found = [finding for one in outcome.outcomes for finding in one.findings]
             if _has_problem(found):

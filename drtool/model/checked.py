@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -101,3 +101,30 @@ class MirrorStanding:
     runs: int | None = None
     holder: str | None = None
     trouble: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PartFinding:
+    """A finding of a check, with the part and the look that it belongs to."""
+
+    part: str
+    look: str
+    finding: Finding
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckChanges:
+    """What one check found that the one before, at `since`, had not, and the other way round.
+
+    `since` is None where none is known: then all is new. `gone` holds what was looked at again and is
+    no longer so; `still` counts what both found, by severity.
+    """
+
+    names: tuple[str, ...]
+    stack: str
+    at: datetime
+    since: datetime | None
+    readiness: Readiness
+    new: tuple[PartFinding, ...]
+    gone: tuple[PartFinding, ...]
+    still: Mapping[Severity, int]

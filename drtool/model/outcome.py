@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 
-from drtool.model.checked import CheckReport, MirrorStanding
+from drtool.model.checked import CheckChanges, CheckReport, MirrorStanding
 from drtool.model.finding import Finding
 from drtool.model.objective import LossInterval, Objective, Verdict, worst
 from drtool.model.wal import Lsn
@@ -396,5 +396,6 @@ Outcome = (
     | PolicyReport
     | SyncOutcome
     | CheckReport
+    | CheckChanges
     | Failure
 )

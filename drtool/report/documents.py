@@ -11,7 +11,7 @@ from dataclasses import fields, is_dataclass
 from datetime import datetime, timedelta
 from pathlib import PurePath
 
-from drtool.model.checked import CheckReport
+from drtool.model.checked import CheckChanges, CheckReport
 from drtool.model.outcome import (
     BackupOutcome,
     FactSheet,
@@ -40,6 +40,7 @@ _KINDS: dict[type, str] = {
     SyncOutcome: "sync",
     PolicyReport: "policy-check",
     CheckReport: "check",
+    CheckChanges: "check-changes",
     Failure: "error",
 }
 

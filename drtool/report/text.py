@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from zoneinfo import ZoneInfo
 
-from drtool.model.checked import CheckedPart, CheckReport, MirrorStanding, Readiness
+from drtool.model.checked import CheckChanges, CheckedPart, CheckReport, MirrorStanding, Readiness
 from drtool.model.finding import Finding, Severity
 from drtool.model.measure import (
     format_age,
@@ -36,9 +36,10 @@ from drtool.model.outcome import (
     SyncOutcome,
     VerifyOutcome,
 )
-from drtool.model.window import LogGap, TimeRange
+from drtool.model.window import TimeRange
+from drtool.report.changes import changes_text
 from drtool.report.usage import usage_lines
-from drtool.report.words import LOGS, backup_word, reached_word, with_log
+from drtool.report.words import LOGS, backup_word, gap_words, reached_word, with_log
 
 _COLOURS = {
     Verdict.MET: "32;1",
@@ -97,6 +98,8 @@ def render(outcome: Outcome, style: Style) -> str:
             return _sync(outcome, style)
         case CheckReport():
             return _check(outcome, style)
+        case CheckChanges():
+            return changes_text(outcome, style.zone)
         case Failure():
             return f"drtool: error: {outcome.message}"
 
@@ -209,10 +212,6 @@ def _findings(findings: Sequence[Finding], style: Style) -> list[str]:
     return ["", *lines] if lines else []
 
 
-def _gaps(gaps: Sequence[LogGap]) -> list[str]:
-    return [f"gap on timeline {gap.timeline} from {gap.begin} to {gap.end}" for gap in gaps]
-
-
 def _preview(preview: RestorePreview, style: Style) -> str:
     predicted = "UNKNOWN" if preview.predicted is None else format_span(preview.predicted)
     lines = [style.bold(f"plan: restore {preview.source} to {preview.target}")]
@@ -298,7 +297,7 @@ def _status_row(row: StatusRow, at: datetime, style: Style) -> str:
             ("last backup", backup),
             *([("receiver", row.receiver)] if row.kind in LOGS else []),
             *([("mirror", _mirror(row.mirror, at))] if row.mirror is not None else []),
-            *(("gap", gap) for gap in _gaps(row.gaps)),
+            *(("gap", gap) for gap in gap_words(row.gaps)),
         ],
         style,
     )
@@ -354,7 +353,7 @@ def _verify(outcome: VerifyOutcome, style: Style) -> str:
             ("backups", f"{outcome.backups:,}"),
             ("objects", f"{outcome.objects:,}, {format_size(outcome.read_bytes)} read back"),
             ("took", f"{_seconds(outcome.seconds)}{_rate(outcome.read_bytes, outcome.seconds)}"),
-            *(("gap", gap) for gap in _gaps(outcome.gaps)),
+            *(("gap", gap) for gap in gap_words(outcome.gaps)),
         ],
         style,
     )

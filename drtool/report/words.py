@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from drtool.model.measure import format_size
+from drtool.model.window import LogGap
 
 LOGS = {"postgres": "WAL", "redis": "stream"}
 
@@ -22,3 +25,8 @@ def with_log(kind: str, size_bytes: int, log_bytes: int) -> str:
     if kind not in LOGS:
         return f"{format_size(size_bytes)} of files"
     return f"{format_size(size_bytes)} and {format_size(log_bytes)} of {LOGS[kind]}"
+
+
+def gap_words(gaps: Sequence[LogGap]) -> list[str]:
+    """Each gap in the WAL with its place."""
+    return [f"gap on timeline {gap.timeline} from {gap.begin} to {gap.end}" for gap in gaps]

@@ -34,6 +34,8 @@ _ASK_SECONDS = 2.0
 _JOB_PAUSES = RetryLimits(first_pause_seconds=60.0, longest_pause_seconds=1800.0)
 _RECEIVER_PAUSES = RetryLimits(first_pause_seconds=2.0, longest_pause_seconds=120.0)
 _MOST_DOUBLINGS = 10
+# How a line of a command begins that somebody should see.
+_GRAVE = ("drtool: error", "new warning", "new problem")
 # A receiver that ran for so long was well; its next failure is a new one.
 _WELL_SECONDS = 300.0
 
@@ -129,6 +131,7 @@ class _JobState:
         self._began = self._retry_at = 0.0
         self._failures = 0
         self._ends_by: float | None = None
+        self._said: tuple[int, list[str]] = (0, [])
         self._awaits_since: float | None = None
         self._asked_at = 0.0
         self._looked = now
@@ -180,7 +183,8 @@ class _JobState:
         """Start it."""
         self.runs += 1
         self._began = self._site.clock.monotonic()
-        self._note("begins")
+        if self.job.is_heavy:
+            self._note("begins")
         try:
             self.process = self._site.start(self.job.words)
         except ProgramFailed as error:
@@ -207,8 +211,11 @@ class _JobState:
         lines, self.process = self.process.lines(), None
         self._ends_by = None
         span = format_span(timedelta(seconds=self._site.clock.monotonic() - self._began))
+        if not self.job.is_heavy:
+            self._checked(code, lines, span)
+            return
         if code == ExitCode.DONE:
-            for line in lines if self.job.is_heavy else ():
+            for line in lines:
                 self._note(*_told(line))
             self.due, self._failures = None, 0
             self.done += 1
@@ -217,6 +224,20 @@ class _JobState:
         for line in lines:
             self._note(_told(line)[0], "warning")
         self._failed(f"ended with {code} after {span}", is_passing=code in _PASSING or code < 0)
+
+    def _checked(self, code: int, lines: list[str], span: str) -> None:
+        """Pass on what a check says, which is what changed; words that it said before are not repeated."""
+        said, self._said = self._said, (code, lines)
+        self.due = None
+        self.done += code == ExitCode.DONE
+        if lines and self._said == said:
+            self._note(f"ended with {code} after {span}, and said the same as before")
+            return
+        for line in lines:
+            self._note(*_told(line))
+        if code != said[0]:
+            level = "info" if code == ExitCode.DONE else "warning"
+            self._note(f"ended with {code} after {span}", level)
 
     def _failed(self, what: str, *, is_passing: bool) -> None:
         again = ""
@@ -287,7 +308,7 @@ class _ReceiverState:
 def _told(line: str) -> tuple[str, str]:
     """What a command of drtool says, and how grave it is."""
     text = line.removeprefix("warning: ")
-    return text, "warning" if text != line or line.startswith("drtool: error") else "info"
+    return text, "warning" if text != line or line.startswith(_GRAVE) else "info"
 
 
 def _is_overdue(job: Job, zone: ZoneInfo, *, newest: datetime | None, now: datetime) -> bool:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from drtool.errors import DrtoolError, LeaseHeld, RepositoryUnavailable
 from drtool.model.finding import Finding, Severity
@@ -19,7 +20,8 @@ from drtool.repository.repository import Repository
 from drtool.schedule.due import next_due
 from drtool.schedule.jobs import Job, Work, plan_work
 from drtool.schedule.running import Ran, Site, run_work
-from drtool.wiring.commands import command_starter
+from drtool.system.process import ToldProcess
+from drtool.wiring.commands import StartCommand, command_starter
 from drtool.wiring.mirrors import mirror_standing
 from drtool.wiring.parts import opened_repository
 from drtool.wiring.surroundings import Surroundings
@@ -63,12 +65,12 @@ def run(policy: Policy, policy_file: Path, around: Surroundings, *, at_once: int
     work = plan_work(policy)
     for finding in _findings(policy, around.clock.now()):
         around.emit(Noted(f"{finding.subject}: {finding.fact}", "warning"))
-    with _leading(policy, around) as leading:
+    with _leading(policy, around) as leading, _records(around) as records:
         if leading is None:
             return _ran(policy, None)
         repository, lease = leading
         site = Site(
-            start=command_starter(policy_file, around),
+            start=_telling_changes(command_starter(policy_file, around), records),
             zone=policy.timezone,
             clock=around.clock,
             emit=around.emit,
@@ -80,6 +82,30 @@ def run(policy: Policy, policy_file: Path, around: Surroundings, *, at_once: int
         around.emit(PhaseBegan(phase="schedule", title=title, total=None))
         newest = _newest(policy, repository, around)
         return _ran(policy, run_work(work, site, newest=newest, stop=around.stop))
+
+
+@contextmanager
+def _records(around: Surroundings) -> Iterator[Path | None]:
+    """Where checks keep what they found for the next one, while this scheduler runs; None without room."""
+    with ExitStack() as held:
+        try:
+            place = Path(held.enter_context(TemporaryDirectory(prefix="drtool-schedule-")))
+        except OSError as error:
+            around.emit(Noted(f"each check tells all that it finds: {error}", "warning"))
+            yield None
+            return
+        yield place
+
+
+def _telling_changes(start: StartCommand, records: Path | None) -> StartCommand:
+    """Lets checks say what changed since the one before, not all of it every few minutes."""
+
+    def started(words: Sequence[str]) -> ToldProcess:
+        if words[0] != "check" or records is None:
+            return start(words)
+        return start((*words, "--changes", str(records / f"{words[1]}.json")))
+
+    return started
 
 
 @contextmanager

@@ -167,12 +167,24 @@ def test_heavy_jobs_wait_for_one_another_and_light_ones_for_nobody(tmp_path: Pat
     heavy = [job("until"), job("until-2"), job("until-3")]
     with scheduled(tmp_path, *heavy, job("0", is_heavy=False), at_once=2) as running:
         running.clock.move(minutes=60)
-        until(lambda: running.told("backup 0: done in") == 1, "the light one is done")
+        until(lambda: running.told("a line of backup_0") == 1, "the light one is done")
         until(lambda: running.runs("backup until") + running.runs("backup until-2") == 2, "two run")
         settle()
         assert running.runs("backup until-3") == 0
         (tmp_path / "go").touch()
         until(lambda: running.told("backup until-3: done in") == 1, "the third is done")
+
+
+def test_what_a_check_said_before_is_not_said_again_nor_is_its_code(tmp_path: Path) -> None:
+    """Issue 8, 32: every finding came again as a warning, every five minutes."""
+    with scheduled(tmp_path, job("3", is_heavy=False)) as running:
+        for count in (1, 2, 3):
+            running.clock.move(minutes=60)
+            until(lambda: running.told("ended with 3") == count, "it has ended")  # noqa: B023 - at once
+    texts = [event for event in running.events if isinstance(event, Noted)]
+    assert [event.level for event in texts] == ["info", "warning", "info", "info"]
+    assert texts[0].text == "backup 3: a line of backup_3"
+    assert all(event.text.endswith("and said the same as before") for event in texts[2:])
 
 
 def test_a_job_that_had_to_wait_has_its_turn_before_those_that_had_theirs(tmp_path: Path) -> None:
