@@ -99,9 +99,9 @@ class LazyGroup(click.Group):
     """A group whose commands are in `lazy`, by name, in the order of `--help`."""
 
     def __init__(
-        self, *, lazy: Mapping[str, Lazy], name: str, params: list[click.Parameter], **rest: str
+        self, *, lazy: Mapping[str, Lazy], name: str, params: list[click.Parameter], **rest: object
     ) -> None:
-        super().__init__(name=name, params=params, **rest)  # type: ignore[arg-type]  # texts only
+        super().__init__(name=name, params=params, **rest)  # type: ignore[arg-type]  # click's own arguments
         self.lazy = lazy
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature

@@ -45,6 +45,7 @@ def _show_version(context: click.Context, _parameter: click.Parameter, value: ob
 root = LazyGroup(
     name="drtool",
     lazy=COMMANDS,
+    context_settings={"help_option_names": ["-h", "--help"]},  # of every command below it too
     params=[
         *global_options(),
         click.Option(

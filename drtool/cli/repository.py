@@ -69,12 +69,12 @@ def add(front: Front, *, reference: str, dry_run: bool) -> None:
     _answer(front, KeyAdd(reference, dry_run))
 
 
-@click.command(cls=Command, epilog="\b\nExample:\n  drtool repository key remove 1")
-@click.argument("slot")
+@click.command(cls=Command, epilog="\b\nExample:\n  drtool repository key remove 26f30f400075a930")
+@click.argument("slot", metavar="SLOT")
 @_dry_run
 @click.pass_obj
 def remove(front: Front, *, slot: str, dry_run: bool) -> None:
-    """Take a slot away, once another one has been opened."""
+    """Take a SLOT of `drtool repository key list` away, once another one has been opened."""
     _answer(front, KeyRemove(slot, dry_run))
 
 

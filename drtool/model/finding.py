@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
-from drtool.errors import ExitCode
+from drtool.errors import DrtoolError, ExitCode
 
 
 class Severity(StrEnum):
@@ -48,6 +48,11 @@ _CODES = {
     Harm.SOURCE: ExitCode.SOURCE_UNAVAILABLE,
     Harm.POLICY: ExitCode.USAGE,
 }
+
+
+def harm_of(error: DrtoolError) -> Harm:
+    """What it costs that a source could not be asked: a policy at fault is told apart from a server."""
+    return Harm.POLICY if error.exit_code is ExitCode.USAGE else Harm.SOURCE
 
 
 def code_of_findings(findings: Iterable[Finding], *, otherwise: ExitCode) -> ExitCode:

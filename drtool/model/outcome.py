@@ -316,12 +316,16 @@ class VerifyOutcome:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FactSheet:
-    """The answer of a small command; `kind` is its name in JSON, such as `repository-info`."""
+    """The answer of a small command; `kind` is its name in JSON, such as `repository-info`.
+
+    `text` is a file that would be written, shown as it stands below everything else.
+    """
 
     kind: str
     title: str
     facts: tuple[Fact, ...]
     findings: tuple[Finding, ...] = ()
+    text: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -49,7 +49,8 @@ def document(outcome: Outcome) -> dict[str, Json]:
     """The JSON object of an outcome."""
     if isinstance(outcome, FactSheet):
         facts: dict[str, Json] = {fact.name: plain(fact.value) for fact in outcome.facts}
-        return _headed(outcome.kind, {**facts, "findings": plain(outcome.findings)})
+        text: dict[str, Json] = {"text": outcome.text} if outcome.text else {}
+        return _headed(outcome.kind, {**facts, **text, "findings": plain(outcome.findings)})
     kind, content = _KINDS[type(outcome)], _fields(outcome)
     if "kind" in content:
         # `kind` is the object's own: a backup's kind is its `backup_kind`.

@@ -363,7 +363,7 @@ def _verify(outcome: VerifyOutcome, style: Style) -> str:
 def _facts(sheet: FactSheet, style: Style) -> str:
     pairs = _fact_pairs(sheet.facts, style)
     lines = [style.bold(sheet.title), *_pairs(pairs, style), *_findings(sheet.findings, style)]
-    return "\n".join(lines)
+    return "\n".join([*lines, *(["", sheet.text.rstrip()] if sheet.text else [])])
 
 
 def _fact_pairs(facts: Sequence[Fact], style: Style) -> list[tuple[str, str]]:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 MANIFEST_VERSION = 1
 _READ_AT_A_TIME = 8
+_NAMED = 10  # backups in a sentence
 # Of the backups that bear a time to come, so many are tried.
 _MOST_AHEAD = 8
 
@@ -169,6 +170,16 @@ def backup_ids(repository: Repository, source: str) -> list[str]:
     return [found.key.removeprefix(prefix) for found in repository.store.list(prefix)]
 
 
+def name_backups(ids: Sequence[str]) -> str:
+    """The newest of some backups, given oldest first, as the sentence of a hint or an answer."""
+    newest = ", ".join(ids[-_NAMED:]) or "none"
+    return f"There are: {newest}{_older(len(ids) - _NAMED)}."
+
+
+def _older(count: int) -> str:
+    return f", and {count} older" if count > 0 else ""
+
+
 def backed_up_sources(repository: Repository) -> list[str]:
     """The names of all sources that have a backup here."""
     return repository.store.list_directories("backups/")
@@ -198,7 +209,7 @@ def read_manifest(repository: Repository, source: str, backup_id: str) -> Manife
     except ObjectMissing:
         raise NotRecoverable(
             f"source {source} has no backup {backup_id}",
-            hint="Run `drtool status` to see the backups there are.",
+            hint=name_backups(backup_ids(repository, source)),
         ) from None
     manifest = decode_manifest(plain, key=key)
     if (manifest.source, manifest.backup_id) != (source, backup_id):

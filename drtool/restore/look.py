@@ -14,7 +14,7 @@ from drtool.model.objective import Mark
 from drtool.model.target import RecoveryTarget, ToBackup, ToLatest, ToTime
 from drtool.model.wal import Lsn, TimelineHistory, history_name
 from drtool.model.window import TimeRange
-from drtool.repository.backups import Manifest, read_manifests
+from drtool.repository.backups import Manifest, name_backups, read_manifests
 from drtool.repository.damage import known_damage
 from drtool.repository.extents import PostgresExtent
 from drtool.repository.layout import Lineage
@@ -231,7 +231,7 @@ def _cluster_of(manifests: list[Manifest], target: RecoveryTarget) -> Manifest:
         if not named:
             raise NotRecoverable(
                 f"source {newest.source} has no usable backup {target.backup_id}",
-                hint="Run `drtool status` to see the backups there are.",
+                hint=name_backups([manifest.backup_id for manifest in manifests]),
             )
         return named[0]
     if isinstance(target, ToTime):

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from drtool.errors import NotRecoverable
 from drtool.model.target import RecoveryTarget, ToBackup, ToTime
 from drtool.model.window import TimeRange
-from drtool.repository.backups import Manifest, read_manifests
+from drtool.repository.backups import Manifest, name_backups, read_manifests
 from drtool.repository.damage import known_damage
 from drtool.repository.extents import RedisShard
 from drtool.repository.repository import Repository
@@ -136,7 +136,7 @@ def _fitting(ordered: list[Manifest], target: RecoveryTarget) -> list[Manifest]:
         if not named:
             raise NotRecoverable(
                 f"source {ordered[0].source} has no usable backup {target.backup_id}",
-                hint="Run `drtool status` to see the backups there are.",
+                hint=name_backups([one.backup_id for one in reversed(ordered)]),
             )
         return named
     return ordered

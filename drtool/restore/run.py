@@ -226,7 +226,7 @@ def _server_plans(plan: RestorePlan, site: RestoreSite) -> tuple[ServerPlan, Res
         raise NotRecoverable(
             f"backup {plan.manifest.backup_id} holds a control file of cluster {control.system_id},"
             f" and its manifest says {extent.system_id}",
-            hint="Restore from another backup (`drtool status` lists them).",
+            hint="Restore from another --backup: `drtool repository info` names them.",
         )
     needs = replay_needs(control, dict(extent.settings), data_directory=destination.data)
     target = ToLsn(plan.stop.lsn) if plan.stop is not None else plan.target

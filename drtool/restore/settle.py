@@ -45,7 +45,7 @@ def check_label(manifest: Manifest, destination: Destination) -> None:
         told = "it is not there" if match is None else f"it begins at {match[1].decode()}"
         raise NotRecoverable(
             f"backup {manifest.backup_id} has no backup_label that begins at {start}: {told}",
-            hint="Restore from another backup (`drtool status` lists them).",
+            hint="Restore from another --backup: `drtool repository info` names them.",
         )
 
 

@@ -12,7 +12,7 @@ from drtool.model.measure import format_size
 from drtool.model.outcome import Fact, RestorePreview
 from drtool.model.target import RecoveryTarget, ToBackup, ToLatest, ToTime, describe_target
 from drtool.model.window import TimeRange
-from drtool.repository.backups import Manifest
+from drtool.repository.backups import Manifest, name_backups
 from drtool.sources.files.exclude import ExcludeRules
 
 
@@ -113,7 +113,7 @@ def _fitting(source: str, target: RecoveryTarget, manifests: Sequence[Manifest])
             if not found:
                 raise NotRecoverable(
                     f"source {source} has no snapshot {backup_id}",
-                    hint=f"There are: {', '.join(m.backup_id for m in in_order[-5:])}.",
+                    hint=name_backups([m.backup_id for m in in_order]),
                 )
             return found
         case _:

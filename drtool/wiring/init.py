@@ -7,8 +7,8 @@ import re
 from pathlib import Path
 
 from drtool.config.policy_file import parse_policy
-from drtool.errors import DestinationRefused, DrtoolError, ExitCode, UsageError
-from drtool.model.finding import Finding, Harm, Severity
+from drtool.errors import DestinationRefused, DrtoolError, UsageError
+from drtool.model.finding import Finding, Severity, harm_of
 from drtool.model.outcome import Fact, FactSheet
 from drtool.model.request import InitRequest
 from drtool.policy.secrets import Secret
@@ -94,10 +94,10 @@ def run_init(request: InitRequest, around: Surroundings) -> FactSheet:
             Fact(name="policy", value=str(request.path), label="policy"),
             Fact(name="repository", value=url, label="repository"),
             *facts,
-            *([Fact(name="text", value=text, label="text")] if request.is_dry_run else []),
             Fact(name="next", value="drtool repository init", label="next"),
         ),
         findings=tuple(findings),
+        text=text if request.is_dry_run else "",
     )
 
 
@@ -135,7 +135,7 @@ def _probe(name: str, variable: str, around: Surroundings, *, findings: list[Fin
                 subject=f"source {name}",
                 fact=error.message,
                 fix=error.hint,
-                harm=Harm.POLICY if error.exit_code is ExitCode.USAGE else Harm.SOURCE,
+                harm=harm_of(error),
             )
         )
         return Fact(name=name, value="cannot be protected as it stands", label=name)

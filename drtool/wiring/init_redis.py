@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from urllib.parse import unquote, urlsplit
 
 from drtool.errors import DrtoolError, UsageError
-from drtool.model.finding import Finding, Severity
+from drtool.model.finding import Finding, Severity, harm_of
 from drtool.model.outcome import Fact
 from drtool.policy.secrets import Secret
 from drtool.sources.redis.address import Login, NodeAddress, TlsSettings
@@ -88,6 +88,7 @@ def probe_redis(name: str, variable: str, around: Surroundings) -> RedisProbe:
                 subject=f"source {name}",
                 fact=error.message,
                 fix=error.hint,
+                harm=harm_of(error),
             )
         )
     text = _SOURCE.format(name=name, topology=topology, node=dsn.address, login=_login_lines(dsn))

@@ -15,7 +15,7 @@ from drtool.model.request import (
 )
 from drtool.policy.policy import Policy
 from drtool.policy.secrets import NoEncryption, SecretReference
-from drtool.repository.backups import backed_up_sources, backup_ids
+from drtool.repository.backups import backed_up_sources, backup_ids, name_backups
 from drtool.repository.keys import KeySecret, Slot
 from drtool.repository.repository import (
     Repository,
@@ -100,20 +100,30 @@ def _init(request: RepositoryInit, policy: Policy, around: Surroundings) -> Fact
 
 
 def _describe(repository: Repository) -> FactSheet:
-    counts = tuple(
-        Fact(
-            name=f"backups_{source}",
-            value=len(backup_ids(repository, source)),
-            label=f"backups of {source}",
-        )
+    held = tuple(
+        fact
         for source in backed_up_sources(repository)
+        for fact in _backup_facts(source, backup_ids(repository, source))
     )
     root = repository.root
     return FactSheet(
         kind="repository-info",
         title="Repository",
-        facts=(*_facts(repository), *counts, *_capability_facts(root.capabilities)),
+        facts=(*_facts(repository), *held, *_capability_facts(root.capabilities)),
         findings=tuple(describe_capabilities(root.capabilities)),
+    )
+
+
+def _backup_facts(source: str, ids: list[str]) -> tuple[Fact, ...]:
+    """How many, and which: in JSON all of them."""
+    return (
+        Fact(name=f"backups_{source}", value=len(ids), label=f"backups of {source}"),
+        Fact(
+            name=f"backup_ids_{source}",
+            value=tuple(ids),
+            shown=name_backups(ids),
+            label="their ids",
+        ),
     )
 
 
@@ -199,7 +209,7 @@ def _remove_key(request: KeyRemove, repository: Repository, kept: KeySecret) -> 
     if request.slot not in slots:
         raise UsageError(
             f"the repository has no key slot {request.slot!r}",
-            hint="Run `drtool repository key list` to see the slots.",
+            hint=f"There are: {', '.join(sorted(slots))}.",
         )
     fact = _slot_fact(slots[request.slot])
     if request.is_dry_run:

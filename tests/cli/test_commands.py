@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -17,7 +19,7 @@ import pytest
 from drtool.cli.failure import code_for_postgres, tell
 from drtool.cli.front import Front
 from drtool.cli.lazy import LazyGroup
-from drtool.cli.main import run
+from drtool.cli.main import root, run
 from drtool.errors import (
     IntegrityError,
     Interrupted,
@@ -73,6 +75,42 @@ def test_every_help_says_what_it_does_and_has_an_example(
     assert "--json" in shown
     example = shown.split("Example")[1]
     assert f"drtool {words}".strip() in example
+
+
+@pytest.mark.parametrize("words", [words for words in COMMANDS if words])
+def test_every_example_of_a_help_can_be_typed(words: str) -> None:
+    """Not `key remove 1`, where a slot has another kind of name."""
+    lines = (COMMANDS[words].epilog or "").splitlines()
+    commands = [line.partition("drtool ")[2] for line in lines if " drtool " in line]
+    typed = [shlex.split(re.split(" [|>] ", command)[0]) for command in commands]
+
+    for line in typed:
+        _parse(root, line)
+        if line[:3] == ["repository", "key", "remove"]:
+            assert re.fullmatch(r"[0-9a-f]{16}", line[3])
+
+
+def _parse(group: LazyGroup, line: list[str]) -> None:
+    """Read a command line as the program does, without carrying it out."""
+    with group.make_context("drtool", [*line], obj=Front()) as context:
+        name, command, rest = group.resolve_command(context, [*line])
+        assert command is not None
+        if isinstance(command, LazyGroup):
+            _parse(command, rest)
+        else:
+            command.make_context(name, rest, parent=context, obj=Front()).close()
+
+
+@pytest.mark.parametrize("words", COMMANDS)
+def test_the_short_option_shows_the_same_help(
+    words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run([*words.split(), "-h"], Front()) == 0
+    short = capsys.readouterr().out
+
+    run([*words.split(), "--help"], Front())
+
+    assert short == capsys.readouterr().out
 
 
 @pytest.mark.parametrize("words", [words for words in COMMANDS if words])
