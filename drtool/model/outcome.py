@@ -92,9 +92,7 @@ class Judgement:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """One of the policy's questions, and what the restored copy answered; `passed` is None where it
-    could not be asked.
-    """
+    """A question of the policy, and the copy's answer; `passed` is None where it cannot be asked."""
 
     question: str
     answer: str
@@ -316,10 +314,7 @@ class VerifyOutcome:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FactSheet:
-    """The answer of a small command; `kind` is its name in JSON, such as `repository-info`.
-
-    `text` is a file that would be written, shown as it stands below everything else.
-    """
+    """The answer of a small command, `kind` in JSON; `text` is a file that would be written."""
 
     kind: str
     title: str
