@@ -102,6 +102,10 @@ class PostgresRestore:
         "New directories of tablespaces, by the tablespace's OID or old path.",
         factory=lambda: MappingProxyType({}),
     )
+    preload: tuple[str, ...] = described(
+        "Libraries that the recovering server loads: those of extensions with WAL of their own kind.",
+        default=(),
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
