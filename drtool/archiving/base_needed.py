@@ -38,4 +38,4 @@ def is_base_needed(repository: Repository, source: str) -> bool:
     if extent.timeline not in path.path():
         return False
     chain = walk(inventory, path, timeline=extent.timeline, begin=extent.start_lsn)
-    return chain.missing is not None
+    return chain.is_cut

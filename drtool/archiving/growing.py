@@ -39,6 +39,11 @@ class GrowingSegment:
         self._known_bytes = self.durable = known_bytes
 
     @property
+    def begin(self) -> Lsn:
+        """The position of its first byte."""
+        return self._segment.begin(self._segment_bytes)
+
+    @property
     def room(self) -> int:
         """Bytes until it is complete."""
         return self._segment_bytes - self.filled
@@ -51,7 +56,7 @@ class GrowingSegment:
     @property
     def end(self) -> Lsn:
         """The position up to which it is durable."""
-        return Lsn(self._segment.begin(self._segment_bytes) + self.durable)
+        return Lsn(self.begin + self.durable)
 
     def add(self, view: memoryview) -> None:
         """The next bytes, at most `room`."""

@@ -5,12 +5,15 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from drtool.archiving.growing import GrowingSegment
 from drtool.archiving.handover import Handover
 from drtool.archiving.patience import Patience
+from drtool.archiving.wal_events import EventFinder
 from drtool.model.wal import Lsn, WalSegment
 from drtool.repository.layout import Lineage
+from drtool.repository.log_events import LogEvent, put_event
 from drtool.repository.repository import Repository
 
 # Marks and time-outs are looked at no later than this.
@@ -22,7 +25,9 @@ MOST_UNFLUSHED_BYTES = 64 << 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeepSettings:
-    """What is kept and how: `on_durable` is called, by the storing thread, after each advance."""
+    """What is kept and how: `on_durable` is called, by the storing thread, after each advance, and
+    `on_event` before the WAL of an event is durable.
+    """
 
     repository: Repository
     lineage: Lineage
@@ -30,6 +35,7 @@ class KeepSettings:
     flush_seconds: float
     at_once: threading.Event
     on_durable: Callable[[Lsn], None]
+    on_event: Callable[[LogEvent], None]
 
 
 class LogKeeper:
@@ -37,7 +43,8 @@ class LogKeeper:
 
     `durable` never runs ahead of what the store has confirmed. Bytes below the first `durable` are
     in the repository already and are not put again as parts. Memory: `handover.MOST_BYTES`, the
-    plain and the sealed bytes of one segment.
+    plain and the sealed bytes of one segment. What a recovery must know of the WAL (`wal_events`) is
+    put before the WAL.
     """
 
     def __init__(
@@ -53,6 +60,9 @@ class LogKeeper:
         self.handover = Handover()
         self.failure: BaseException | None = None
         self._growing: GrowingSegment | None = None
+        self._events = EventFinder(
+            settings.repository, settings.lineage, segment_bytes=settings.segment_bytes
+        )
         self._first_unflushed_at: float | None = None
         name = f"keep {settings.lineage.source}"
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
@@ -95,6 +105,7 @@ class LogKeeper:
         while view:
             growing = self._growing or self._begin_segment()
             piece = view[: growing.room]
+            self._put_events(Lsn(growing.begin + growing.filled), piece)
             growing.add(piece)
             view = view[len(piece) :]
             if not growing.room:
@@ -105,6 +116,15 @@ class LogKeeper:
                 self._advance(growing)
             elif growing.unflushed and self._first_unflushed_at is None:
                 self._first_unflushed_at = self._clock.monotonic()
+
+    def _put_events(self, begin: Lsn, piece: memoryview) -> None:
+        """What a recovery must know of `piece` is durable before `piece` itself is."""
+        found: list[LogEvent] = []
+        self._patience.put(lambda: found.extend(self._events.find(begin, piece)))
+        settings = self._settings
+        for event in found:
+            self._patience.put(partial(put_event, settings.repository, settings.lineage, event))
+            settings.on_event(event)
 
     def _begin_segment(self) -> GrowingSegment:
         settings = self._settings

@@ -7,6 +7,7 @@ import re
 import stat
 from dataclasses import dataclass
 
+from drtool.archiving.wal_events import PushedEvents
 from drtool.errors import IntegrityError, SourceUnsuitable, UsageError
 from drtool.model.cluster import describe_cluster, system_of
 from drtool.model.wal import (
@@ -18,6 +19,7 @@ from drtool.model.wal import (
 )
 from drtool.repository.layout import Lineage, SegmentPart
 from drtool.repository.log import SegmentWriter, put_history, put_part
+from drtool.repository.log_events import LogEvent, put_event
 from drtool.repository.repository import Repository
 from drtool.sources.postgres.walheader import read_wal_header
 
@@ -31,16 +33,28 @@ _READ_BYTES = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Pushed:
-    """What is durable now: WAL of `timeline` up to `end`, None for a file that holds no WAL."""
+    """What is durable now: WAL of `timeline` from `begin` up to `end`, None for a file that holds no
+    WAL; and what it says that a recovery must know.
+    """
 
     timeline: int
+    begin: Lsn | None
     end: Lsn | None
+    events: tuple[LogEvent, ...] = ()
 
 
 def store_pushed(
-    repository: Repository, source: str, *, system_id: int, name: str, descriptor: int
+    repository: Repository,
+    source: str,
+    *,
+    system_id: int,
+    name: str,
+    descriptor: int,
+    events: PushedEvents,
 ) -> Pushed:
     """Store the file `name`, open at `descriptor`; return once it is durable (PITFALLS 1, 12).
+
+    What a recovery must know of it is durable before. `events` remembers the segments pushed before.
 
     The same bytes again are a success. IntegrityError for other bytes under a name that is taken,
     and for a file whose header does not fit its name; SourceUnsuitable for another cluster's WAL
@@ -57,13 +71,16 @@ def store_pushed(
         timeline = int(match["timeline"], 16)
         _require_history(timeline, content)
         put_history(repository, source, system_id, timeline=timeline, content=content)
-        return Pushed(timeline, None)
+        return Pushed(timeline, None, None)
     if match["kind"].endswith(".backup"):
         # A label of somebody's base backup; nothing in it is needed to replay WAL.
-        return Pushed(int(name[:8], 16), None)
+        return Pushed(int(name[:8], 16), None, None)
     content = _read(descriptor, name, most=MAX_SEGMENT_BYTES)
     segment, size = _judged(match["segment"], content, system_id)
     lineage = Lineage(source, system_id, segment.timeline)
+    found = events.find(repository, lineage, segment, content=content)
+    for event in found:
+        put_event(repository, lineage, event)
     if match["kind"]:
         # The old timeline's last segment after a promotion; what lies beyond the fork is junk.
         put_part(repository, lineage, SegmentPart(segment.name(size), 0, size), plain=content)
@@ -71,7 +88,7 @@ def store_pushed(
         writer = SegmentWriter(repository, lineage, segment.name(size))
         writer.write(content)
         writer.finish()
-    return Pushed(segment.timeline, segment.end(size))
+    return Pushed(segment.timeline, segment.begin(size), segment.end(size), tuple(found))
 
 
 def _require_history(timeline: int, content: bytes) -> None:

@@ -19,13 +19,14 @@ from drtool.archiving.removed import first_resumable, record_gap
 from drtool.archiving.slot_keeping import KeptSlot
 from drtool.archiving.start import ends_held, first_start
 from drtool.archiving.stream import Intake
+from drtool.archiving.wal_events import told_of_minimal
 from drtool.errors import SourceUnavailable, SourceUnsuitable
 from drtool.model.cluster import branch_of, next_branch, system_of
 from drtool.model.progress import Emit, Noted, PhaseAdvanced, PhaseBegan, silent
 from drtool.model.wal import Lsn, TimelineHistory
-from drtool.repository import layout
-from drtool.repository.layout import Lineage
+from drtool.repository.layout import Lineage, checked_source
 from drtool.repository.lease import Lease
+from drtool.repository.log_events import MINIMAL, LogEvent
 from drtool.repository.repository import Repository
 from drtool.sources.postgres.connection import ReplicationConnection, connect_replication
 from drtool.sources.postgres.facts import ServerFacts, replication_facts, require_ready
@@ -109,6 +110,7 @@ class Receiver:
         self.slot = slot
         self._ask_for_base = ask_for_base or _nobody
         self._cluster: int | None = None
+        self._minimal_at: Lsn | None = None
         self._is_begun = False
         self._ends: dict[int, Lsn] | None = None
         self._marks = self._segments = self._parts = self._gaps = self._received_bytes = 0
@@ -260,7 +262,7 @@ class Receiver:
         )
 
     def _lineage(self, facts: ServerFacts, timeline: int) -> Lineage:
-        return Lineage(layout.checked_source(self._settings.source), facts.system_id, timeline)
+        return Lineage(checked_source(self._settings.source), facts.system_id, timeline)
 
     def _stream(
         self,
@@ -285,7 +287,8 @@ class Receiver:
             segment_bytes=facts.segment_bytes,
             flush_seconds=self._settings.wal.flush.total_seconds(),
             at_once=self.at_once,
-            on_durable=lambda durable: self._keep_marks(lineage, durable),
+            on_durable=lambda durable: self._keep(lineage, durable),
+            on_event=lambda event: self._note_event(event, since=start.durable),
         )
         keeper = LogKeeper(keep, self._patience, begin=start.begin, durable=start.durable)
         intake = Intake(connection, stream, keeper, clock=self._clock)
@@ -347,9 +350,20 @@ class Receiver:
         detail = f"durable to {durable}"
         self._emit(PhaseAdvanced(phase="wal", done=self._durable_bytes, detail=detail))
 
-    def _keep_marks(self, lineage: Lineage, durable: Lsn) -> None:
+    def _keep(self, lineage: Lineage, durable: Lsn) -> None:
+        """The storing thread has made WAL durable up to there."""
         if self._heart is not None:
             self._marks += self._heart.keep(self._repository, lineage, durable)
+        if self._minimal_at is not None and durable > self._minimal_at:
+            begin, self._minimal_at = self._minimal_at, None
+            self._gaps += 1
+            self._emit(Noted(told_of_minimal(begin, lineage.timeline), "warning"))
+            self._ask_for_base()
+
+    def _note_event(self, event: LogEvent, *, since: Lsn) -> None:
+        """A session begins anew at a segment's start: what lies before `since` was told by an earlier one."""
+        if event.kind == MINIMAL and event.lsn >= since:
+            self._minimal_at = event.lsn
 
     def _step_over(
         self, facts: ServerFacts, path: TimelineHistory, *, start: StartPoint, error: WalRemoved

@@ -6,6 +6,7 @@ import os
 import socket
 import struct
 import threading
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -13,13 +14,15 @@ from pathlib import Path
 
 from drtool.archiving.beating import Heart
 from drtool.archiving.branch import archived_branch
-from drtool.archiving.pushed import store_pushed
+from drtool.archiving.pushed import Pushed, store_pushed
 from drtool.archiving.receive_settings import ReceiveSettings, lease_name
+from drtool.archiving.wal_events import PushedEvents, told_of_minimal
 from drtool.errors import DrtoolError, RepositoryUnavailable, UsageError
 from drtool.model.progress import Emit, Noted, PhaseAdvanced, PhaseBegan, silent
 from drtool.model.wal import Lsn
 from drtool.repository.layout import Lineage
 from drtool.repository.lease import Lease
+from drtool.repository.log_events import MINIMAL
 from drtool.repository.repository import Repository
 from drtool.system.clock import Clock
 from drtool.system.durable import make_directory
@@ -33,12 +36,20 @@ LONGEST_NAME_BYTES = 256
 _CREDENTIALS = struct.Struct("3i")
 
 
+def _nobody() -> None:
+    """Nobody takes a base backup by itself: whoever serves does."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PushSite:
-    """Where files are taken, and from whom: from processes of our own user and of `user_ids`."""
+    """Where files are taken, and from whom: from processes of our own user and of `user_ids`.
+
+    `ask_for_base` is called for a new base backup where WAL was not pushed, or no recovery passes it.
+    """
 
     socket: Path
     user_ids: frozenset[int] = field(default_factory=frozenset)
+    ask_for_base: Callable[[], None] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +92,7 @@ def serve_push(
             lease=lease,
             heart=heart,
             emit=emit,
+            ask_for_base=site.ask_for_base or _nobody,
         )
         heart.start(at_once=threading.Event(), emit=emit)
         emit(PhaseBegan(phase="wal", title=f"WAL of {settings.source}", total=None))
@@ -184,6 +196,9 @@ class _Intake:
     lease: Lease
     heart: Heart
     emit: Emit
+    ask_for_base: Callable[[], None]
+    events: PushedEvents = field(default_factory=PushedEvents)
+    reached: dict[int, Lsn] = field(default_factory=dict)
     files: int = 0
     size_bytes: int = 0
     refused: int = 0
@@ -200,6 +215,7 @@ class _Intake:
                 system_id=self.system_id,
                 name=name,
                 descriptor=descriptor,
+                events=self.events,
             )
         except DrtoolError as error:
             return self._refuse(name, error)
@@ -207,10 +223,25 @@ class _Intake:
             self.files += 1
             self.size_bytes += os.fstat(descriptor).st_size
             advanced = PhaseAdvanced(phase="wal", done=self.size_bytes, detail=name)
+        self._look_for_gap(pushed)
         if pushed.end is not None:
             self.emit(advanced)
             self._keep_marks(Lineage(self.source, self.system_id, pushed.timeline), pushed.end)
         return "0"
+
+    def _look_for_gap(self, pushed: Pushed) -> None:
+        """Ask for a base backup where an older one cannot be recovered to what was pushed."""
+        if pushed.begin is None or pushed.end is None:
+            return
+        for event in pushed.events:
+            if event.kind == MINIMAL:
+                self.emit(Noted(told_of_minimal(event.lsn, pushed.timeline), "warning"))
+                self.ask_for_base()
+        with self.lock:
+            reached = self.reached.get(pushed.timeline, pushed.begin)
+            self.reached[pushed.timeline] = max(reached, pushed.end)
+        if pushed.begin > reached:
+            self.ask_for_base()
 
     def _keep_marks(self, lineage: Lineage, end: Lsn) -> None:
         """One request at a time puts marks; others need not wait for it: theirs are put by the next."""

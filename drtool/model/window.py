@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from drtool.model.measure import format_size
 from drtool.model.wal import Lsn
 
 
@@ -41,11 +42,20 @@ class LogGap:
     """A stretch of log that the repository lacks: no moment inside it can be returned to.
 
     `since` is the last moment before it, `until` the first behind it that a backup made reachable
-    again; None is not known, or not yet.
+    again; None is not known, or not yet. With a `reason` the WAL is there, and no recovery passes it.
     """
 
     timeline: int
     begin: Lsn
     end: Lsn
+    reason: str = ""
     since: datetime | None = field(default=None, compare=False)
     until: datetime | None = field(default=None, compare=False)
+
+    @property
+    def lack(self) -> str:
+        """What is wrong with the stretch, as a clause: the same words wherever it is told."""
+        if self.reason:
+            return f"from {self.begin} to {self.end} it cannot be replayed: {self.reason}"
+        size = format_size(self.end - self.begin)
+        return f"from {self.begin} to {self.end} it is missing ({size})"

@@ -29,4 +29,8 @@ def with_log(kind: str, size_bytes: int, log_bytes: int) -> str:
 
 def gap_words(gaps: Sequence[LogGap]) -> list[str]:
     """Each gap in the WAL with its place."""
-    return [f"gap on timeline {gap.timeline} from {gap.begin} to {gap.end}" for gap in gaps]
+    return [
+        f"gap on timeline {gap.timeline} from {gap.begin} to {gap.end}"
+        + (f": {gap.reason}" if gap.reason else "")
+        for gap in gaps
+    ]

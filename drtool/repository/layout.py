@@ -18,6 +18,7 @@ _PART = re.compile(r"(?P<segment>[0-9A-F]{24})\.part-(?P<begin>[0-9A-F]{8})-(?P<
 _SEGMENT = re.compile(r"[0-9A-F]{24}")
 _HISTORY = re.compile(r"([0-9A-F]{8})\.history")
 _GAP = re.compile(r"(?P<begin>[0-9A-F]{16})-(?P<end>[0-9A-F]{16})")
+_EVENT = re.compile(r"(?P<lsn>[0-9A-F]{16})-(?P<kind>[a-z][a-z0-9-]{0,30})")
 
 _OFFSET = re.compile(r"[0-9A-F]{16}")
 _REPLICATION_ID = re.compile(r"[0-9a-f]{40}")
@@ -113,6 +114,10 @@ class Lineage:
         """The record of WAL that is lost for good, from `begin` up to `end`."""
         return f"{self.prefix}gaps/{begin:016X}-{end:016X}"
 
+    def event_key(self, lsn: Lsn, kind: str) -> str:
+        """What the record at `lsn` says that a recovery must know before it meets it."""
+        return f"{self.prefix}events/{lsn:016X}-{kind}"
+
     @property
     def marks(self) -> str:
         return f"{system_marks(self.source, self.system_id)}{self.timeline:08X}/"
@@ -166,7 +171,15 @@ class RecordedGap:
     end: Lsn
 
 
-def parse_log_name(name: str) -> WholeSegment | SegmentPart | RecordedGap | None:
+@dataclass(frozen=True, slots=True, order=True)
+class EventName:
+    """The name of what the record at `lsn` says."""
+
+    lsn: Lsn
+    kind: str
+
+
+def parse_log_name(name: str) -> WholeSegment | SegmentPart | RecordedGap | EventName | None:
     """What a key below a lineage's prefix names; None for anything else."""
     if _SEGMENT.fullmatch(name):
         return WholeSegment(name)
@@ -174,6 +187,8 @@ def parse_log_name(name: str) -> WholeSegment | SegmentPart | RecordedGap | None
         return SegmentPart(part["segment"], int(part["begin"], 16), int(part["end"], 16))
     if gap := _GAP.fullmatch(name.removeprefix("gaps/")):
         return RecordedGap(Lsn(int(gap["begin"], 16)), Lsn(int(gap["end"], 16)))
+    if name.startswith("events/") and (event := _EVENT.fullmatch(name.removeprefix("events/"))):
+        return EventName(Lsn(int(event["lsn"], 16)), event["kind"])
     return None
 
 

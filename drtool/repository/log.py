@@ -12,7 +12,8 @@ from drtool.errors import AlreadyExists, IntegrityError, ObjectMissing
 from drtool.model.wal import Lsn, TimelineHistory, WalSegment
 from drtool.repository import layout
 from drtool.repository.confirmation import confirm_put
-from drtool.repository.layout import Lineage, RecordedGap, SegmentPart, WholeSegment
+from drtool.repository.layout import EventName, Lineage, RecordedGap, SegmentPart, WholeSegment
+from drtool.repository.log_events import MINIMAL, readable_events
 from drtool.repository.repository import Repository
 from drtool.repository.sealing import (
     SMALLEST_SEALED_BYTES,
@@ -205,11 +206,14 @@ class LogRun:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TimelineLog:
-    """What is there of one timeline: runs in ascending order, and gaps that were recorded."""
+    """What is there of one timeline: runs in ascending order, gaps that were recorded, and events in
+    ascending order.
+    """
 
     lineage: Lineage
     runs: tuple[LogRun, ...]
     gaps: tuple[RecordedGap, ...]
+    events: tuple[EventName, ...] = ()
 
     def run_holding(self, lsn: Lsn) -> LogRun | None:
         """The run that holds the byte at `lsn`, or ends there."""
@@ -246,7 +250,7 @@ def take_inventory(
 ) -> LogInventory:
     """List the log of one cluster from the segment holding `since` on.
 
-    Memory grows with the number of holes, not of segments. An object too small to be a sealed one
+    Memory grows with the number of holes and events, not of segments. An object too small to be a sealed one
     does not count as there (PITFALLS 6), nor does one whose key is in `damaged`. IntegrityError for
     the name of a segment of another size.
     """
@@ -281,6 +285,7 @@ def _list_timeline(
     first = WalSegment.holding(lineage.timeline, since, segment_bytes).name(segment_bytes)
     spans: list[tuple[int, int]] = []
     gaps: list[RecordedGap] = []
+    events: list[EventName] = []
     for found in repository.store.list(lineage.prefix, after=lineage.segment_key(first[:-1])):
         if found.size_bytes < SMALLEST_SEALED_BYTES or found.key in damaged:
             continue
@@ -294,8 +299,14 @@ def _list_timeline(
                 _extend(spans, begin + low, begin + high)
             case RecordedGap():
                 gaps.append(name)
+            case EventName():
+                events.append(name)
+    # These end what can be recovered: they are read, so that junk under such a name denies nothing.
+    minimal = [name for name in events if name.kind == MINIMAL]
+    believed = {event.lsn for event in readable_events(repository, lineage, minimal)}
+    events = [name for name in events if name.kind != MINIMAL or name.lsn in believed]
     runs = tuple(LogRun(lineage.timeline, Lsn(low), Lsn(high)) for low, high in spans)
-    return TimelineLog(lineage=lineage, runs=runs, gaps=tuple(gaps))
+    return TimelineLog(lineage=lineage, runs=runs, gaps=tuple(gaps), events=tuple(events))
 
 
 def _segment_begin(segment: str, segment_bytes: int, *, key: str) -> Lsn:

@@ -8,7 +8,6 @@ from zoneinfo import ZoneInfo
 
 from drtool.errors import DrtoolError
 from drtool.model.finding import Finding, Harm, Severity
-from drtool.model.measure import format_size
 from drtool.model.wal import history_name
 from drtool.model.window import LogGap
 from drtool.repository.backups import Manifest
@@ -27,8 +26,7 @@ def gap_findings(
     """
     for gap in gaps:
         subject = f"WAL of {source}, timeline {gap.timeline}"
-        size = format_size(gap.end - gap.begin)
-        fact = f"from {gap.begin} to {gap.end} it is missing ({size})"
+        fact = gap.lack
         since = "" if gap.since is None else f" after {shown(gap.since, zone)}"
         if gap.until is None:
             yield Finding(

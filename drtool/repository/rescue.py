@@ -509,7 +509,7 @@ def log_keys(repository: Repository, place: str) -> dict[str, str]:
     keys = {}
     for directory in repository.names(place):
         for name in repository.names(f"{place}/{directory}"):
-            if name != "gaps":
+            if name not in ("gaps", "events"):
                 keys[name] = f"{place}/{directory}/{name}"
     return keys
 

@@ -211,7 +211,7 @@ def _stop(repository: Repository, facts: RecoveryFacts) -> StopPosition | None:
 
 def _seems_cut(chain: Chain, marks: Iterable[Mark | None]) -> bool:
     """Whether anything tells of WAL beyond the end of the chain."""
-    return chain.missing is not None or any(mark and mark.lsn > chain.end for mark in marks)
+    return chain.is_cut or any(mark and mark.lsn > chain.end for mark in marks)
 
 
 def _no_backup(source: str, errors: Iterable[Exception]) -> Exception:

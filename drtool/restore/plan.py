@@ -24,10 +24,16 @@ from drtool.model.target import (
 from drtool.model.wal import Lsn, TimelineHistory
 from drtool.model.window import TimeRange
 from drtool.repository.backups import Manifest
-from drtool.repository.logpath import WalSpan
+from drtool.repository.log_events import PARAMETERS
+from drtool.repository.logpath import PlacedEvent, WalSpan, events_between
 from drtool.repository.recovery_windows import latest_moment
 from drtool.restore.look import Candidate, RecoveryFacts
 from drtool.restore.stop_position import StopPosition
+
+_WHY_NOT_MINIMAL = (
+    "What was changed meanwhile is in no WAL; a backup that begins behind it has it. Load in bulk with"
+    " wal_level = replica."
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,8 +41,9 @@ class RestorePlan:
     """One restore, decided. `spans` is exactly the WAL that the replay will be given.
 
     `proven_end` is a position that a replay of it to its end surely passes: the newest mark's, or the
-    backup's own end. Of a time target `stop` is the position that it means, where that is known, and
-    `witness` the newest mark until it on any timeline.
+    backup's own end. `stop` is the position that the target means, where that is known; of a time target
+    `witness` is the newest mark until it on any timeline. `changes` are the starts of the source with
+    other settings that the replay comes to.
     """
 
     source: str
@@ -57,6 +64,7 @@ class RestorePlan:
     history: TimelineHistory
     stop: StopPosition | None = None
     witness: Mark | None = None
+    changes: tuple[PlacedEvent, ...] = ()
 
     @property
     def fetch_bytes(self) -> int:
@@ -81,7 +89,7 @@ def plan_restore(
     """Decide how to reach `target`; NotRecoverable, naming what can be reached, if it cannot be."""
     chosen = _choose_backup(facts, target)
     findings = _warnings(facts, chosen)
-    wal_end = chosen.chain.end
+    wal_end, stop = chosen.chain.end, facts.stop
     match target:
         case ToTime(moment):
             mark = _covering_mark(facts, chosen, moment)
@@ -93,6 +101,9 @@ def plan_restore(
             wal_end = chosen.manifest.postgres.stop_lsn
         case ToLatest():
             findings += _require_no_gap(facts, chosen, accepts_gap=accepts_gap)
+            if chosen.chain.blocked is not None:
+                # PostgreSQL fails at the record that ends the recovery, unless it stops in front of it.
+                stop = StopPosition(lsn=wal_end)
         case ToXid() | ToName():
             findings.append(_may_be_missed(target, chosen.manifest))
     earliest, latest = window(facts)
@@ -113,9 +124,19 @@ def plan_restore(
         findings=tuple(findings),
         system_id=facts.system_id,
         history=facts.history,
-        stop=facts.stop,
+        stop=stop,
+        changes=_changes(facts, chosen, wal_end),
         witness=facts.around.witness if facts.around else None,
     )
+
+
+def _changes(facts: RecoveryFacts, chosen: Candidate, wal_end: Lsn) -> tuple[PlacedEvent, ...]:
+    """Up to the end of the WAL that is handed over: a replay may stop later than its target is."""
+    extent = chosen.manifest.postgres
+    events = events_between(
+        facts.inventory, facts.history, timeline=extent.timeline, begin=extent.start_lsn
+    )
+    return tuple(one for one in events if one.name.kind == PARAMETERS and one.name.lsn < wal_end)
 
 
 def _misdated(facts: RecoveryFacts, moment: datetime) -> list[Finding]:
@@ -269,7 +290,7 @@ def _covering_mark(facts: RecoveryFacts, chosen: Candidate, moment: datetime) ->
 def _require_position(facts: RecoveryFacts, chosen: Candidate, lsn: Lsn) -> None:
     if lsn <= chosen.chain.end:
         return
-    if chosen.chain.missing is not None:
+    if chosen.chain.is_cut:
         raise _hole(facts, chosen, f"WAL position {lsn} cannot be reached")
     raise NotRecoverable(
         f"WAL position {lsn} lies after the end of the WAL in the repository, {chosen.chain.end}",
@@ -283,7 +304,7 @@ def _require_no_gap(facts: RecoveryFacts, chosen: Candidate, *, accepts_gap: boo
     was_further = furthest is not None and (
         furthest.lsn > chain.end or furthest.timeline > chain.timeline
     )
-    if chain.missing is None and not was_further:
+    if not chain.is_cut and not was_further:
         return []
     if not accepts_gap:
         raise _hole(facts, chosen, "the latest moment cannot be reached")
@@ -295,9 +316,10 @@ def _require_no_gap(facts: RecoveryFacts, chosen: Candidate, *, accepts_gap: boo
         Finding(
             severity=Severity.WARNING,
             subject=f"source {facts.source}",
-            fact=f"WAL after {chain.end} is given up, {until}{since}: segment"
-            f" {_missing(facts, chosen)} is not in the repository",
-            fix="Nothing brings it back unless a server still has that segment in its pg_wal.",
+            fact=f"WAL after {chain.end} is given up, {until}{since}: {_lack(facts, chosen)}",
+            fix=_WHY_NOT_MINIMAL
+            if chain.blocked is not None
+            else "Nothing brings it back unless a server still has that segment in its pg_wal.",
         )
     ]
 
@@ -306,19 +328,24 @@ def _hole(facts: RecoveryFacts, chosen: Candidate, what: str) -> NotRecoverable:
     latest = _latest(chosen)
     how = f"use --to '{_shown(latest)}'" if latest else f"use --to-lsn {chosen.chain.end}"
     return NotRecoverable(
-        f"{what}: WAL segment {_missing(facts, chosen)} of source {facts.source} is not in the"
-        f" repository, though later WAL was; without a hole it reaches {chosen.chain.end}",
-        hint=f"For the newest moment before the hole {how}; to go to the hole knowingly, --to latest"
-        " --accept-gap. `drtool wal gaps` shows every hole.",
+        f"{what}: of source {facts.source} {_lack(facts, chosen)}; without a gap it reaches"
+        f" {chosen.chain.end}",
+        hint=f"For the newest moment before the gap {how}; to go to the gap knowingly, --to latest"
+        " --accept-gap. `drtool wal gaps` shows every gap.",
     )
 
 
-def _missing(facts: RecoveryFacts, chosen: Candidate) -> str:
-    size = facts.inventory.segment_bytes
-    if chosen.chain.missing is not None:
-        return chosen.chain.missing.name(size)
-    span = WalSpan(chosen.chain.timeline, chosen.chain.end, Lsn(chosen.chain.end + 1))
-    return next(span.segments(size)).name(size)
+def _lack(facts: RecoveryFacts, chosen: Candidate) -> str:
+    """What keeps the replay from going on, as a clause."""
+    size, chain = facts.inventory.segment_bytes, chosen.chain
+    if chain.blocked is not None:
+        return f"WAL {chain.blocked.lack}"
+    if chain.missing is not None:
+        name = chain.missing.name(size)
+    else:
+        span = WalSpan(chain.timeline, chain.end, Lsn(chain.end + 1))
+        name = next(span.segments(size)).name(size)
+    return f"WAL segment {name} is not in the repository, though later WAL was"
 
 
 def _may_be_missed(target: RecoveryTarget, manifest: Manifest) -> Finding:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -37,7 +36,7 @@ from drtool.sources.postgres.log import (
 from drtool.sources.postgres.server import RunningServer
 
 _POLL_SECONDS = 0.02
-_MANAGER_MISSING = re.compile(r"resource manager with ID \d+ not registered")
+_MINIMAL = "wal_level=minimal"
 _TARGET_MISSED = "recovery ended before configured recovery target was reached"
 
 
@@ -210,6 +209,13 @@ def _why_it_ended(
             hint="Use --to with a moment inside the window that `drtool status` shows, or --to latest."
             f" {log}",
         )
+    if any(_MINIMAL in text for text in watch.failures):
+        since = f", {format_when(watch.last_commit)}" if watch.last_commit else ""
+        return NotRecoverable(
+            f"{describe_target(plan.target)} was not reached: WAL from {watch.place} on was written with"
+            f" wal_level = minimal and lacks changes{since}",
+            hint=f"Use --to with a moment before that, or restore from a backup that began later. {log}",
+        )
     if "No space left on device" in server.log_tail:
         return DestinationRefused(
             f"the destination's disk is full: {told}",
@@ -220,10 +226,7 @@ def _why_it_ended(
             f"the replay was not given WAL in time: {told}",
             hint=f"Look at the store and the network, and run the restore again. {log}",
         )
-    hint = log
-    if _MANAGER_MISSING.search(told) or _MANAGER_MISSING.search(server.log_tail):
-        hint = f"Name the extension's library, `restore: {{preload: [...]}}` of the source. {log}"
-    return NotRecoverable(f"the restored server failed during recovery: {told}", hint=hint)
+    return NotRecoverable(f"the restored server failed during recovery: {told}", hint=log)
 
 
 def format_when(moment: datetime) -> str:

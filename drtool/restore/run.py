@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,6 +16,8 @@ from drtool.model.outcome import LogSpan, Reached, RestoreOutcome
 from drtool.model.target import ToLsn, describe_target
 from drtool.model.verification import Verification
 from drtool.repository.chunks import ChunkReader
+from drtool.repository.layout import Lineage
+from drtool.repository.log_events import readable_events
 from drtool.repository.repository import Repository
 from drtool.restore.destination import Destination, make_destination
 from drtool.restore.fetch import Fetched, fetch_files, put_control
@@ -74,8 +76,7 @@ class Verifier(Protocol):
 class RestoreSite:
     """Where a restore happens: checked places, the server's programs, and limits.
 
-    `preload` are libraries that the server loads while it recovers. `scratch` is where the private socket
-    and log go; None is the temporary directory.
+    `scratch` is where the private socket and log go; None is the temporary directory.
     """
 
     destination: Destination
@@ -84,7 +85,6 @@ class RestoreSite:
     patience: RetryLimits = PATIENCE
     limits: ReplayLimits = field(default_factory=ReplayLimits)
     scratch: Path | None = None
-    preload: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +174,8 @@ def _recover(
     verifier: Verifier,
     phases: Phases,
 ) -> _Recovered:
-    server_plan, restart = _server_plans(plan, site)
+    changes = list(_changed_settings(plan, repository))
+    server_plan, restart = _server_plans(plan, site, changes)
     supply = WalSupply(repository, plan, clock=phases.clock, patience=site.patience)
     tablespaces = ReplayedTablespaces(site.destination)
     ring = WalRing(
@@ -220,7 +221,17 @@ def _hand_over(plan: RestorePlan, site: RestoreSite, *, role: str | None) -> Han
         )
 
 
-def _server_plans(plan: RestorePlan, site: RestoreSite) -> tuple[ServerPlan, Restart]:
+def _changed_settings(plan: RestorePlan, repository: Repository) -> Iterator[Mapping[str, str]]:
+    """Settings that the source was started with later, within the WAL that is replayed."""
+    for change in plan.changes:
+        lineage = Lineage(plan.source, plan.system_id, change.timeline)
+        for event in readable_events(repository, lineage, [change.name]):
+            yield event.facts
+
+
+def _server_plans(
+    plan: RestorePlan, site: RestoreSite, changes: Sequence[Mapping[str, str]]
+) -> tuple[ServerPlan, Restart]:
     """How the copy is started to recover, and once more after that, should it be needed."""
     destination, extent = site.destination, plan.manifest.postgres
     control = read_control(destination.data, site.binaries)
@@ -230,14 +241,12 @@ def _server_plans(plan: RestorePlan, site: RestoreSite) -> tuple[ServerPlan, Res
             f" and its manifest says {extent.system_id}",
             hint="Restore from another --backup: `drtool repository info` names them.",
         )
-    needs = replay_needs(control, dict(extent.settings), data_directory=destination.data)
+    needs = replay_needs(
+        control, dict(extent.settings), data_directory=destination.data, changes=changes
+    )
     target = ToLsn(plan.stop.lsn) if plan.stop is not None else plan.target
     isolated = isolated_settings(
-        control,
-        needs,
-        major=site.binaries.major,
-        memory_bytes=machine_memory_bytes(),
-        preload=site.preload,
+        control, needs, major=site.binaries.major, memory_bytes=machine_memory_bytes()
     )
     again = ServerPlan(
         data_directory=destination.data,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from drtool.archiving.receive_settings import Received, ReceiveSettings
 from drtool.archiving.serving import PushServed, PushSite, serve_push
 from drtool.archiving.slot_keeping import let_go_at_limit
 from drtool.archiving.status import WalStatus
+from drtool.archiving.wal_events import PushedEvents
 from drtool.check.state import SourceState, Topic
 from drtool.errors import DestinationRefused, ObjectMissing, RepositoryUnavailable, UsageError
 from drtool.model.cluster import describe_cluster
@@ -72,11 +74,11 @@ def receive(
         )
         if request.is_dry_run:
             return _would_receive(preview_receive(repository, settings))
-        if source.wal.mode is WalMode.PUSH:
-            site = _push_site(request.source, source)
-            served = serve_push(repository, settings, site, stop=stop, clock=clock, emit=emit)
-            return _served(request.source, served)
         with _bases(request.source, repository, around, policy_file=policy_file) as ask_for_base:
+            if source.wal.mode is WalMode.PUSH:
+                site = replace(_push_site(request.source, source), ask_for_base=ask_for_base)
+                served = serve_push(repository, settings, site, stop=stop, clock=clock, emit=emit)
+                return _served(request.source, served)
             return _received(
                 receive_wal(
                     repository,
@@ -149,6 +151,7 @@ def push(request: WalPush, policy: Policy, around: Surroundings) -> None:
                     system_id=facts.system_id,
                     name=request.path.name,
                     descriptor=file.fileno(),
+                    events=PushedEvents(),
                 )
         except OSError as error:
             raise UsageError(

@@ -45,3 +45,10 @@ def read_wal_header(content: bytes | memoryview) -> WalHeader:
     return WalHeader(
         timeline=timeline, begin=Lsn(begin), system_id=system_id, segment_bytes=segment_bytes
     )
+
+
+def continued_bytes(content: bytes | memoryview) -> int:
+    """How many bytes of a record that began before it the page at the start of `content` goes on with."""
+    if len(content) < HEADER_BYTES:
+        return 0
+    return int(_LONG_HEADER.unpack_from(content)[4])
