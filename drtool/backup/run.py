@@ -153,6 +153,7 @@ def _extent(source: BackupSource, read: ReadStream, stopped_at: datetime) -> Pos
         tablespaces=tuple((space.oid, space.location) for space in read.began.tablespaces),
         settings=facts.settings,
         locales=facts.locales,
+        resource_managers=facts.resource_managers,
         relations=read.relations.count,
         relation_bytes=read.relations.size_bytes,
     )

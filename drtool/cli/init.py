@@ -29,7 +29,8 @@ from drtool.cli.verdicts import leave
 @click.option(
     "--repository",
     metavar="URL",
-    help="Where backups go: file:///DIRECTORY or s3://BUCKET/PREFIX; else a local directory.",
+    help="Where backups go: file:///DIRECTORY or s3://BUCKET/PREFIX[?endpoint=https://HOST:PORT];"
+    " else a local directory.",
 )
 @click.option("--dry-run", is_flag=True, help="Print what would be written, and write nothing.")
 @click.pass_obj

@@ -30,6 +30,7 @@ from drtool.model.progress import Emit, PhaseAdvanced, PhaseBegan, PhaseEnded
 from drtool.sources.files.entries import TreeKind, shown
 from drtool.sources.files.placing import TreeWriter
 from drtool.stores.bucket import Bucket
+from drtool.system.access import looking_at, require_writable
 from drtool.system.clock import Clock, Stopwatch
 from drtool.system.durable import make_directory
 from drtool.system.retry import RetryLimits, retrying
@@ -72,7 +73,7 @@ def restore_from_mirror(wanted: MirrorRestore, bucket: Bucket) -> FactSheet:
             hint="Restore with the policy that its runs were made with; or, if it is the right one,"
             " with --accept-source.",
         )
-    _refuse_content(wanted.into)
+    _check_place(wanted.into)
     with tempfile.TemporaryDirectory(prefix="drtool-mirror-") as scratch:
         catalogue = _state(bucket, chain, Path(scratch), name="then")
         try:
@@ -113,7 +114,7 @@ class _Writing:
     def run(self, catalogue: Catalogue) -> list[Finding]:
         """All of them, durable when it returns; what could not be set of their attributes."""
         wanted, watch = self._wanted, Stopwatch(self._wanted.clock)
-        make_directory(wanted.into)
+        _make_place(wanted.into)
         wanted.emit(PhaseBegan(phase="fetch", title="fetching files", total=self._total))
         writer = TreeWriter(wanted.into)
         try:
@@ -255,14 +256,24 @@ def _is_other(now: MirrorEntry, then: MirrorEntry) -> bool:
     return now.content != then.content
 
 
-def _refuse_content(into: Path) -> None:
+def _make_place(into: Path) -> None:
     try:
-        first = next(into.iterdir(), None) if into.exists() else None
+        make_directory(into)
     except OSError as error:
         raise DestinationRefused(
-            f"destination {into} cannot be looked at: {error.strerror}",
-            hint="Restore --into a new directory.",
+            f"destination {into} cannot be made: {error.strerror}",
+            hint="Restore --into a directory on a file system that can be written.",
         ) from error
+
+
+def _check_place(into: Path) -> None:
+    with looking_at(into):
+        if into.exists() and not into.is_dir():
+            raise DestinationRefused(
+                f"destination {into} is not a directory", hint="Restore --into a new directory."
+            )
+        first = next(into.iterdir(), None) if into.exists() else None
+        require_writable(into)
     if first is not None:
         raise DestinationRefused(
             f"destination {into} is not empty: found {shown(bytes(first.name, 'utf-8', 'surrogateescape'))}",

@@ -28,7 +28,10 @@ DEFAULT_OBJECTIVE = Name("default")
 class RepositoryPolicy:
     """Where backups and change logs are kept, and what opens them."""
 
-    url: StoreUrl = described("s3://BUCKET/PREFIX or file:///DIRECTORY; gs:// and az:// likewise.")
+    url: StoreUrl = described(
+        "s3://BUCKET/PREFIX or file:///DIRECTORY; gs:// and az:// likewise. A server of one's own:"
+        " s3://BUCKET/PREFIX?endpoint=https://HOST:PORT, with &region= and &path_style=false if need be."
+    )
     key: SecretReference | NoEncryption = described(
         "The repository key, by reference; 'none' goes without encryption."
     )

@@ -102,6 +102,10 @@ class PostgresRestore:
         "New directories of tablespaces, by the tablespace's OID or old path.",
         factory=lambda: MappingProxyType({}),
     )
+    preload: tuple[str, ...] = described(
+        "Libraries that the recovering server loads: those of extensions with WAL of their own kind.",
+        default=(),
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -256,8 +260,11 @@ class BucketSource:
 
     kind: ClassVar[str] = "bucket"
 
-    url: StoreUrl = described("The bucket to protect: s3://BUCKET/PREFIX.")
-    mirror: StoreUrl = described("Where its copy is kept: s3://BUCKET/PREFIX.")
+    url: StoreUrl = described(
+        "The bucket to protect: s3://BUCKET/PREFIX, with ?endpoint=https://HOST:PORT for"
+        " a server of one's own."
+    )
+    mirror: StoreUrl = described("Where its copy is kept: s3://BUCKET/PREFIX, likewise.")
     max_delete: int = described(
         "A run stops if more than this percentage of the objects is gone.", default=25
     )

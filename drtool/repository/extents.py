@@ -19,7 +19,8 @@ class PostgresExtent:
     `stopped_at` is the server's clock at the end of the backup: a recovery to this moment or a
     later one may begin here. `tablespaces` are (oid, location on the source). `settings` are those of
     the server that a recovery may need to know, by name; empty where they were not recorded, as are
-    `locales`, the names of libc's that its databases use.
+    `locales`, the names of libc's that its databases use, and `resource_managers`, the names of those
+    that extensions had registered.
     `relations` are the tables, indexes and other relations that users made, in `relation_bytes`; None
     where they were not counted.
     """
@@ -38,6 +39,7 @@ class PostgresExtent:
     tablespaces: tuple[tuple[int, str], ...] = ()
     settings: tuple[tuple[str, str], ...] = ()
     locales: tuple[str, ...] = ()
+    resource_managers: tuple[str, ...] = ()
     relations: int | None = None
     relation_bytes: int | None = None
 
@@ -56,6 +58,11 @@ class PostgresExtent:
             # Absent where nothing was recorded, as in manifests from before there were any.
             **({"settings": dict(self.settings)} if self.settings else {}),
             **({"locales": list(self.locales)} if self.locales else {}),
+            **(
+                {"resource_managers": list(self.resource_managers)}
+                if self.resource_managers
+                else {}
+            ),
             **({} if self.relations is None else {"relations": self.relations}),
             **({} if self.relation_bytes is None else {"relation_bytes": self.relation_bytes}),
         }
@@ -77,6 +84,7 @@ class PostgresExtent:
                 (str(name), str(value)) for name, value in document.get("settings", {}).items()
             ),
             locales=tuple(str(name) for name in document.get("locales", ())),
+            resource_managers=tuple(str(name) for name in document.get("resource_managers", ())),
             relations=document.get("relations"),
             relation_bytes=document.get("relation_bytes"),
         )

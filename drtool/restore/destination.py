@@ -14,8 +14,8 @@ from pathlib import Path
 
 from drtool.errors import DestinationRefused, IntegrityError
 from drtool.model.measure import format_size
-from drtool.restore.access import looking_at, require_writable
 from drtool.restore.plan import RestorePlan
+from drtool.system.access import looking_at, require_writable
 from drtool.system.durable import make_directory, sync_directory
 from drtool.system.users import RunAs, give
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -36,6 +37,7 @@ from drtool.sources.postgres.log import (
 from drtool.sources.postgres.server import RunningServer
 
 _POLL_SECONDS = 0.02
+_MANAGER_MISSING = re.compile(r"resource manager with ID \d+ not registered")
 _MINIMAL = "wal_level=minimal"
 _TARGET_MISSED = "recovery ended before configured recovery target was reached"
 
@@ -226,7 +228,10 @@ def _why_it_ended(
             f"the replay was not given WAL in time: {told}",
             hint=f"Look at the store and the network, and run the restore again. {log}",
         )
-    return NotRecoverable(f"the restored server failed during recovery: {told}", hint=log)
+    hint = log
+    if _MANAGER_MISSING.search(told) or _MANAGER_MISSING.search(server.log_tail):
+        hint = f"Name the extension's library, `restore: {{preload: [...]}}` of the source. {log}"
+    return NotRecoverable(f"the restored server failed during recovery: {told}", hint=hint)
 
 
 def format_when(moment: datetime) -> str:

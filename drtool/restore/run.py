@@ -76,7 +76,8 @@ class Verifier(Protocol):
 class RestoreSite:
     """Where a restore happens: checked places, the server's programs, and limits.
 
-    `scratch` is where the private socket and log go; None is the temporary directory.
+    `preload` are libraries that the server loads while it recovers. `scratch` is where the private socket
+    and log go; None is the temporary directory.
     """
 
     destination: Destination
@@ -85,6 +86,7 @@ class RestoreSite:
     patience: RetryLimits = PATIENCE
     limits: ReplayLimits = field(default_factory=ReplayLimits)
     scratch: Path | None = None
+    preload: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,7 +248,11 @@ def _server_plans(
     )
     target = ToLsn(plan.stop.lsn) if plan.stop is not None else plan.target
     isolated = isolated_settings(
-        control, needs, major=site.binaries.major, memory_bytes=machine_memory_bytes()
+        control,
+        needs,
+        major=site.binaries.major,
+        memory_bytes=machine_memory_bytes(),
+        preload=site.preload,
     )
     again = ServerPlan(
         data_directory=destination.data,

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from drtool.errors import DestinationRefused
 from drtool.model.measure import format_size
-from drtool.restore.access import looking_at, require_writable
 from drtool.restore.tree_plan import TreePlan
+from drtool.system.access import looking_at, require_writable
 from drtool.system.durable import make_directory
 
 _ELSEWHERE = "Restore --into a new directory."

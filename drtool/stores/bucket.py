@@ -168,7 +168,7 @@ class Bucket:
                 taken += len(piece)
                 yield bytes(piece)
         except LIBRARY_ERRORS as error:
-            raise translated(error, url=self.url, key=key) from error
+            raise translated(error, place=self.place, key=key) from error
         if taken != result.meta["size"]:
             raise RepositoryUnavailable(
                 f"{self.url}: object {key} ended after {taken} of {result.meta['size']} bytes",
@@ -212,7 +212,7 @@ class Bucket:
                 for listed in page:
                     yield _met(listed)
         except LIBRARY_ERRORS as error:
-            raise translated(error, url=self.url) from error
+            raise translated(error, place=self.place) from error
 
     def keeps_versions(self) -> bool | None:
         """Whether a deleted or overwritten object can still be read; None if nobody can tell."""
@@ -245,7 +245,7 @@ class Bucket:
         except PreconditionError as error:
             raise _changed(self.url, key) from error
         except LIBRARY_ERRORS as error:
-            told = translated(error, url=self.url, key=key)
+            told = translated(error, place=self.place, key=key)
             if type(told) is RepositoryUnavailable and is_refused(error):
                 raise ObjectRefused(
                     told.message, hint="See what the store says of this name and size."

@@ -56,8 +56,34 @@ class RemotePlace:
         return f"{self.scheme}://{self.bucket}{path}" + (f"?{query}" if query else "")
 
     @property
+    def host(self) -> str:
+        """The address that requests go to, as far as it is known before the first one."""
+        if self.endpoint is not None:
+            return self.endpoint
+        if self.scheme == "gs":
+            return "https://storage.googleapis.com"
+        if self.scheme == "az":
+            account = os.environ.get("AZURE_STORAGE_ACCOUNT_NAME", "")
+            return f"https://{account}.blob.core.windows.net"
+        region = self.region or os.environ.get("AWS_REGION") or "us-east-1"
+        return f"https://s3.{region}.amazonaws.com"
+
+    @property
+    def told(self) -> str:
+        """For errors: the URL, and the host where the URL does not name it."""
+        return self.url if dict(self.options).get("endpoint") else f"{self.url} at {self.host}"
+
+    @property
     def without_tls(self) -> bool:
         return self.endpoint is not None and self.endpoint.startswith("http://")
+
+
+def credential_files() -> tuple[str, str]:
+    """Where AWS profiles are kept: credentials, and settings."""
+    return (
+        os.environ.get("AWS_SHARED_CREDENTIALS_FILE", "~/.aws/credentials"),
+        os.environ.get("AWS_CONFIG_FILE", "~/.aws/config"),
+    )
 
 
 def parse_place(url: str) -> LocalPlace | RemotePlace:

@@ -67,7 +67,7 @@ class RemoteStore:
         # Answered with a refusal while plain puts were taken: no longer sent.
         self._creates_plainly = self._replaces_plainly = False
         self._reader = reading_client(place, self._limits)
-        self._objects = ObjectReader(self._reader, place.url)
+        self._objects = ObjectReader(self._reader, place)
         self._writer = writing_client(place, self._limits)
 
     def with_capabilities(self, capabilities: Capabilities) -> RemoteStore:
@@ -209,7 +209,7 @@ class RemoteStore:
             raise self._translated(error, key) from error
 
     def _translated(self, error: Exception, key: str) -> DrtoolError:
-        return translated(error, url=self.url, key=key)
+        return translated(error, place=self.place, key=key)
 
     def _create_once(self, key: str, views: Sequence[memoryview]) -> None:
         if self._put_new(key, views):

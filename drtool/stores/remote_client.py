@@ -10,7 +10,7 @@ from typing import Any
 from obstore.store import AzureStore, GCSStore, S3Store
 
 from drtool.errors import AccessDenied
-from drtool.stores.place import RemotePlace
+from drtool.stores.place import RemotePlace, credential_files
 from drtool.system.retry import RetryLimits
 
 RemoteClient = S3Store | GCSStore | AzureStore
@@ -133,10 +133,7 @@ def _profile_credentials() -> Any:  # obstore takes any callable here
         return None
     if any(environment.get(name) for name in _VARIABLES_OF_ROLES) and not named:
         return None
-    files = (
-        environment.get("AWS_SHARED_CREDENTIALS_FILE", "~/.aws/credentials"),
-        environment.get("AWS_CONFIG_FILE", "~/.aws/config"),
-    )
+    files = credential_files()
     if not named and not any(os.path.exists(os.path.expanduser(name)) for name in files):
         return None
     return _boto3_credentials(required=named)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import urllib.error
 import urllib.request
 from datetime import UTC, datetime
@@ -17,7 +16,7 @@ from drtool.stores.remote_client import RemoteLimits
 def server_time(place: RemotePlace, limits: RemoteLimits) -> datetime:
     """When the server says it is, to the second; one unsigned request, whose refusal will do."""
     limit = limits.connect_seconds
-    request = urllib.request.Request(_address(place), method="HEAD")  # noqa: S310 - http(s) only
+    request = urllib.request.Request(place.host, method="HEAD")  # noqa: S310 - http(s) only
     try:
         with urllib.request.urlopen(request, timeout=limit) as answer:  # noqa: S310 - http(s) only
             return _date(answer.headers, place)
@@ -26,21 +25,9 @@ def server_time(place: RemotePlace, limits: RemoteLimits) -> datetime:
             return _date(refusal.headers, place)
     except (OSError, ValueError) as error:
         raise RepositoryUnavailable(
-            f"{place.url}: the store's clock cannot be read: it gave no answer",
+            f"{place.told}: the store's clock cannot be read: it gave no answer",
             hint="Look whether the store is up and reachable, then run the same command again.",
         ) from error
-
-
-def _address(place: RemotePlace) -> str:
-    if place.endpoint is not None:
-        return place.endpoint
-    if place.scheme == "gs":
-        return "https://storage.googleapis.com"
-    if place.scheme == "az":
-        account = os.environ.get("AZURE_STORAGE_ACCOUNT_NAME", "")
-        return f"https://{account}.blob.core.windows.net"
-    region = place.region or "us-east-1"
-    return f"https://s3.{region}.amazonaws.com"
 
 
 def _date(headers: Message, place: RemotePlace) -> datetime:
@@ -48,7 +35,7 @@ def _date(headers: Message, place: RemotePlace) -> datetime:
         found = parsedate_to_datetime(headers["Date"])
     except (TypeError, ValueError) as error:
         raise RepositoryUnavailable(
-            f"{place.url}: the store's answer bears no date",
+            f"{place.told}: the store's answer bears no date",
             hint="Look whether the endpoint is an object store, and not a proxy's page.",
         ) from error
     return found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 
 from obstore.exceptions import (
@@ -20,6 +21,9 @@ from drtool.errors import (
     RepositoryUnavailable,
     StoreFull,
 )
+from drtool.stores.place import RemotePlace, credential_files
+
+_KEY_VARIABLES = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 
 # What the library raises for a request that went wrong.
 LIBRARY_ERRORS = (BaseError, OSError)
@@ -45,18 +49,30 @@ _PASSING = ("RequestTimeout", "BadDigest", "XAmzContentSHA256Mismatch", "Incompl
 _DENIED_CODES = ("AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken")
 
 
-def translated(error: Exception, *, url: str, key: str = "") -> DrtoolError:
-    """What `error` means for the object `key` of the store at `url`.
+# How requests to a machine's own credentials service show in the library's message.
+_CREDENTIALS_SERVICES = (
+    "/latest/api/token",
+    "/latest/meta-data/",
+    "InstanceProfile",
+    "TaskProvider",
+)
+
+
+def translated(error: Exception, *, place: RemotePlace, key: str = "") -> DrtoolError:
+    """What `error` means for the object `key` of the store at `place`.
 
     Only words known to be harmless are taken from the library's message: the rest of it may hold
     a signed address.
     """
-    text = str(error)
+    text, url = str(error), place.told
+    if any(sign in text for sign in _CREDENTIALS_SERVICES):
+        return no_credentials(place)
     status, code = _found(_STATUS, text), _found(_CODE, text)
     if code in _NO_BUCKET or (isinstance(error, FileNotFoundError) and not key):
         return PlaceMissing(
-            f"{url}: the bucket does not exist",
-            hint="Make the bucket, or correct `repository: url:` in the policy.",
+            f"{url}: the bucket {place.bucket} does not exist there",
+            hint="Make the bucket, or correct the url in the policy; `?endpoint=https://HOST:PORT` in it"
+            " names a server other than the provider's.",
         )
     if isinstance(error, FileNotFoundError):
         return ObjectMissing(key)
@@ -70,16 +86,36 @@ def translated(error: Exception, *, url: str, key: str = "") -> DrtoolError:
             where, hint="Look at the credentials in the environment, and at what they may do."
         )
     if isinstance(error, NotSupportedError) or status == "501":
-        return NotSupported(where, hint="Run `drtool repository init` to see what the store can.")
+        return NotSupported(
+            where,
+            hint="Name another server (`?endpoint=` in the url), or ask its operator whether a proxy or a"
+            " mode of the bucket refuses this: the server itself said that it cannot do it.",
+        )
     if status == "507" or code in _FULL:
         return StoreFull(where, hint="Make room in the store, or raise its quota.")
     if "credential" in text.lower() and status == "":
-        return RepositoryUnavailable(
-            f"{url}: no credentials could be had",
-            hint="Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE.",
-        )
+        return no_credentials(place)
     return RepositoryUnavailable(
         where, hint="Look whether the store is up and reachable, then run the same command again."
+    )
+
+
+def no_credentials(place: RemotePlace) -> AccessDenied:
+    """Nothing that the credentials of a store could come from gave any: says where was looked."""
+    if place.scheme != "s3":
+        return AccessDenied(
+            f"{place.told}: no credentials could be had",
+            hint="Set the provider's variables: GOOGLE_APPLICATION_CREDENTIALS, or AZURE_STORAGE_*.",
+        )
+    unset = [name for name in _KEY_VARIABLES if not os.environ.get(name)]
+    keys = f"{' and '.join(unset)} not set" if unset else "the key pair of the environment not used"
+    files = " and ".join(credential_files())
+    return AccessDenied(
+        f"{place.told}: there are no credentials for the bucket {place.bucket}: {keys}, no profile in"
+        f" {files}, no role of a web identity or a container, and this machine's instance metadata"
+        " service gives none",
+        hint="Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, for the user that runs"
+        " drtool.",
     )
 
 

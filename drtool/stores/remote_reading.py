@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 import obstore
 
 from drtool.errors import DrtoolError, IntegrityError, ObjectMissing, RepositoryUnavailable
+from drtool.stores.place import RemotePlace
 from drtool.stores.protocol import StoredObject
 from drtool.stores.remote_client import RemoteClient
 from drtool.stores.remote_errors import LIBRARY_ERRORS, is_bad_range, translated
@@ -22,9 +23,9 @@ T = TypeVar("T")
 class ObjectReader:
     """From any thread. Raises ObjectMissing, IntegrityError for a short one, and RepositoryUnavailable."""
 
-    def __init__(self, client: RemoteClient, url: str) -> None:
+    def __init__(self, client: RemoteClient, place: RemotePlace) -> None:
         self._client = client
-        self._url = url
+        self._place = place
 
     def fetch(self, key: str) -> tuple[bytes, UpdateVersion]:
         """The whole object, and the version to match for replacing it."""
@@ -122,7 +123,7 @@ class ObjectReader:
 
     def _cut_short(self, key: str) -> RepositoryUnavailable:
         return RepositoryUnavailable(
-            f"{self._url}: object {key}: the answer was cut short",
+            f"{self._place.told}: object {key}: the answer was cut short",
             hint="Look at the network between here and the store, then run the command again.",
         )
 
@@ -133,4 +134,4 @@ class ObjectReader:
             raise self._translated(error, key) from error
 
     def _translated(self, error: Exception, key: str) -> DrtoolError:
-        return translated(error, url=self._url, key=key)
+        return translated(error, place=self._place, key=key)

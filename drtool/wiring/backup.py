@@ -14,6 +14,7 @@ from drtool.model.request import BackupRequest
 from drtool.policy.policy import Policy, unsupported
 from drtool.policy.sources import FilesSource, PostgresSource, RedisSource, SourcePolicy
 from drtool.repository.repository import Repository
+from drtool.system.access import require_temporary_files
 from drtool.wiring.origins import require_same_source
 from drtool.wiring.parts import opened_repository, restorable_sources
 from drtool.wiring.side_by_side import side_by_side, with_failures
@@ -39,6 +40,7 @@ def backup(
     failure stands in the place of its outcome. Memory is that of one backup for each at a time.
     """
     sources = restorable_sources(request.sources, policy, around)
+    require_temporary_files()
     _load(sources.values())
     with opened_repository(policy, around) as repository:
         parts = _Parts(request, policy, repository, around)

@@ -14,6 +14,7 @@ from drtool.archiving.window import WalFetch, WalWindow, wait_for_wal
 from drtool.backup.plan import Accepted, BackupPlan, plan_backup
 from drtool.backup.run import BackupSource, run_backup
 from drtool.errors import LeaseHeld, SourceUnavailable, SourceUnsuitable
+from drtool.model.finding import Severity
 from drtool.model.objective import Mark
 from drtool.model.origin import Origin
 from drtool.model.outcome import BackupOutcome, Fact, FactSheet
@@ -21,6 +22,7 @@ from drtool.model.progress import Noted
 from drtool.model.request import BackupRequest
 from drtool.model.wal import Lsn
 from drtool.policy.sources import PostgresSource, WalMode
+from drtool.repository.backups import read_manifest
 from drtool.repository.layout import Lineage
 from drtool.repository.marks import put_mark
 from drtool.repository.repository import Repository
@@ -30,6 +32,7 @@ from drtool.sources.postgres.facts import ServerFacts, read_facts, require_ready
 from drtool.sources.postgres.heartbeat import beat
 from drtool.wiring.earlier import facts_of_store, lease_of_backup, look_back
 from drtool.wiring.parts import dsn_of
+from drtool.wiring.postgres_restorable import check_restorable
 from drtool.wiring.surroundings import Surroundings
 
 WAL_SECONDS = 600.0
@@ -102,7 +105,7 @@ class PostgresBackup:
                 server_clock=self._server_clock,
                 stop=around.stop,
             )
-            return run_backup(
+            outcome = run_backup(
                 plan,
                 source=source,
                 repository=self.repository,
@@ -110,6 +113,9 @@ class PostgresBackup:
                 clock=around.clock,
                 emit=around.emit,
             )
+        extent = read_manifest(self.repository, self.name, outcome.backup_id).postgres
+        here = check_restorable(self.name, self.source, extent, severity=Severity.WARNING)
+        return replace(outcome, findings=(*outcome.findings, *here))
 
     def _caught_up(self, facts: ServerFacts) -> WalFetch | None:
         if self._settings.wal.mode is not WalMode.STREAM:

@@ -11,17 +11,19 @@ from drtool.archiving.status import WalStatus
 from drtool.check.freshness import check_clock
 from drtool.check.run import Seen, attempt, not_looked
 from drtool.check.state import Topic
-from drtool.errors import DrtoolError
+from drtool.errors import DrtoolError, NotRecoverable
 from drtool.model.checked import Look
 from drtool.model.cluster import describe_cluster, system_of
 from drtool.model.finding import Finding, Severity
 from drtool.policy.sources import PostgresSource, WalMode
+from drtool.repository.extents import PostgresExtent
 from drtool.sources.postgres.checks import check_archiving, check_server
 from drtool.sources.postgres.connection import connect, place_of
 from drtool.sources.postgres.facts import ServerFacts, read_facts
 from drtool.sources.postgres.readiness import read_archiver, read_readings
 from drtool.wiring.checking import Checking
 from drtool.wiring.parts import dsn_of
+from drtool.wiring.postgres_restorable import programs_for
 from drtool.wiring.slot import look_at_slot
 from drtool.wiring.state_facts import read_facts_of_state
 from drtool.wiring.state_postgres import postgres_state, read_log
@@ -108,8 +110,11 @@ def _look_at_log(
         yield attempt("slot", lambda: look_at_slot(settings, repository=None, log=None))
     found = read_facts_of_state(checking.name, checking.policy, checking.opened(), now=checking.now)
     log = read_log(found)
-    state = postgres_state(found, checking.policy.postgres(checking.name), log=log)
+    state = postgres_state(found, source, log=log)
     yield checking.backups(state)
+    if found.newest is not None:
+        seen = _programs_seen(source, found.newest.postgres)
+        yield Look(name="restore", seen=seen, findings=state.of(Topic.RESTORE))
     yield Look(name="receiver", seen=state.receiver or "none", findings=state.of(Topic.RECEIVER))
     foreign = _foreign(checking.name, log, facts)
     yield Look(name="log", seen=state.log_seen, findings=(*state.of(Topic.LOG), *foreign))
@@ -120,6 +125,14 @@ def _look_at_log(
         if state.receiver is None and log.system_id is not None:
             yield attempt("branch", lambda: _branch(checking, dsn))
     yield checking.recoverable(state)
+
+
+def _programs_seen(source: PostgresSource, extent: PostgresExtent) -> str:
+    major = extent.server_version // 10000
+    try:
+        return f"PostgreSQL {programs_for(source, extent).version} is here"
+    except NotRecoverable:
+        return f"a cluster of PostgreSQL {major} cannot be restored here"
 
 
 def _branch(checking: Checking, dsn: str) -> Seen:

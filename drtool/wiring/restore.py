@@ -17,6 +17,7 @@ from drtool.model.target import ToLatest, ToTime
 from drtool.policy.policy import Policy
 from drtool.policy.sources import FilesSource, PostgresSource, RedisSource, SourcePolicy
 from drtool.repository.repository import Repository
+from drtool.system.access import require_temporary_files
 from drtool.system.durable import make_directory
 from drtool.system.users import current_user, give, user_of
 from drtool.wiring.files import plan_files, require_trees
@@ -48,6 +49,7 @@ def restore(
     require_trees(request, sources)
     require_redis(request, sources)
     _require_sensible(request, now=around.clock.now())
+    require_temporary_files()
     places = _places(request, list(sources), policy, now=around.clock.now())
     with opened_repository(policy, around) as repository:
         if not request.accepts_source:

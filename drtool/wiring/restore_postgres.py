@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
@@ -22,12 +22,13 @@ from drtool.restore.phases import Phases
 from drtool.restore.plan import RestorePlan, plan_restore, preview
 from drtool.restore.run import RestoreSite, run_restore
 from drtool.restore.timeline_choice import ReplayedPath, held_mark
-from drtool.sources.postgres.binaries import find_binaries
+from drtool.sources.postgres.binaries import ServerBinaries
 from drtool.sources.postgres.connection import database_of
 from drtool.system.users import choose_user
 from drtool.verify.cluster import ClusterVerifier
 from drtool.wiring.judged import asked_of, judged
 from drtool.wiring.planned import Planned, Runner
+from drtool.wiring.postgres_restorable import check_surroundings, programs_for
 from drtool.wiring.surroundings import Surroundings
 
 FALLBACK_DATABASE = "postgres"
@@ -43,23 +44,25 @@ class _Job:
     repository: Repository
     around: Surroundings
     plan: RestorePlan
+    binaries: ServerBinaries
 
     def prepare(self, place: Path) -> Runner:
-        """Look at the place, and for the server's programs."""
+        """Look at the place."""
         owner = choose_user(place, self.source.restore.run_as)
         destination = check_destination(
             self.plan, place, owner=owner, tablespaces=self.source.restore.tablespaces
         )
         extent = self.plan.manifest.postgres
-        binaries = find_binaries(extent.server_version // 10000, bin_dir=self.source.bin_dir)
         verifier = ClusterVerifier(
             questions=self.source.checks,
             database=_database(self.source, self.around),
             role=extent.bootstrap_role,
-            binaries=binaries,
+            binaries=self.binaries,
             owner=owner,
         )
-        site = RestoreSite(destination=destination, binaries=binaries)
+        site = RestoreSite(
+            destination=destination, binaries=self.binaries, preload=self.source.restore.preload
+        )
         return lambda emit: self._run(site, verifier, emit)
 
     def _run(self, site: RestoreSite, verifier: ClusterVerifier, emit: Emit) -> RestoreOutcome:
@@ -110,6 +113,11 @@ def plan_postgres(
     """NotRecoverable, naming what can be reached, if the target cannot be."""
     facts = look(repository, name, request.target, timeline=request.timeline)
     plan = plan_restore(facts, request.target, accepts_gap=request.accepts_gap)
+    extent = plan.manifest.postgres
+    # Now, so that a plan says what the run would: that this machine lacks the programs.
+    binaries = programs_for(source, extent)
+    here = check_surroundings(f"source {name}", source, extent, binaries=binaries)
+    shown = replace(plan, findings=(*plan.findings, *here))
     job = _Job(
         source=source,
         request=request,
@@ -117,12 +125,13 @@ def plan_postgres(
         repository=repository,
         around=around,
         plan=plan,
+        binaries=binaries,
     )
     return Planned(
         source=name,
         earliest=plan.earliest,
         latest=plan.latest,
-        preview=lambda place: preview(plan, destination=str(place)),
+        preview=lambda place: preview(shown, destination=str(place)),
         prepare=job.prepare,
     )
 

@@ -10,6 +10,7 @@ from drtool.check.freshness import Receiving, check_loss, check_receiver
 from drtool.check.state import SourceState, Topic, by_topic
 from drtool.model.finding import Finding, Harm, Severity
 from drtool.policy.sources import PostgresSource, WalMode
+from drtool.wiring.postgres_restorable import check_restorable
 from drtool.wiring.state_facts import StateFacts, backup_findings, state_of
 
 
@@ -30,6 +31,7 @@ def postgres_state(facts: StateFacts, source: PostgresSource, *, log: WalStatus)
             (Topic.RECEIVER, check_receiver(_receiving(facts, source, log), fix=_receive(facts))),
             (Topic.LOG, log.findings),
             (Topic.LOG, _mark_findings(facts, log)),
+            (Topic.RESTORE, _restore_findings(facts, source)),
             (Topic.LOSS, loss),
         ),
     )
@@ -45,6 +47,12 @@ def read_log(facts: StateFacts) -> WalStatus:
         damaged=facts.damaged,
         zone=facts.policy.timezone,
     )
+
+
+def _restore_findings(facts: StateFacts, source: PostgresSource) -> Iterator[Finding]:
+    if facts.newest is not None:
+        extent = facts.newest.postgres
+        yield from check_restorable(facts.name, source, extent, severity=Severity.PROBLEM)
 
 
 def _receive(facts: StateFacts) -> str:

@@ -24,6 +24,7 @@ from drtool.sources.files.exclude import compile_rules
 from drtool.stores.bucket import Bucket, open_bucket
 from drtool.stores.protocol import Store
 from drtool.stores.remote import RemoteStore
+from drtool.system.access import require_temporary_files
 from drtool.wiring.origins import origin_now
 from drtool.wiring.parts import opened_store
 from drtool.wiring.side_by_side import side_by_side, with_failures
@@ -39,6 +40,7 @@ def sync(
     They do not run side by side: each uses sixteen connections as it is.
     """
     sources = _mirrored(request.sources, policy)
+    require_temporary_files()
     with _leases(policy, around) as leases:
         parts = _Parts(request, policy, leases, around)
         jobs = {name: partial(parts.sync, name, source) for name, source in sources.items()}
@@ -49,6 +51,7 @@ def sync(
 def restore(request: SyncRestore, policy: Policy, around: Surroundings) -> FactSheet:
     """Write a source's files again from its mirror. Needs the bucket alone, not the repository."""
     [source] = _mirrored((request.source,), policy).values()
+    require_temporary_files()
     wanted = MirrorRestore(
         source=request.source,
         moment=request.moment,

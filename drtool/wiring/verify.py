@@ -9,6 +9,7 @@ from drtool.model.outcome import Fact, FactSheet, VerifyOutcome
 from drtool.model.request import VerifyRequest
 from drtool.policy.policy import Policy
 from drtool.repository.backups import backup_ids
+from drtool.system.access import require_temporary_files
 from drtool.verify.depth import depth_of
 from drtool.verify.repository import last_verified, verify_repository
 from drtool.wiring.parts import opened_repository, restorable_sources
@@ -24,6 +25,7 @@ def verify(
         depth = depth_of(request.level, request.percent)
     except ValueError as error:
         raise UsageError(str(error), hint="For example: `drtool verify --percent 10`.") from None
+    require_temporary_files()
     with opened_repository(policy, around) as repository:
         if request.is_dry_run:
             last = last_verified(repository)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from drtool.errors import LeaseHeld, SourceUnavailable, SourceUnsuitable
+from drtool.errors import DestinationRefused, LeaseHeld, SourceUnavailable, SourceUnsuitable
 from drtool.model.finding import Severity
 from tests.mirror.rig import Rig, contents, settle
 
@@ -348,6 +348,17 @@ def test_a_time_of_modification_far_off_is_mirrored(plain: Rig) -> None:
         client = far.server.client()
         met = client.head_object(Bucket=far.bucket_name, Key="far-off/-1/file")
         assert met["Metadata"].get("mtime") in ("-0.500000000", None)
+
+
+@pytest.mark.parametrize("is_plan", [True, False], ids=["plan", "run"])
+def test_a_place_that_cannot_be_made_is_refused_before_anything_is_fetched(
+    plain: Rig, is_plan: bool
+) -> None:
+    plain.write("a", b"a")
+    plain.sync()
+
+    with pytest.raises(DestinationRefused, match="tree/a"):
+        plain.restore("tree/a/below a file", is_plan=is_plan)
 
 
 def test_what_was_excluded_is_not_mirrored(plain: Rig) -> None:

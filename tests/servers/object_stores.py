@@ -87,12 +87,12 @@ class S3Server:
         query = urlencode({"endpoint": endpoint or self.endpoint, "region": REGION}, safe=":/")
         return f"s3://{bucket}/{prefix}?{query}"
 
-    def new_url(self, prefix: str = "main") -> str:
+    def new_url(self, prefix: str = "main", *, endpoint: str | None = None) -> str:
         """The URL of a new prefix in the bucket that all tests share.
 
         SeaweedFS gives every bucket volumes of its own, and a session of tests would use them up.
         """
-        return self.url(SHARED_BUCKET, f"{uuid.uuid4().hex[:12]}/{prefix}")
+        return self.url(SHARED_BUCKET, f"{uuid.uuid4().hex[:12]}/{prefix}", endpoint=endpoint)
 
 
 def program(name: str) -> str:

@@ -12,12 +12,14 @@ import pytest
 from drtool.errors import (
     AccessDenied,
     AlreadyExists,
+    NotSupported,
     ObjectMissing,
     PlaceMissing,
     RepositoryUnavailable,
 )
 from drtool.stores.capabilities import Capabilities
 from drtool.stores.place import RemotePlace, parse_place
+from drtool.stores.probe import probe_store
 from drtool.stores.remote import RemoteStore
 from drtool.stores.remote_client import RemoteLimits
 from drtool.system.clock import SystemClock
@@ -250,12 +252,72 @@ def test_missing_and_unreachable_are_different_answers(seaweedfs: S3Server) -> N
         lambda: list(no_bucket.list("")),
         lambda: no_bucket.list_directories(""),
     ):
-        with pytest.raises(PlaceMissing, match="bucket does not exist"):
+        with pytest.raises(PlaceMissing, match="the bucket no-such-bucket does not exist"):
             call()
     with pytest.raises(RepositoryUnavailable, match="refused"):
         nobody.stat("key")
     with pytest.raises(RepositoryUnavailable):
         nobody.now()
+
+
+def test_without_credentials_the_host_the_bucket_and_where_was_looked_are_named(
+    seaweedfs: S3Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The refusal of the machine's own metadata service was told as the store's 403."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none either"))
+    monkeypatch.setenv("AWS_ENDPOINT_URL", seaweedfs.endpoint)
+
+    with proxied(seaweedfs.address) as metadata:
+        monkeypatch.setenv("AWS_METADATA_ENDPOINT", metadata.endpoint)
+        for choice in (
+            always(Answer(403, "Forbidden")),
+            always(Answer(404, "None")),
+            always(Reset()),
+        ):
+            metadata.choice = choice
+            with pytest.raises(AccessDenied) as caught:
+                remote(f"s3://{SHARED_BUCKET}/main?region=us-east-1").read("key")
+
+            told = f"{caught.value.message} {caught.value.hint}"
+            for word in (
+                seaweedfs.endpoint,
+                f"bucket {SHARED_BUCKET}",
+                "AWS_ACCESS_KEY_ID",
+                "none either",
+            ):
+                assert word in told
+            assert "the store answered" not in told
+    assert metadata.lines
+
+
+def test_a_host_that_the_environment_names_is_named_in_every_error(
+    seaweedfs: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nobody = f"http://127.0.0.1:{free_port()}"
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", nobody)
+    with pytest.raises(RepositoryUnavailable, match=f"s3://shop/main at {nobody}.*refused"):
+        remote("s3://shop/main").read("key")
+
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", seaweedfs.endpoint)
+    with pytest.raises(PlaceMissing, match=f"{seaweedfs.endpoint}: the bucket shop ") as caught:
+        remote("s3://shop/main").read("key")
+    assert "endpoint=" in caught.value.hint
+
+
+def test_what_a_store_cannot_do_is_not_answered_with_the_command_that_has_just_failed(
+    seaweedfs: S3Server,
+) -> None:
+    """`repository init` asks the same of the store, and gave the hint to run `repository init`."""
+    with proxied(seaweedfs.address) as proxy:
+        proxy.choice = always(Answer(501, "NotImplemented"))
+        with pytest.raises(NotSupported) as caught:
+            probe_store(remote(seaweedfs.new_url(endpoint=proxy.endpoint)), clock=SystemClock())
+
+    assert "repository init" not in caught.value.hint
+    assert "endpoint=" in caught.value.hint
 
 
 def test_wrong_credentials_are_refused_in_words(

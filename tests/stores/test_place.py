@@ -22,6 +22,24 @@ def _no_endpoint(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
+    ("url", "told"),
+    [
+        (
+            "s3://b/p?region=eu-west-3",
+            "s3://b/p?region=eu-west-3 at https://s3.eu-west-3.amazonaws.com",
+        ),
+        ("s3://b?endpoint=https://minio:9000", "s3://b?endpoint=https://minio:9000"),
+        ("gs://b", "gs://b at https://storage.googleapis.com"),
+    ],
+)
+def test_the_host_is_told_once(url: str, told: str) -> None:
+    place = parse_place(url)
+
+    assert isinstance(place, RemotePlace)
+    assert place.told == told
+
+
+@pytest.mark.parametrize(
     "url",
     [
         "",

@@ -20,6 +20,7 @@ from drtool.model.target import RecoveryTarget
 from drtool.model.wal import Lsn
 from drtool.policy.policy import Policy
 from drtool.policy.secrets import Redactor
+from drtool.repository.extents import PostgresExtent
 from drtool.repository.keys import NO_SECRET
 from drtool.repository.layout import Lineage
 from drtool.repository.log import put_history
@@ -81,6 +82,8 @@ class Past:
     began: datetime
     count: int = 0
     tree: Path = field(default_factory=Path)
+    extent: PostgresExtent = EXTENT_OF_BACKUP
+    more: str = ""  # of the source's policy
 
     def at(self, minutes: float) -> datetime:
         return self.began + timedelta(minutes=minutes)
@@ -94,7 +97,7 @@ class Past:
         backup_id = f"{ended:%Y%m%dT%H%M%S}.000Z-00000{self.count}"
         (self.tree / "own").write_text(backup_id * 100)
         extent = replace(
-            EXTENT_OF_BACKUP,
+            self.extent,
             start_lsn=Lsn(segment * MIB + 40),
             stop_lsn=Lsn(segment * MIB + 400),
             stopped_at=ended,
@@ -119,7 +122,8 @@ class Past:
 
     @property
     def policy(self) -> Policy:
-        return parse_policy(_POLICY.format(root=self.root), "the test's policy")
+        text = _POLICY.format(root=self.root) + self.more
+        return parse_policy(text, "the test's policy")
 
     @property
     def around(self) -> Surroundings:

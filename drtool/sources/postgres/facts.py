@@ -53,6 +53,7 @@ _LOCALES = (
     "SELECT DISTINCT locale FROM pg_database, LATERAL (VALUES (datcollate), (datctype)) AS used(locale)"
     " WHERE datallowconn ORDER BY locale"
 )
+_MANAGERS = "SELECT rm_name FROM pg_get_wal_resource_managers() WHERE NOT rm_builtin ORDER BY rm_id"
 _UNITS = {"B": 1, "kB": 1 << 10, "MB": 1 << 20, "GB": 1 << 30}
 
 
@@ -80,7 +81,8 @@ class Capacities:
 class ServerFacts:
     """A server at one moment. None, or not in `settings`: our role may not know it.
 
-    `settings` are those that a recovery may need to know; `locales` are the databases', of libc.
+    `settings` are those that a recovery may need to know; `locales` are the databases', of libc;
+    `resource_managers` the names of those of extensions.
     """
 
     place: str
@@ -99,6 +101,7 @@ class ServerFacts:
     tablespaces: tuple[Tablespace, ...] | None
     settings: tuple[tuple[str, str], ...] = ()
     locales: tuple[str, ...] = ()
+    resource_managers: tuple[str, ...] = ()
 
     @property
     def major(self) -> int:
@@ -197,6 +200,7 @@ def _with_catalog_facts(facts: ServerFacts, dsn: str, timeout_seconds: float) ->
             ).fetchall()
             settings = connection.execute(_SETTINGS, (list(RECORDED_SETTINGS),)).fetchall()
             locales = connection.execute(_LOCALES).fetchall()
+            managers = connection.execute(_MANAGERS).fetchall()
     except SourceUnavailable:
         return facts
     except psycopg.Error as error:
@@ -210,4 +214,5 @@ def _with_catalog_facts(facts: ServerFacts, dsn: str, timeout_seconds: float) ->
             (name, value) for name, value in settings if len(value) <= LONGEST_SETTING_BYTES
         ),
         locales=tuple(name for (name,) in locales),
+        resource_managers=tuple(name for (name,) in managers),
     )

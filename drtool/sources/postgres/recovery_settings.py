@@ -7,7 +7,7 @@ read at all, and in place of its `postgresql.auto.conf`, which always is, lies o
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC
 
 from drtool.model.target import (
@@ -75,18 +75,25 @@ _PINNED = {name: value for name, (value, _) in CUT_OFF_AFTERWARDS.items()}
 
 
 def isolated_settings(
-    control: ControlFile, needs: ReplayNeeds, *, major: int, memory_bytes: int
+    control: ControlFile,
+    needs: ReplayNeeds,
+    *,
+    major: int,
+    memory_bytes: int,
+    preload: Sequence[str] = (),
 ) -> dict[str, str]:
     """Settings for any start of a restored copy, with or without recovery.
 
     Buffers are modest: an eighth of the memory, at most 1 GiB, whatever production has (PITFALLS 60).
     What a replay needs at least as large as on the primary is in `needs`. fsync
     stays on: what a restore calls done must be durable, and replay hardly syncs between its few
-    restart points; the start syncs with one syncfs instead of file by file.
+    restart points; the start syncs with one syncfs instead of file by file. Of libraries only `preload`
+    are loaded.
     """
     buffers = buffer_bytes(memory_bytes)
     return {
         **_CUT_OFF,
+        "shared_preload_libraries": ", ".join(preload),
         **needs.settings(major),
         "listen_addresses": "",
         "ssl": "off",

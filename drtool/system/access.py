@@ -1,8 +1,9 @@
-"""Whether a place can be written by whoever runs the restore: asked before anything is fetched."""
+"""Whether a place can be written by whoever runs this: asked before anything is fetched or read."""
 
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,3 +34,18 @@ def require_writable(path: Path) -> None:
             f"destination {path} cannot be written{above}",
             hint="Restore --into a directory that you may write, or as another user.",
         )
+
+
+def require_temporary_files() -> None:
+    """DestinationRefused if no directory for temporary files can be written, or it has no room."""
+    try:
+        with tempfile.TemporaryFile() as file:
+            file.write(b"drtool")
+            file.flush()
+    except OSError as error:
+        where = tempfile.tempdir or "/tmp"  # noqa: S108 - to name it
+        raise DestinationRefused(
+            f"no temporary file can be written: {error.strerror or error} ({where})",
+            hint="Set TMPDIR to a directory that can be written, with free space:"
+            " export TMPDIR=/var/tmp",
+        ) from error
