@@ -26,7 +26,7 @@ _INSTALLED = "SELECT 1 FROM pg_extension WHERE extname = 'amcheck'"
 _INSTALL = "CREATE EXTENSION amcheck WITH SCHEMA pg_catalog"
 _DROP = "DROP EXTENSION IF EXISTS amcheck"
 # The run as a whole has a limit.
-_NO_TIMEOUTS = {"statement_timeout": "0", "lock_timeout": "0"}
+_NO_TIMEOUT = {"statement_timeout": "0"}
 _QUERY = "pg_amcheck: detail: Query was"
 _MARGIN = re.compile(r"\n(?=\S)")
 _MOST_SHOWN = 8
@@ -102,7 +102,8 @@ class Amcheck:
             yield Finding(severity=Severity.NOTE, subject=SUBJECT, fact="found nothing wrong")
 
     def _run(self, database: str) -> Finished:
-        settings = session_settings(self.access.major, fires_triggers=False) | _NO_TIMEOUTS
+        settings = session_settings(self.access.major, fires_triggers=False)
+        settings |= _NO_TIMEOUT | self.access.lock_limit
         command = [str(self.binaries.program("pg_amcheck")), "--jobs=2", "--no-password"]
         command += ["--host", str(self.access.server.socket_directory), "--port", "5432"]
         command += ["--username", self.access.entrance.role]

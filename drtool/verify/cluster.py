@@ -44,6 +44,7 @@ _COLLATION_VERSIONS = (
     " pg_collation_actual_version(c.oid) FROM pg_depend d JOIN pg_collation c"
     " ON d.refobjid = c.oid AND d.refclassid = 'pg_collation'::regclass"
 )
+_PREPARED = "SELECT count(*), (array_agg(gid ORDER BY prepared))[1], min(prepared)::text FROM pg_prepared_xacts"
 _USUAL_DATABASES = ("postgres", "template1")
 _LONGEST_REASON = 2000
 _BROKEN = (psycopg.Error, SourceUnavailable)
@@ -52,9 +53,10 @@ _BROKEN = (psycopg.Error, SourceUnavailable)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckLimits:
     """Seconds that each question, each look at one catalog, amcheck of a database, and the page check
-    may take.
+    may take, and that anything may wait for a lock.
     """
 
+    lock_seconds: float = 10
     question_seconds: float = 300
     catalog_seconds: float = 300
     amcheck_seconds: float = 3600
@@ -104,7 +106,7 @@ class ClusterVerifier:
         if isinstance(entrance, NoEntrance):
             return ()
         access = self._access(server, entrance)
-        findings = [*_not_open(entrance)]
+        findings = [*_not_open(entrance), *self._prepared(access)]
         readable: list[str] = []
         for database in entrance.open:
             found, is_readable = self._look_into(access, database)
@@ -148,7 +150,12 @@ class ClusterVerifier:
         )
 
     def _access(self, server: Server, entrance: Entrance) -> Access:
-        return Access(server=server, entrance=entrance, major=self.binaries.major)
+        return Access(
+            server=server,
+            entrance=entrance,
+            major=self.binaries.major,
+            lock_seconds=self.limits.lock_seconds,
+        )
 
     def _nothing_asked(self, entrance: NoEntrance) -> Verification:
         wrong = [reason for reason in entrance.reasons if not is_of_environment(reason)]
@@ -174,7 +181,7 @@ class ClusterVerifier:
 
     def _ask(self, access: Access, question: str) -> Question:
         """Passed only if the first column of the first row is true; not asked where the database lets
-        nobody in, here as at the source.
+        nobody in, or a prepared transaction holds a lock, here as at the source.
         """
         session = None
         try:
@@ -187,12 +194,32 @@ class ClusterVerifier:
                 row = session.execute(question.encode()).fetchone()
         except _BROKEN as error:
             told = one_line(error)
-            if session is None and is_of_environment(told):
+            is_locked = isinstance(error, psycopg.errors.LockNotAvailable)
+            if is_locked or (session is None and is_of_environment(told)):
                 return Question(question, f"not measured: {told}", None)
             return Question(question, f"error: {told}", False)
         if row is None:
             return Question(question, "no row", False)
         return Question(question, str(row[0]), row[0] is True)
+
+    def _prepared(self, access: Access) -> Iterator[Finding]:
+        """Prepared transactions go on in a copy, and hold their locks there too."""
+        seconds = self.limits.catalog_seconds
+        try:
+            with access.connect(access.entrance.database, statement_seconds=seconds) as session:
+                found = session.execute(_PREPARED).fetchone()
+        except _BROKEN as error:
+            yield failed("prepared transactions", "they cannot be read", error)
+            return
+        assert found is not None
+        if found[0]:
+            yield Finding(
+                severity=Severity.WARNING,
+                subject="prepared transactions",
+                fact=f"{found[0]} open in the copy, holding their locks; the oldest, {found[1]!r}, was"
+                f" prepared at {found[2]}",
+                fix="See pg_prepared_xacts, and COMMIT PREPARED or ROLLBACK PREPARED each.",
+            )
 
     def _look_into(self, access: Access, database: str) -> tuple[list[Finding], bool]:
         """Read the catalogs, and compare collation versions (PITFALLS 59); whether they can be read."""
@@ -202,7 +229,8 @@ class ClusterVerifier:
                 session.execute(_CATALOG_SWEEP)
                 versions = session.execute(_COLLATION_VERSIONS).fetchall()
         except _BROKEN as error:
-            return [failed(subject, "its catalogs cannot be read", error)], False
+            is_locked = isinstance(error, psycopg.errors.LockNotAvailable)
+            return [failed(subject, "its catalogs cannot be read", error)], is_locked
         return [
             Finding(
                 severity=Severity.PROBLEM,

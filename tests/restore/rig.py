@@ -35,7 +35,7 @@ from drtool.stores.protocol import Store
 from drtool.system.clock import SystemClock
 from drtool.system.retry import RetryLimits
 from drtool.system.users import choose_user
-from drtool.verify.cluster import ClusterVerifier
+from drtool.verify.cluster import CheckLimits, ClusterVerifier
 from tests.archiving.rig import (
     LIMIT_SECONDS,
     SOURCE,
@@ -164,6 +164,7 @@ def restore(
     database: str = "postgres",
     emit: Emit = silent,
     stop: threading.Event | None = None,
+    checks: CheckLimits = CheckLimits(),  # noqa: B008 - frozen
 ) -> RestoreOutcome:
     """Plan and run a restore, impatient with a store that is away."""
     phases = Phases(CLOCK, emit, stop)
@@ -182,6 +183,7 @@ def restore(
         role=plan.manifest.postgres.bootstrap_role,
         binaries=site.binaries,
         owner=owner,
+        limits=checks,
     )
     return run_restore(plan, site, repository=repository, verifier=verifier, phases=phases)
 

@@ -10,6 +10,7 @@ from drtool.model.finding import Severity
 from drtool.model.target import RecoveryTarget, ToLatest, ToLsn
 from drtool.model.wal import Lsn
 from drtool.stores.memory import MemoryStore
+from drtool.verify.cluster import CheckLimits
 from tests.restore.rig import protected, restore, rows, settle, started, take_backup
 from tests.restore.test_copy import promote_in_place
 from tests.servers.postgres import MakePostgres, PostgresServer
@@ -63,3 +64,31 @@ def test_a_transaction_prepared_across_timeline_switches_comes_back(
             copy.query("COMMIT PREPARED 'row 2'")
             assert rows(copy) == expected, name
     assert first // MIB == second // MIB, "both timelines ended within one segment"
+
+
+def test_a_lock_that_a_prepared_transaction_holds_is_told_and_no_damage(
+    make_postgres: MakePostgres, server_root: Path
+) -> None:
+    """Nobody can ask a table that is locked in the copy as at the source: not measured, and soon."""
+    server = make_postgres(15, segment_mb=1, settings={"max_prepared_transactions": "5"})
+    server.query("CREATE TABLE ledger (id int PRIMARY KEY)")
+    with server.connect() as session:
+        session.execute("BEGIN")
+        session.execute("ALTER TABLE ledger ADD COLUMN more int")
+        session.execute("PREPARE TRANSACTION 'locked'")
+    with protected(server, MemoryStore()) as repository:
+        take_backup(repository, server)
+        settle(repository, server)
+
+    outcome = restore(
+        repository,
+        server_root / "copy",
+        questions=["SELECT count(*) = 0 FROM ledger", "SELECT true"],
+        checks=CheckLimits(lock_seconds=0.2),
+    )
+
+    told = {f.subject: f for f in outcome.findings if f.severity is not Severity.NOTE}
+    assert [f for f in told.values() if f.severity is Severity.PROBLEM] == []
+    assert "the oldest, 'locked', was prepared at" in told["prepared transactions"].fact
+    assert "lock timeout" in told["pg_amcheck"].fact
+    assert [one.passed for one in outcome.questions] == [None, True]

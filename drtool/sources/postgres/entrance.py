@@ -88,11 +88,14 @@ class KnownNames:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Access:
-    """A running copy of version `major`, and how to get in."""
+    """A running copy of version `major`, and how to get in. Nobody else works there: what a statement
+    waits for longer than `lock_seconds` is held by a prepared transaction.
+    """
 
     server: Server
     entrance: Entrance
     major: int
+    lock_seconds: float
 
     def connect(
         self,
@@ -110,8 +113,13 @@ class Access:
             purpose="verify",
             statement_seconds=statement_seconds,
             search_path=search_path,
-            settings=session_settings(self.major, fires_triggers=fires_triggers),
+            settings=session_settings(self.major, fires_triggers=fires_triggers) | self.lock_limit,
         )
+
+    @property
+    def lock_limit(self) -> dict[str, str]:
+        """As a setting of a session."""
+        return {"lock_timeout": f"{int(self.lock_seconds * 1000)}"}
 
 
 def session_settings(major: int, *, fires_triggers: bool = True) -> dict[str, str]:
