@@ -44,7 +44,10 @@ _COLLATION_VERSIONS = (
     " pg_collation_actual_version(c.oid) FROM pg_depend d JOIN pg_collation c"
     " ON d.refobjid = c.oid AND d.refclassid = 'pg_collation'::regclass"
 )
-_PREPARED = "SELECT count(*), (array_agg(gid ORDER BY prepared))[1], min(prepared)::text FROM pg_prepared_xacts"
+_PREPARED = (
+    "SELECT count(*), (array_agg(gid ORDER BY prepared))[1], min(prepared)::text"
+    " FROM pg_prepared_xacts"
+)
 _USUAL_DATABASES = ("postgres", "template1")
 _LONGEST_REASON = 2000
 _BROKEN = (psycopg.Error, SourceUnavailable)

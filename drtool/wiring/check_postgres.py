@@ -20,10 +20,12 @@ from drtool.repository.extents import PostgresExtent
 from drtool.sources.postgres.checks import check_archiving, check_server
 from drtool.sources.postgres.connection import connect, place_of
 from drtool.sources.postgres.facts import ServerFacts, read_facts
+from drtool.sources.postgres.obstacles import check_obstacles, read_obstacles
 from drtool.sources.postgres.readiness import read_archiver, read_readings
+from drtool.sources.postgres.standby import check_standing, read_standing
 from drtool.wiring.checking import Checking
 from drtool.wiring.parts import dsn_of
-from drtool.wiring.postgres_restorable import programs_for
+from drtool.wiring.postgres_restorable import programs_for, questions_database
 from drtool.wiring.slot import look_at_slot
 from drtool.wiring.state_facts import read_facts_of_state
 from drtool.wiring.state_postgres import postgres_state, read_log
@@ -55,9 +57,15 @@ def _look_at_server(
         with closing(connect(dsn, purpose="check")) as connection:
             before = checking.now
             readings = read_readings(connection)
+            obstacles = read_obstacles(connection)
             skew = readings.moment - (before + (checking.now - before) / 2)
         role = "a standby" if facts.is_standby else "the primary"
-        findings = [*check_server(facts, readings), *check_clock(facts.place, skew)]
+        asked_in = questions_database(source, checking.around) if source.checks else None
+        findings = [
+            *check_server(facts, readings),
+            *check_clock(facts.place, skew),
+            *check_obstacles(facts.place, obstacles, asked_in=asked_in),
+        ]
         used, most = readings.used_senders, facts.max_wal_senders
         seen = (
             f"PostgreSQL {facts.major}, {role}, wal_level {facts.wal_level}, {used} of {most} WAL"
@@ -98,6 +106,12 @@ def _standby(dsn: str, primary: ServerFacts | None) -> Seen:
                 fact="backup_from leads to a primary: it was promoted, or is the source itself",
                 fix="Let dsn lead to the primary, and backup_from to a standby of it.",
             )
+        )
+    with closing(connect(dsn, purpose="check")) as connection:
+        standing = read_standing(connection)
+    if standing is not None:
+        findings += check_standing(
+            facts.place, standing, primary=primary.flushed if primary else None
         )
     return f"{place_of(dsn)}, PostgreSQL {facts.major}, timeline {facts.timeline}", findings
 

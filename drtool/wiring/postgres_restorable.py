@@ -6,9 +6,11 @@ from collections.abc import Iterator, Mapping
 
 from drtool.errors import NotRecoverable
 from drtool.model.finding import Finding, Harm, Severity
+from drtool.policy.secrets import resolve
 from drtool.policy.sources import PostgresSource
 from drtool.repository.extents import PostgresExtent
 from drtool.sources.postgres.binaries import ServerBinaries, find_binaries
+from drtool.sources.postgres.connection import database_of
 from drtool.sources.postgres.libraries import (
     PRELOADS,
     library_directory,
@@ -16,7 +18,9 @@ from drtool.sources.postgres.libraries import (
     missing_libraries,
 )
 from drtool.system.locales import is_locale_known
+from drtool.wiring.surroundings import Surroundings
 
+_FALLBACK_DATABASE = "postgres"
 _DEFAULT_SEARCH = "$libdir"
 
 
@@ -105,3 +109,13 @@ def _libraries(
 
 def _warning(subject: str, fact: str, fix: str) -> Finding:
     return Finding(severity=Severity.WARNING, subject=subject, fact=fact, fix=fix)
+
+
+def questions_database(source: PostgresSource, around: Surroundings) -> str:
+    """The database that questions are asked in: the policy's, else the DSN's, if that is to be had today."""
+    if source.checks_database is not None:
+        return source.checks_database
+    if source.dsn.place == "env" and source.dsn.name not in around.environ:
+        return _FALLBACK_DATABASE
+    dsn = around.redactor.learn(resolve(source.dsn, around.environ)).reveal()
+    return database_of(dsn) or _FALLBACK_DATABASE

@@ -13,7 +13,6 @@ from drtool.model.progress import Emit
 from drtool.model.request import RestoreRequest
 from drtool.model.target import ToTime
 from drtool.model.wal import Lsn
-from drtool.policy.secrets import resolve
 from drtool.policy.sources import PostgresSource
 from drtool.repository.repository import Repository
 from drtool.restore.destination import check_destination
@@ -23,15 +22,16 @@ from drtool.restore.plan import RestorePlan, plan_restore, preview
 from drtool.restore.run import RestoreSite, run_restore
 from drtool.restore.timeline_choice import ReplayedPath, held_mark
 from drtool.sources.postgres.binaries import ServerBinaries
-from drtool.sources.postgres.connection import database_of
 from drtool.system.users import choose_user
 from drtool.verify.cluster import ClusterVerifier
 from drtool.wiring.judged import asked_of, judged
 from drtool.wiring.planned import Planned, Runner
-from drtool.wiring.postgres_restorable import check_surroundings, programs_for
+from drtool.wiring.postgres_restorable import (
+    check_surroundings,
+    programs_for,
+    questions_database,
+)
 from drtool.wiring.surroundings import Surroundings
-
-FALLBACK_DATABASE = "postgres"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +55,7 @@ class _Job:
         extent = self.plan.manifest.postgres
         verifier = ClusterVerifier(
             questions=self.source.checks,
-            database=_database(self.source, self.around),
+            database=questions_database(self.source, self.around),
             role=extent.bootstrap_role,
             binaries=self.binaries,
             owner=owner,
@@ -134,13 +134,3 @@ def plan_postgres(
         preview=lambda place: preview(shown, destination=str(place)),
         prepare=job.prepare,
     )
-
-
-def _database(source: PostgresSource, around: Surroundings) -> str:
-    """The database that questions are asked in: the policy's, else the DSN's, if that is to be had today."""
-    if source.checks_database is not None:
-        return source.checks_database
-    if source.dsn.place == "env" and source.dsn.name not in around.environ:
-        return FALLBACK_DATABASE
-    dsn = around.redactor.learn(resolve(source.dsn, around.environ)).reveal()
-    return database_of(dsn) or FALLBACK_DATABASE

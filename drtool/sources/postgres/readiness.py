@@ -71,7 +71,8 @@ def read_readings(connection: psycopg.Connection) -> Readings:
         settings = _settings(connection)
         row = connection.execute(
             "SELECT rolreplication OR rolsuper, (SELECT count(*) FROM pg_stat_replication),"
-            " clock_timestamp() FROM pg_roles WHERE rolname = current_user"
+            # A role may SET ROLE at its login; replication connections do not.
+            " clock_timestamp() FROM pg_roles WHERE rolname = session_user"
         ).fetchone()
     except psycopg.Error as error:
         raise _silent(error) from error
