@@ -33,6 +33,11 @@ if TYPE_CHECKING:
 @click.option("--to-name", metavar="NAME", help="Up to this restore point.")
 @click.option("--backup", metavar="ID", help="The consistent end of this backup.")
 @click.option(
+    "--from-backup",
+    metavar="ID",
+    help="Begin with this base backup of a PostgreSQL; else with the newest before the target.",
+)
+@click.option(
     "--each-latest",
     is_flag=True,
     help="Each source as far as it goes by itself, instead of one moment for all.",
@@ -109,6 +114,7 @@ def restore(
     /,
     *,
     sources: tuple[str, ...],
+    from_backup: str | None,
     each_latest: bool,
     into: Path | None,
     plan: bool,
@@ -157,6 +163,7 @@ def restore(
         masters=masters,
         edge=Edge(uncertain) if uncertain else None,
         accepts_source=accept_source,
+        from_backup=from_backup,
     )
     with front.progress() as view:
         outcome = carry_out(request, policy, front.surroundings(view))

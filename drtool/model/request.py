@@ -76,6 +76,7 @@ class RestoreRequest:
     `ttl`, `masters` (None: as many as there were) and `edge` (of a moment inside an outage; None: such a
     moment is refused) are for Redis. `accepts_source`: backups of another stack or another tree under
     this name are the right ones.
+    Of PostgreSQL alone: `from_backup` is the backup to begin with, else the newest before the target.
     """
 
     sources: tuple[str, ...]
@@ -94,6 +95,7 @@ class RestoreRequest:
     masters: int | None = None
     edge: Edge | None = None
     accepts_source: bool = False
+    from_backup: str | None = None
 
 
 class VerifyLevel(StrEnum):

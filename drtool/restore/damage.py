@@ -12,12 +12,17 @@ from drtool.repository.recovery_windows import damage_of
 
 
 def without_damaged(
-    manifests: list[Manifest], damaged: Mapping[str, Damage], target: RecoveryTarget
+    manifests: list[Manifest],
+    damaged: Mapping[str, Damage],
+    target: RecoveryTarget,
+    *,
+    from_backup: str | None = None,
 ) -> tuple[list[Manifest], list[IntegrityError]]:
     """The backups of which nothing is known to be damaged, and an error for each of the others.
 
-    The error of a backup that was asked for by its id is raised.
+    The error of a backup that was asked for by its id, as the target or as the one to begin with, is raised.
     """
+    named = target.backup_id if isinstance(target, ToBackup) else from_backup
     usable: list[Manifest] = []
     errors: list[IntegrityError] = []
     for manifest in manifests:
@@ -31,7 +36,7 @@ def without_damaged(
             hint="Restore from another backup; once the object is whole again, `drtool verify --whole`"
             " says so.",
         )
-        if isinstance(target, ToBackup) and target.backup_id == manifest.backup_id:
+        if named == manifest.backup_id:
             raise error
         errors.append(error)
     return usable, errors

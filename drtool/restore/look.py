@@ -11,7 +11,7 @@ from datetime import datetime
 
 from drtool.errors import NotRecoverable, ObjectMissing
 from drtool.model.objective import Mark
-from drtool.model.target import RecoveryTarget, ToBackup, ToLatest, ToTime
+from drtool.model.target import RecoveryTarget, ToBackup, ToLatest, ToName, ToTime, ToXid
 from drtool.model.wal import Lsn, TimelineHistory, history_name
 from drtool.model.window import TimeRange
 from drtool.repository.backups import Manifest, name_backups, read_manifests
@@ -36,6 +36,7 @@ from drtool.repository.timelines import (
 )
 from drtool.restore.damage import without_damaged
 from drtool.restore.stop_position import SLOWEST_MARK, Sought, StopPosition, find_stop
+from drtool.restore.target_place import TargetPlace, WalOfPath, find_place
 from drtool.restore.timeline_choice import MomentMarks, marks_around, timeline_of
 
 
@@ -60,7 +61,8 @@ class RecoveryFacts:
     `candidates` are the backups on the path, oldest first; `elsewhere` those that are not on it.
     `covering` is the first mark after the moment of a time target; `furthest` the mark with the
     greatest position, whether the log reaches it or not. Of a time target `around` are the marks of all
-    timelines, and `stop` the position it means, where WAL and marks tell.
+    timelines, and `stop` the position it means, where WAL and marks tell. Of a transaction or a restore
+    point `place` is where it is. `is_named`: the backup to begin with was named, and is the only candidate.
     """
 
     source: str
@@ -75,6 +77,8 @@ class RecoveryFacts:
     windows: tuple[TimeRange, ...] = ()
     around: MomentMarks | None = None
     stop: StopPosition | None = None
+    place: TargetPlace | None = None
+    is_named: bool = False
 
     def ended_by(self, candidate: Candidate, moment: datetime) -> bool:
         """Whether a backup had ended by then. Marks tell by its position; its own clock counts only
@@ -97,14 +101,18 @@ def look(
     target: RecoveryTarget,
     *,
     timeline: int | None = None,
+    from_backup: str | None = None,
 ) -> RecoveryFacts:
-    """Gather what `plan_restore` needs; NotRecoverable without a backup, or a history on its path."""
+    """Gather what `plan_restore` needs; NotRecoverable without a backup, or a history on its path.
+
+    Only the backup `from_backup` is a candidate where it is named.
+    """
     manifests, errors = read_manifests(repository, source)
     damaged = known_damage(repository)
-    usable, passed_over = without_damaged(manifests, damaged, target)
+    usable, passed_over = without_damaged(manifests, damaged, target, from_backup=from_backup)
     if not usable:
         raise _no_backup(source, [*errors, *passed_over])
-    extent = _cluster_of(usable, target).postgres
+    extent = _cluster_of(usable, target, from_backup=from_backup).postgres
     here = [m for m in usable if m.postgres.system_id == extent.system_id]
     marks = read_newest_marks(repository, source, extent.system_id)
 
@@ -121,13 +129,10 @@ def look(
     around = _marks_around(repository, timelines, target)
     asked, timeline = timeline, _wanted(timeline, target, extent, around=around, known=timelines)
     history = _path_to(repository, inventory, wanted=timeline)
-    on_path = [m for m in here if history.holds(m.postgres.timeline, m.postgres.stop_lsn)]
+    on_path = _on_path(here, history, from_backup=from_backup)
     covering = _covering(repository, inventory, history, target=target)
     candidates = _candidates(repository, inventory, history, manifests=on_path)
-    if any(
-        _seems_cut(candidate.chain, (covering, marks.get(history.timeline)))
-        for candidate in candidates[-1:]
-    ):
+    if candidates and _seems_cut(candidates[-1].chain, (covering, marks.get(history.timeline))):
         # A mark is put when its WAL is durable: a listing begun after the marks shows it.
         inventory = inventoried()
         candidates = _candidates(repository, inventory, history, manifests=on_path)
@@ -147,8 +152,9 @@ def look(
         furthest=marks.get(history.timeline),
         windows=find_windows(repository, timelines, reaches),
         around=around,
+        is_named=from_backup is not None,
     )
-    return replace(facts, stop=_stop(repository, facts))
+    return replace(facts, stop=_stop(repository, facts), place=_place(repository, facts, target))
 
 
 def _wanted(
@@ -209,6 +215,35 @@ def _stop(repository: Repository, facts: RecoveryFacts) -> StopPosition | None:
     return find_stop(repository, facts.inventory, spans, sought=sought)
 
 
+def _place(
+    repository: Repository, facts: RecoveryFacts, target: RecoveryTarget
+) -> TargetPlace | None:
+    if not isinstance(target, (ToXid, ToName)):
+        return None
+    usable = [one.manifest.postgres for one in facts.candidates if one.is_consistent]
+    wal = WalOfPath(
+        repository=repository, inventory=facts.inventory, history=facts.history, backups=usable
+    )
+    return find_place(wal, target)
+
+
+def _on_path(
+    manifests: list[Manifest], history: TimelineHistory, *, from_backup: str | None
+) -> list[Manifest]:
+    """The backups that a replay to the end of `history` may begin with."""
+    found = [m for m in manifests if history.holds(m.postgres.timeline, m.postgres.stop_lsn)]
+    if from_backup is None:
+        return found
+    named = [m for m in found if m.backup_id == from_backup]
+    if not named:
+        raise NotRecoverable(
+            f"backup {from_backup} does not lie on the way to timeline {history.timeline}",
+            hint=f"Those that do: {', '.join(m.backup_id for m in found) or 'none'}; or choose another"
+            " timeline with --timeline.",
+        )
+    return named
+
+
 def _seems_cut(chain: Chain, marks: Iterable[Mark | None]) -> bool:
     """Whether anything tells of WAL beyond the end of the chain."""
     return chain.is_cut or any(mark and mark.lsn > chain.end for mark in marks)
@@ -223,17 +258,20 @@ def _no_backup(source: str, errors: Iterable[Exception]) -> Exception:
     )
 
 
-def _cluster_of(manifests: list[Manifest], target: RecoveryTarget) -> Manifest:
+def _cluster_of(
+    manifests: list[Manifest], target: RecoveryTarget, *, from_backup: str | None
+) -> Manifest:
     """The backup whose cluster is meant: a source may have had several (pg_upgrade, PITFALLS 64)."""
     newest = manifests[-1]  # the one that was taken last, whatever a clock said
-    if isinstance(target, ToBackup):
-        named = [m for m in manifests if m.backup_id == target.backup_id]
-        if not named:
+    named = target.backup_id if isinstance(target, ToBackup) else from_backup
+    if named is not None:
+        of_name = [m for m in manifests if m.backup_id == named]
+        if not of_name:
             raise NotRecoverable(
-                f"source {newest.source} has no usable backup {target.backup_id}",
+                f"source {newest.source} has no usable backup {named}",
                 hint=name_backups([manifest.backup_id for manifest in manifests]),
             )
-        return named[0]
+        return of_name[0]
     if isinstance(target, ToTime):
         before = [m for m in manifests if m.postgres.stopped_at <= target.moment]
         return before[-1] if before else newest

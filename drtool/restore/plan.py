@@ -28,6 +28,12 @@ from drtool.repository.log_events import PARAMETERS
 from drtool.repository.logpath import PlacedEvent, WalSpan, events_between
 from drtool.repository.recovery_windows import latest_moment
 from drtool.restore.look import Candidate, RecoveryFacts
+from drtool.restore.place_choice import (
+    before_place,
+    no_backup_before,
+    stop_at_place,
+    told_of_place,
+)
 from drtool.restore.stop_position import StopPosition
 
 _WHY_NOT_MINIMAL = (
@@ -105,7 +111,11 @@ def plan_restore(
                 # PostgreSQL fails at the record that ends the recovery, unless it stops in front of it.
                 stop = StopPosition(lsn=wal_end)
         case ToXid() | ToName():
-            findings.append(_may_be_missed(target, chosen.manifest))
+            findings += told_of_place(facts, chosen.manifest, target)
+            place = facts.place
+            if place is not None and place.begin is not None and place.end is not None:
+                _require_position(facts, chosen, place.begin)
+                wal_end, stop = min(wal_end, place.end), stop_at_place(facts, target)
     earliest, latest = window(facts)
     return RestorePlan(
         source=facts.source,
@@ -216,6 +226,8 @@ def _choose_backup(facts: RecoveryFacts, target: RecoveryTarget) -> Candidate:
             fitting = [c for c in usable if facts.ended_by(c, moment)]
         case ToLsn(lsn):
             fitting = [c for c in usable if c.manifest.postgres.stop_lsn <= lsn]
+        case ToXid() | ToName():
+            fitting = before_place(facts, usable)
         case _:
             fitting = usable
     if not fitting:
@@ -251,6 +263,8 @@ def _before_everything(
             hint="Run `drtool wal gaps` to see what is missing, and restore from another backup.",
         )
     first = usable[0].manifest
+    if isinstance(target, ToXid | ToName):
+        return no_backup_before(facts, usable, target)
     if isinstance(target, ToLsn):
         return NotRecoverable(
             f"{describe_target(target)} lies before the end of the first backup of source"
@@ -346,16 +360,6 @@ def _lack(facts: RecoveryFacts, chosen: Candidate) -> str:
         span = WalSpan(chain.timeline, chain.end, Lsn(chain.end + 1))
         name = next(span.segments(size)).name(size)
     return f"WAL segment {name} is not in the repository, though later WAL was"
-
-
-def _may_be_missed(target: RecoveryTarget, manifest: Manifest) -> Finding:
-    return Finding(
-        severity=Severity.NOTE,
-        subject=describe_target(target),
-        fact="nobody can tell beforehand where it is; the replay reads on from backup"
-        f" {manifest.backup_id} until it comes by, and fails if it does not",
-        fix="If it lies before that backup, use --to with a moment near it, or --to-lsn.",
-    )
 
 
 def _warnings(facts: RecoveryFacts, chosen: Candidate) -> list[Finding]:

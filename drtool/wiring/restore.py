@@ -26,7 +26,7 @@ from drtool.wiring.parts import opened_repository, restorable_sources
 from drtool.wiring.planned import Planned
 from drtool.wiring.redis import plan_redis_source, require_redis
 from drtool.wiring.reports import keep_evidence, write_page
-from drtool.wiring.restore_postgres import plan_postgres
+from drtool.wiring.restore_postgres import plan_postgres, require_postgres
 from drtool.wiring.side_by_side import side_by_side
 from drtool.wiring.stack_moment import not_for_all
 from drtool.wiring.state import read_state
@@ -48,6 +48,7 @@ def restore(
     sources = restorable_sources(request.sources, policy, around)
     require_trees(request, sources)
     require_redis(request, sources)
+    require_postgres(request, sources)
     _require_sensible(request, now=around.clock.now())
     require_temporary_files()
     places = _places(request, list(sources), policy, now=around.clock.now())

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
 from drtool.drill.judging import judge_loss, judge_time
+from drtool.errors import UsageError
 from drtool.model.objective import Objective
 from drtool.model.outcome import RestoreOutcome
 from drtool.model.progress import Emit
 from drtool.model.request import RestoreRequest
-from drtool.model.target import ToTime
+from drtool.model.target import ToBackup, ToTime
 from drtool.model.wal import Lsn
-from drtool.policy.sources import PostgresSource
+from drtool.policy.sources import PostgresSource, SourcePolicy
 from drtool.repository.repository import Repository
 from drtool.restore.destination import check_destination
 from drtool.restore.look import look
@@ -101,6 +103,22 @@ class _Job:
         return held.moment if held else plan.manifest.postgres.stopped_at
 
 
+def require_postgres(request: RestoreRequest, sources: Mapping[str, SourcePolicy]) -> None:
+    """UsageError if a base backup to begin with is named, and nothing can begin with it."""
+    if request.from_backup is None:
+        return
+    if isinstance(request.target, ToBackup):
+        raise UsageError(
+            "--from-backup and --backup exclude each other: the end of a backup is reached from itself",
+            hint=f"Say `--backup {request.target.backup_id}` alone.",
+        )
+    if len(sources) != 1 or not all(isinstance(one, PostgresSource) for one in sources.values()):
+        raise UsageError(
+            f"--from-backup is for one PostgreSQL, and here it is {', '.join(sources)}",
+            hint="Name the source: `drtool restore SOURCE --from-backup ID ...`.",
+        )
+
+
 def plan_postgres(
     name: str,
     source: PostgresSource,
@@ -111,7 +129,13 @@ def plan_postgres(
     around: Surroundings,
 ) -> Planned:
     """NotRecoverable, naming what can be reached, if the target cannot be."""
-    facts = look(repository, name, request.target, timeline=request.timeline)
+    facts = look(
+        repository,
+        name,
+        request.target,
+        timeline=request.timeline,
+        from_backup=request.from_backup,
+    )
     plan = plan_restore(facts, request.target, accepts_gap=request.accepts_gap)
     extent = plan.manifest.postgres
     # Now, so that a plan says what the run would: that this machine lacks the programs.

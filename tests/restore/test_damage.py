@@ -24,6 +24,8 @@ from drtool.repository.layout import Lineage
 from drtool.repository.log import SegmentWriter
 from drtool.repository.repository import open_repository
 from drtool.restore.destination import Destination
+from drtool.restore.look import look
+from drtool.restore.plan import plan_restore
 from drtool.restore.settle import check_label
 from drtool.stores.local import LocalStore
 from drtool.system.users import choose_user
@@ -32,6 +34,7 @@ from tests.restore.rig import (
     CLOCK,
     copy_of,
     local_store,
+    plan_for,
     protected,
     restore,
     rows,
@@ -231,8 +234,14 @@ def test_a_target_that_never_comes_is_not_recoverable(
     """PITFALLS 52: the replay ends before it, and says how far it came."""
     repository = open_repository(LocalStore(archive.root, clock=CLOCK), NO_SECRET)
 
-    with pytest.raises(NotRecoverable, match="was not reached") as caught:
+    with pytest.raises(NotRecoverable, match="is nowhere in the WAL"):
         restore(repository, server_root / "copy", target=target)
+    assert not (server_root / "copy").exists()
+
+    named = plan_for(repository, ToLatest()).manifest.backup_id
+    plan = plan_restore(look(repository, SOURCE, target, from_backup=named), target)
+    with pytest.raises(NotRecoverable, match="was not reached") as caught:
+        restore(repository, server_root / "copy", plan=plan)
 
     assert "with the last commit at" in caught.value.message
     assert_refuses_to_start(server_root / "copy")

@@ -18,9 +18,7 @@ from drtool.model.target import (
     ToBackup,
     ToLatest,
     ToLsn,
-    ToName,
     ToTime,
-    ToXid,
 )
 from drtool.model.wal import Lsn
 from drtool.repository import layout
@@ -189,7 +187,7 @@ def test_without_marks_only_targets_that_need_none_are_taken(invented: Invented)
     with pytest.raises(NotRecoverable, match="has no marks"):
         invented.plan(ToTime(at(5)))
 
-    for target in (ToLatest(), ToLsn(lsn(3)), ToXid(7), ToName("here"), ToBackup(backup)):
+    for target in (ToLatest(), ToLsn(lsn(3)), ToBackup(backup)):
         assert invented.plan(target).manifest.backup_id == backup
 
 

@@ -1,0 +1,148 @@
+"""Transactions and restore points older than the newest backup: the backup before them is found."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from drtool.errors import NotRecoverable
+from drtool.model.finding import Severity
+from drtool.model.target import RecoveryTarget, ToLatest, ToName, ToXid
+from drtool.repository.repository import Repository
+from drtool.restore.look import look
+from drtool.restore.plan import RestorePlan, plan_restore
+from drtool.stores.memory import MemoryStore
+from tests.archiving.rig import SOURCE
+from tests.restore.rig import protected, restore, rows, settle, started, take_backup
+from tests.servers.postgres import PostgresServer, new_server
+
+pytestmark = pytest.mark.postgres
+
+
+@dataclass(frozen=True)
+class Story:
+    """Row 1, the first backup, row 2 (and what is named in it), the second backup, row 3."""
+
+    repository: Repository
+    first: str
+    second: str
+    xids: dict[str, int]
+
+    def plan(self, target: RecoveryTarget, *, from_backup: str | None = None) -> RestorePlan:
+        return plan_restore(look(self.repository, SOURCE, target, from_backup=from_backup), target)
+
+
+def insert(server: PostgresServer, number: int, *, ending: str = "COMMIT") -> int:
+    with server.connect() as session:
+        session.execute("BEGIN")
+        session.execute("INSERT INTO ledger VALUES (%s)", (number,))
+        row = session.execute("SELECT pg_current_xact_id()::text::bigint").fetchone()
+        session.execute(ending.encode())
+    assert row is not None
+    return int(row[0])
+
+
+@pytest.fixture(scope="module")
+def story() -> Iterator[Story]:
+    server = new_server(15, settings={"max_prepared_transactions": "2"})
+    try:
+        server.query("CREATE TABLE ledger (id int PRIMARY KEY)")
+        with protected(server, MemoryStore()) as repository:
+            xids = {"before all": insert(server, 1)}
+            server.query("SELECT pg_create_restore_point('before all')")
+            first = take_backup(repository, server).backup_id
+            server.query("SELECT pg_create_restore_point('deploy')")
+            xids["prepared"] = insert(server, 20, ending="PREPARE TRANSACTION 'p'")
+            xids["between"] = insert(server, 2)
+            server.query("SELECT pg_create_restore_point('deploy')")
+            server.query("SELECT pg_create_restore_point('between')")
+            xids["rolled back"] = insert(server, 3, ending="ROLLBACK")
+            second = take_backup(repository, server).backup_id
+            xids["behind"] = insert(server, 4)
+            server.query("COMMIT PREPARED 'p'")
+            server.query("SELECT pg_create_restore_point('behind')")
+            settle(repository, server)
+        yield Story(repository, first, second, xids)
+    finally:
+        server.close()
+
+
+def test_the_backup_before_the_target_is_found(story: Story) -> None:
+    """A prepared transaction is where it was committed, whatever its number."""
+    found = {name: story.plan(ToXid(xid)) for name, xid in story.xids.items() if name[:3] != "bef"}
+    named = {name: story.plan(ToName(name)) for name in ("deploy", "between", "behind")}
+
+    assert {name: plan.manifest.backup_id for name, plan in found.items()} == {
+        "prepared": story.second,
+        "between": story.first,
+        "rolled back": story.first,
+        "behind": story.second,
+    }
+    assert [plan.manifest.backup_id for plan in named.values()] == [
+        story.first,
+        story.first,
+        story.second,
+    ]
+    warned = {
+        name: [one.fact for one in plan.findings if one.severity is Severity.WARNING]
+        for name, plan in {**found, **named}.items()
+    }
+    assert [name for name, facts in warned.items() if facts] == ["rolled back", "deploy"]
+    assert found["between"].wal_end < found["between"].repository_end
+
+
+def test_the_run_reaches_what_the_plan_found(story: Story, server_root: Path) -> None:
+    """Of restore points with one name the newest is meant; PostgreSQL would stop at the oldest."""
+    for name, target, expected in (
+        ("xid", ToXid(story.xids["between"]), [1, 2]),
+        ("name", ToName("deploy"), [1, 2]),
+    ):
+        restore(story.repository, server_root / name, plan=story.plan(target))
+
+        with started(15, server_root / name, max_prepared_transactions="2") as copy:
+            assert rows(copy) == expected, name
+
+
+def test_without_events_the_wal_tells_of_a_restore_point(story: Story) -> None:
+    """WAL that was archived before events were."""
+    store = story.repository.store
+    events = {one.key: store.read(one.key) for one in store.list("log/") if "/events/" in one.key}
+    for key in events:
+        store.delete(key)
+    try:
+        plan = story.plan(ToName("between"))
+    finally:
+        for key, content in events.items():
+            store.create(key, [content])
+
+    assert events
+    assert plan.manifest.backup_id == story.first
+
+
+@pytest.mark.parametrize(
+    ("target", "told"),
+    [
+        (ToXid(4_000_000), "transaction 4000000 is nowhere in the WAL"),
+        (ToName("nowhere"), "restore point 'nowhere' is nowhere in the WAL"),
+        (ToName("before all"), "restore point 'before all' .*nowhere"),
+    ],
+)
+def test_what_is_nowhere_is_refused_before_anything_is_copied(
+    story: Story, target: RecoveryTarget, told: str
+) -> None:
+    with pytest.raises(NotRecoverable, match=told):
+        story.plan(target)
+
+
+def test_an_older_backup_can_be_named(story: Story) -> None:
+    plan = story.plan(ToLatest(), from_backup=story.first)
+
+    assert plan.manifest.backup_id == story.first
+    tried = story.plan(ToXid(story.xids["between"]), from_backup=story.second)
+    assert tried.manifest.backup_id == story.second
+    assert any("was searched, and it is not there" in one.fact for one in tried.findings)
+    with pytest.raises(NotRecoverable, match="no usable backup nothing"):
+        story.plan(ToLatest(), from_backup="nothing")
