@@ -24,6 +24,7 @@ import pytest
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
+from tests.servers.new_cluster import new_cluster
 from tests.servers.ports import free_port
 
 START_SECONDS = 60
@@ -160,10 +161,15 @@ class PostgresServer:
             options.append("--data-checksums")
         elif self.major >= 18:
             options.append("--no-data-checksums")
-        self.run(
-            "initdb", "-D", str(self.data), "-U", SUPERUSER, "-A", "trust", "--no-sync",
-            "--no-instructions", *options, *arguments,
-        )  # fmt: skip
+        options += arguments
+        user = as_server_user()
+        fixed = ("-U", SUPERUSER, "-A", "trust", "--no-sync", "--no-instructions")
+        new_cluster(
+            self.data,
+            (str(self.bin_dir), *options),
+            make=lambda place: self.run("initdb", "-D", str(place), *fixed, *options),
+            copy=lambda made, place: subprocess.run(["cp", "-r", made, place], check=True, **user),
+        )
         self.write_hba(hba)
 
     def write_hba(self, hba: str) -> None:
