@@ -64,7 +64,7 @@ def test_a_server_put_back_from_a_copy_is_refused_and_then_kept_as_a_branch(
     looked = site.run("check", code=None)
 
     for ran in (behind, refused, past, past_too):
-        assert "--accept-new-system" in ran.err, str(ran)
+        assert "--accept-source" in ran.err, str(ran)
     assert "and the repository holds its WAL up to" in behind.err
     assert "has other WAL in segment" in past.err
     assert looked.code != 0
@@ -74,6 +74,7 @@ def test_a_server_put_back_from_a_copy_is_refused_and_then_kept_as_a_branch(
     # The step that was told, and then production's own latest moment.
     accepting = site.start(*RECEIVE, "--accept-new-system")
     try:
+        site.mark_after(datetime.now(UTC))  # it streams: until then a backup is refused, as above
         site.run("backup", SOURCE)
         write(server, "production later", 1)
         site.mark_after(datetime.now(UTC))

@@ -57,15 +57,16 @@ def scheduling(site: Site, log: Path) -> Iterator[subprocess.Popen[str]]:
                 process.communicate()
 
 
-def running(words: str) -> list[int]:
-    """The processes of that command of drtool, whoever started them."""
+def running(site: Site, words: str) -> list[int]:
+    """The processes of that command of drtool on this machine of the test's, whoever started them."""
     found = []
-    for place in Path("/proc").iterdir():
+    for place in Path("/proc").glob("[0-9]*"):
         try:
             told = (place / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+            is_ours = (place / "cwd").readlink() == site.root
         except (OSError, UnicodeDecodeError):
             continue
-        if place.name.isdigit() and "drtool.cli.main" in told and told.rstrip().endswith(words):
+        if is_ours and "drtool.cli.main" in told and told.rstrip().endswith(words):
             found.append(int(place.name))
     return found
 
@@ -76,18 +77,21 @@ def test_a_container_that_nobody_looks_at_protects_the_stack(stack: Stack) -> No
         for name in ("main-db", "cache", "uploads"):  # none had a backup: each gets one at once
             until(lambda: f"backup {name}: done in" in log.read_text(), f"{name} is backed up")  # noqa: B023
         lease = site.repository / "leases" / "redis-cache"
-        until(lambda: lease.exists() and running(RECEIVERS[0]), "both logs are received")
-        [receiver] = running(RECEIVERS[1])
+        until(lambda: lease.exists() and running(site, RECEIVERS[0]), "both logs are received")
+        [receiver] = running(site, RECEIVERS[1])
         os.kill(receiver, signal.SIGTERM)
         until(lambda: f"{RECEIVERS[1]}: ended with 0" in log.read_text(), "a receiver has ended")
-        until(lambda: running(RECEIVERS[1]), "and another one runs")
+        until(lambda: running(site, RECEIVERS[1]), "and another one runs")
         with scheduling(site, other) as second:
             until(lambda: "is held by" in other.read_text(), "a second scheduler waits")
             first.terminate()
             out, _ = first.communicate(timeout=60)
             assert first.returncode == 0, log.read_text()
             assert "backup cache         1 runs, 1 done" in out
-            until(lambda: all(running(words) for words in RECEIVERS), "the second has taken over")
+            until(
+                lambda: all(running(site, words) for words in RECEIVERS),
+                "the second has taken over",
+            )
             assert ": begins" not in other.read_text()  # every source has a backup now
             stack.postgres.query("INSERT INTO papers VALUES (1, 'kept')")
             with stack.redis.client() as client:
@@ -97,7 +101,10 @@ def test_a_container_that_nobody_looks_at_protects_the_stack(stack: Stack) -> No
                 until(lambda: reaches(site, name) > written, f"the log of {name} goes on")  # noqa: B023
             second.kill()
             second.communicate()
-            until(lambda: not any(running(words) for words in RECEIVERS), "its receivers end too")
+            until(
+                lambda: not any(running(site, words) for words in RECEIVERS),
+                "its receivers end too",
+            )
 
 
 def reaches(site: Site, name: str) -> datetime:
