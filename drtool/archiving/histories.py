@@ -85,7 +85,7 @@ def left_hint(source: str) -> str:
     """What to do where a server is not on the branch that the repository holds."""
     return (
         "If its data directory was put back from a copy (or a standby was promoted twice), let it go on"
-        f" beside what is stored: `drtool wal receive {source} --accept-new-system`, then"
+        f" beside what is stored: `drtool wal receive {source} --accept-source`, then"
         f" `drtool backup {source}`. If it is a clone, give it a source of its own."
     )
 
