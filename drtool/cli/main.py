@@ -6,7 +6,9 @@ import gc
 import os
 import signal
 import sys
+import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from types import FrameType
 
 import click
@@ -69,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     gc.set_threshold(20_000, 20, 50)
     _open_standard_streams()
     front = Front()
-    _listen(front)
+    listen(front)
     code = run(sys.argv[1:] if arguments is None else arguments, front)
     # The interpreter would look through all that was ever loaded for circles, to free what the
     # system frees anyway: 20 ms at the end of every command.
@@ -130,16 +132,27 @@ def _complete(instruction: str) -> int:
     return shell_complete(root, {}, "drtool", COMPLETION_VARIABLE, instruction)
 
 
-def _listen(front: Front) -> None:
-    """SIGTERM and SIGINT end a run; one that can end cleanly is asked to first, once."""
+def listen(front: Front) -> None:
+    """SIGTERM and SIGINT end a run; one that can end cleanly is asked to first, once.
+
+    The event is set by a thread: a signal may come while the main thread holds the event's own lock,
+    which `wait` and `set` take and which is not reentrant, and then nothing would ever end the run.
+    """
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+
+    def tell() -> None:
+        os.read(reading, 1)
+        front.stop.set()
 
     def asked(_number: int, _frame: FrameType | None) -> None:
-        if front.ends_cleanly and not front.stop.is_set():
-            front.stop.set()
-            return
-        front.stop.set()
-        raise KeyboardInterrupt
+        is_first, front.is_asked_to_stop = not front.is_asked_to_stop, True
+        with suppress(BlockingIOError):  # full of signals that nobody has read yet: one is enough
+            os.write(writing, b"!")
+        if not (front.ends_cleanly and is_first):
+            raise KeyboardInterrupt
 
+    threading.Thread(target=tell, name="signals", daemon=True).start()
     signal.signal(signal.SIGTERM, asked)
     signal.signal(signal.SIGINT, asked)
 

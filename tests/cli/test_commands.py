@@ -398,6 +398,34 @@ def test_a_signal_ends_a_run_with_130(number: signal.Signals, tmp_path: Path) ->
     assert shown == "drtool: error: interrupted\n"
 
 
+# The lock of the event, as the main thread holds it for a moment whenever it begins or ends to wait.
+_SIGNAL_UNDER_LOCK = """\
+import os, signal
+from drtool.cli.front import Front
+from drtool.cli.main import listen
+front = Front()
+front.ends_cleanly = True
+listen(front)
+with front.stop._cond:
+    os.kill(os.getpid(), signal.SIGTERM)
+    os.getpid()
+print(front.stop.wait(60))
+"""
+
+
+def test_a_signal_that_meets_the_event_s_own_lock_ends_a_run_all_the_same() -> None:
+    """Seen once in a receiver: it stood still for ever, and only SIGKILL ended it."""
+    ended = subprocess.run(
+        [sys.executable, "-c", _SIGNAL_UNDER_LOCK],
+        capture_output=True,
+        text=True,
+        timeout=90,
+        check=True,
+    )
+
+    assert ended.stdout == "True\n"
+
+
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_completion_prints_a_script_for_the_shell(
     shell: str, capsys: pytest.CaptureFixture[str]
