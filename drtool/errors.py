@@ -148,9 +148,13 @@ class AlreadyExists(DrtoolError):
 
 
 class IntegrityError(DrtoolError):
-    """Bytes that were read back are not the bytes that were written."""
+    """Bytes that were read back are not the bytes that were written.
+
+    `key` is the object that they were read from, None where it is not one.
+    """
 
     exit_code = ExitCode.INTEGRITY
+    key: str | None = None
 
 
 class WrongKey(IntegrityError):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -73,13 +73,18 @@ class StreamStatus:
 
 
 def stream_status(
-    repository: Repository, source: str, extents: Sequence[RedisExtent] | None = None
+    repository: Repository,
+    source: str,
+    extents: Sequence[RedisExtent] | None = None,
+    *,
+    damaged: Iterable[str] = (),
 ) -> StreamStatus:
     """Look at what is held; bytes are not read, save one index for each end of a path.
 
-    `extents` are those of the usable snapshots, oldest first; None reads them all.
+    `extents` are those of the usable snapshots, oldest first; None reads them all. Objects of the log
+    that are known to be `damaged` count as missing.
     """
-    inventory = take_stream_inventory(repository, source)
+    inventory = take_stream_inventory(repository, source, damaged=damaged)
     if extents is None:
         manifests, _ = read_manifests(repository, source)
         extents = [m.redis for m in manifests if isinstance(m.extent, RedisExtent)]

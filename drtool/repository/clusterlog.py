@@ -72,7 +72,9 @@ def put_topology(repository: Repository, source: str, topology: ClusterTopology)
         ],
     }
     try:
-        repository.put(ObjectType.LOG, _key(source, topology.at), json.dumps(document).encode())
+        repository.put(
+            ObjectType.LOG, topology_key(source, topology.at), json.dumps(document).encode()
+        )
     except AlreadyExists:
         return
 
@@ -92,7 +94,7 @@ def topology_moments(repository: Repository, source: str) -> list[datetime]:
 
 def read_topology(repository: Repository, source: str, at: datetime) -> ClusterTopology:
     """One topology, authenticated."""
-    key = _key(source, at)
+    key = topology_key(source, at)
     content = repository.get(ObjectType.LOG, key)
     try:
         document = json.loads(content)
@@ -124,5 +126,6 @@ def _shard(document: dict[str, Any]) -> ClusterShard:  # what json.loads gives, 
     )
 
 
-def _key(source: str, at: datetime) -> str:
+def topology_key(source: str, at: datetime) -> str:
+    """The key of the record of that moment."""
     return f"{layout.topologies(source)}{at.astimezone(UTC):{_STAMP}}"

@@ -101,10 +101,12 @@ def open_seal(
 
 def damaged(name: str, fact: str) -> IntegrityError:
     """The error for an object that is not what was written."""
-    return IntegrityError(
+    error = IntegrityError(
         f"object {name} is damaged: {fact}",
         hint="Run `drtool verify --whole` to see what else is, and restore from another backup meanwhile.",
     )
+    error.key = name
+    return error
 
 
 def _object_context(ring: KeyRing, object_type: ObjectType, name: str) -> bytes:

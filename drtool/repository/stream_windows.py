@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from datetime import datetime
 
 from drtool.model.window import TimeRange, merged
+from drtool.repository.cluster_coverage import TopologyLog, uncovered_since
 from drtool.repository.extents import RedisExtent, RedisShard
 from drtool.repository.repository import Repository
 from drtool.repository.streambranch import find_path
@@ -16,7 +17,11 @@ from drtool.repository.streampath import newest
 def stream_windows(
     repository: Repository, inventory: StreamInventory, extents: Iterable[RedisExtent]
 ) -> tuple[TimeRange, ...]:
-    """Ranges of time, broken where the stream is. One index is read for each end of a path."""
+    """Ranges of time, broken where the stream is, and where a cluster had a master that no snapshot has.
+
+    One index is read for each end of a path.
+    """
+    topologies = TopologyLog(repository, inventory.source)
     known: dict[tuple[str, int], datetime | None] = {}
 
     def end_of(shard: RedisShard) -> datetime | None:
@@ -33,7 +38,9 @@ def stream_windows(
     for extent in extents:
         ends = [end_of(shard) for shard in extent.shards]
         reached = [end for end in ends if end is not None]
-        is_followed = len(reached) == len(ends)
-        begin = extent.stopped_at
-        ranges.append(TimeRange(begin, max(begin, min(reached)) if is_followed else begin))
+        begin = end = extent.stopped_at
+        if len(reached) == len(ends):
+            uncovered = uncovered_since(topologies, inventory, extent)
+            end = max(begin, min([*reached, *([] if uncovered is None else [uncovered])]))
+        ranges.append(TimeRange(begin, end))
     return merged(ranges)

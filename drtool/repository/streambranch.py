@@ -27,10 +27,11 @@ class Stretch:
 
 @dataclass(frozen=True, slots=True)
 class StreamPath:
-    """Bytes from `begin` on without a gap, over one id after the other."""
+    """Bytes from `begin` on without a gap, over one id after the other, not read from what is `damaged`."""
 
     begin: int
     stretches: tuple[Stretch, ...]
+    damaged: frozenset[str] = frozenset()
 
     @property
     def end(self) -> int:
@@ -60,7 +61,7 @@ class StreamPath:
             for one in self.stretches
             if one.begin < end and one.end > begin
         ]
-        return StreamPath(begin, tuple(parts))
+        return StreamPath(begin, tuple(parts), self.damaged)
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,7 +228,7 @@ def _walk(inventory: StreamInventory, name: str, begin: int) -> StreamPath:
     while (found := _held(inventory, name, reached, seen=())) is not None:
         stretches.append(found)
         reached = found.end
-    return StreamPath(begin, tuple(stretches))
+    return StreamPath(begin, tuple(stretches), inventory.damaged)
 
 
 def _held(

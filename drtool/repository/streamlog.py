@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -306,10 +306,14 @@ class StreamLog:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamInventory:
-    """All that is archived of one source's stream, by replication id; of a cluster, of all shards."""
+    """All that is archived of one source's stream, by replication id; of a cluster, of all shards.
+
+    The objects in `damaged` are not counted.
+    """
 
     source: str
     logs: dict[str, StreamLog]
+    damaged: frozenset[str] = frozenset()
 
     def links_from(self, replication_id: str) -> list[StreamLink]:
         """The links by which histories go on that have `replication_id` as their past."""
@@ -321,22 +325,31 @@ class StreamInventory:
         ]
 
 
-def take_stream_inventory(repository: Repository, source: str) -> StreamInventory:
+def take_stream_inventory(
+    repository: Repository, source: str, *, damaged: Iterable[str] = ()
+) -> StreamInventory:
     """List what is archived of a source's stream; links and beginnings are read.
+
+    What is known to be `damaged` does not count as there, save the word that bytes arrived late: without
+    it their moments would look exact.
 
     Memory grows with holes and failovers, not with segments. An object too small to be a sealed one
     does not count as there (PITFALLS 6).
     """
-    names = repository.store.list_directories(layout.source_log(source))
+    prefix = layout.source_log(source)
+    bad = frozenset(key for key in damaged if key.startswith(prefix))
+    names = repository.store.list_directories(prefix)
     logs = {
-        name: _list_history(repository, ReplicationHistory(source, name))
+        name: _list_history(repository, ReplicationHistory(source, name), bad=bad)
         for name in names
         if layout.is_replication_id(name)
     }
-    return StreamInventory(source=source, logs=logs)
+    return StreamInventory(source=source, logs=logs, damaged=bad)
 
 
-def _list_history(repository: Repository, history: ReplicationHistory) -> StreamLog:
+def _list_history(
+    repository: Repository, history: ReplicationHistory, *, bad: frozenset[str]
+) -> StreamLog:
     spans: list[StreamRun] = []
     links: list[StreamLink] = []
     begins: list[StreamBegin] = []
@@ -345,7 +358,10 @@ def _list_history(repository: Repository, history: ReplicationHistory) -> Stream
     for found in repository.store.list(history.prefix):
         if found.size_bytes < SMALLEST_SEALED_BYTES:
             continue
-        match layout.parse_stream_name(found.key.removeprefix(history.prefix)):
+        name = layout.parse_stream_name(found.key.removeprefix(history.prefix))
+        if found.key in bad and not isinstance(name, StreamLateName):
+            continue
+        match name:
             case StreamSegment(begin, end):
                 # Segments come in order of their beginning.
                 if spans and begin <= spans[-1].end:
@@ -356,7 +372,7 @@ def _list_history(repository: Repository, history: ReplicationHistory) -> Stream
                 links.append(read_link(repository, source, replication_id, offset=offset))
             case StreamBeginName(offset):
                 begins.append(read_begin(repository, source, replication_id, offset=offset))
-            case StreamLateName() as name:
+            case StreamLateName():
                 late.append(name)
             case None:
                 continue

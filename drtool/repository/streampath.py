@@ -80,7 +80,7 @@ def _contents(
         history = ReplicationHistory(source, stretch.replication_id)
         last = min(stretch.end, end)
         reached = stretch.begin
-        for segment in _segments(repository, history, begin=reached, end=last):
+        for segment in _segments(repository, history, begin=reached, end=last, bad=path.damaged):
             index, content = read_stream_segment(repository, history, segment)
             yield index, content, last
             reached = segment.end
@@ -92,14 +92,19 @@ def _contents(
 
 
 def _segments(
-    repository: Repository, history: ReplicationHistory, *, begin: int, end: int
+    repository: Repository,
+    history: ReplicationHistory,
+    *,
+    begin: int,
+    end: int,
+    bad: frozenset[str],
 ) -> Iterator[StreamSegment]:
     """Segments that carry the bytes from `begin` to `end` without a hole, and no more than needed.
 
     Of those that overlap, the one that reaches farthest is taken each time.
     """
     reached, best = begin, None
-    for segment in _listed(repository, history, after=_seek(repository, history, begin)):
+    for segment in _listed(repository, history, after=_seek(repository, history, begin), bad=bad):
         if segment.begin > reached:
             if best is None or best.end < segment.begin:
                 break
@@ -114,13 +119,14 @@ def _segments(
 
 
 def _listed(
-    repository: Repository, history: ReplicationHistory, *, after: int
+    repository: Repository, history: ReplicationHistory, *, after: int, bad: frozenset[str]
 ) -> Iterator[StreamSegment]:
     """The segments that begin at `after` or later, in order of their beginning."""
     key = history.segment_key(after, 0)
     for found in repository.store.list(history.prefix, after=key):
         name = layout.parse_stream_name(found.key.removeprefix(history.prefix))
-        if isinstance(name, StreamSegment) and found.size_bytes >= SMALLEST_SEALED_BYTES:
+        is_whole = found.size_bytes >= SMALLEST_SEALED_BYTES and found.key not in bad
+        if isinstance(name, StreamSegment) and is_whole:
             yield name
 
 
@@ -128,7 +134,7 @@ def _seek(repository: Repository, history: ReplicationHistory, offset: int) -> i
     """From where on segments are listed so that one of them holds `offset`, if any does."""
     for window in _WINDOWS:
         first = max(0, offset - window)
-        for segment in _listed(repository, history, after=first):
+        for segment in _listed(repository, history, after=first, bad=frozenset()):
             if segment.begin > offset:
                 break
             if segment.end > offset:
@@ -165,11 +171,13 @@ def offset_at(
     """
     for stretch in reversed(path.stretches):
         history = ReplicationHistory(source, stretch.replication_id)
-        segment = _last_begun(repository, history, stretch, moment=moment)
+        segment = _last_begun(repository, history, stretch, moment=moment, bad=path.damaged)
         if segment is not None:
             index = read_index(repository, history, segment)
             reached = max(index.offset_at(moment) or 0, stretch.begin)
-            reached = _advance(repository, history, stretch, reached=reached, moment=moment)
+            reached = _advance(
+                repository, history, stretch, reached=reached, moment=moment, bad=path.damaged
+            )
             return reached if reached > path.begin else None
     return None
 
@@ -181,11 +189,12 @@ def _advance(
     *,
     reached: int,
     moment: datetime,
+    bad: frozenset[str],
 ) -> int:
     """Go on where segments overlap: the one that begins last is not the one that reaches farthest."""
     while reached < stretch.end:
         before = reached
-        for segment in _segments(repository, history, begin=reached, end=reached + 1):
+        for segment in _segments(repository, history, begin=reached, end=reached + 1, bad=bad):
             index = read_index(repository, history, segment)
             reached = max(reached, index.offset_at(moment) or 0)
         if reached == before:
@@ -199,7 +208,9 @@ def newest(repository: Repository, source: str, path: StreamPath) -> StreamMomen
         return None
     last = path.stretches[-1]
     history = ReplicationHistory(source, last.replication_id)
-    for segment in _segments(repository, history, begin=last.end - 1, end=last.end):
+    for segment in _segments(
+        repository, history, begin=last.end - 1, end=last.end, bad=path.damaged
+    ):
         index = read_index(repository, history, segment)
         held = [one for one in index.moments if one.offset >= last.end]
         return StreamMoment(held[0].moment, last.end)
@@ -207,19 +218,26 @@ def newest(repository: Repository, source: str, path: StreamPath) -> StreamMomen
 
 
 def _last_begun(
-    repository: Repository, history: ReplicationHistory, stretch: Stretch, *, moment: datetime
+    repository: Repository,
+    history: ReplicationHistory,
+    stretch: Stretch,
+    *,
+    moment: datetime,
+    bad: frozenset[str],
 ) -> StreamSegment | None:
     """The last segment of a stretch some of whose bytes had arrived by `moment`.
 
     Bisects over offsets, as there may be a hundred thousand segments: some forty listings at most.
     """
-    first = next(_segments(repository, history, begin=stretch.begin, end=stretch.begin + 1), None)
+    begin = stretch.begin
+    segments = _segments(repository, history, begin=begin, end=begin + 1, bad=bad)
+    first = next(segments, None)
     if first is None or read_index(repository, history, first).moments[0].moment > moment:
         return None
     chosen, low, high = first, first.begin + 1, stretch.end
     while low < high:
         middle = (low + high) // 2
-        found = next(_listed(repository, history, after=middle), None)
+        found = next(_listed(repository, history, after=middle, bad=bad), None)
         if found is None or found.begin >= high:
             high = middle
         elif read_index(repository, history, found).moments[0].moment <= moment:

@@ -9,6 +9,7 @@ from drtool.errors import NotRecoverable
 from drtool.model.target import RecoveryTarget, ToBackup, ToTime
 from drtool.model.window import TimeRange
 from drtool.repository.backups import Manifest, name_backups, read_manifests
+from drtool.repository.cluster_coverage import TopologyLog
 from drtool.repository.damage import known_damage
 from drtool.repository.extents import RedisShard
 from drtool.repository.repository import Repository
@@ -23,7 +24,7 @@ from drtool.repository.streamlog import StreamInventory, StreamMoment, take_stre
 from drtool.repository.streampath import newest, offset_at
 from drtool.restore.damage import without_damaged
 from drtool.restore.redis_lost import LostAtFailover, count_lost
-from drtool.restore.redis_slots import SlotOwners, TopologyLog, look_at_slots
+from drtool.restore.redis_slots import SlotOwners, look_at_slots
 from drtool.restore.redis_uncertain import Uncertain, uncertain_at
 
 # So many snapshots are looked at from the newest on; each costs some listings.
@@ -92,7 +93,8 @@ class RedisFacts:
 def look_redis(repository: Repository, source: str, target: RecoveryTarget) -> RedisFacts:
     """Find what a restore to `target` may use; NotRecoverable if there is no snapshot at all."""
     manifests, errors = read_manifests(repository, source)
-    manifests, passed_over = without_damaged(manifests, known_damage(repository), target)
+    damage = known_damage(repository)
+    manifests, passed_over = without_damaged(manifests, damage, target)
     errors = [*errors, *passed_over]
     if not manifests:
         if errors:
@@ -102,7 +104,7 @@ def look_redis(repository: Repository, source: str, target: RecoveryTarget) -> R
             hint="Run `drtool status` to see what there is, and `drtool backup` to take one.",
         )
     ordered = list(reversed(manifests))  # as they were taken, whatever a clock said
-    inventory = take_stream_inventory(repository, source)
+    inventory = take_stream_inventory(repository, source, damaged=damage)
     newest_live = _live_first(inventory, ordered, moment=None)[0]
     topologies = TopologyLog(repository, source)
     head = look_at(repository, inventory, newest_live, topologies=topologies)

@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
 from drtool.repository.backups import Manifest
-from drtool.repository.clusterlog import (
-    ClusterShard,
-    ClusterTopology,
-    Ranges,
-    read_topology,
-    topology_moments,
-)
-from drtool.repository.repository import Repository
-from drtool.repository.streambranch import family_of
+from drtool.repository.cluster_coverage import ShardPlaces, TopologyLog
+from drtool.repository.clusterlog import ClusterShard, ClusterTopology, Ranges
 from drtool.repository.streamlog import StreamInventory
 
 
@@ -49,24 +42,6 @@ class SlotLook:
     uncovered_since: datetime | None
 
 
-class TopologyLog:
-    """The topologies that were recorded of a source; each is read once."""
-
-    def __init__(self, repository: Repository, source: str) -> None:
-        self._repository, self._source = repository, source
-        self._moments = topology_moments(repository, source)
-        self._read: dict[datetime, ClusterTopology] = {}
-
-    def after(self, moment: datetime) -> list[datetime]:
-        """When topologies were recorded later than `moment`."""
-        return self._moments[bisect_right(self._moments, moment) :]
-
-    def read(self, moment: datetime) -> ClusterTopology:
-        if moment not in self._read:
-            self._read[moment] = read_topology(self._repository, self._source, moment)
-        return self._read[moment]
-
-
 def look_at_slots(
     log: TopologyLog, inventory: StreamInventory, manifest: Manifest, *, moment: datetime
 ) -> SlotLook:
@@ -74,7 +49,7 @@ def look_at_slots(
     extent = manifest.redis
     if not any(shard.slots for shard in extent.shards):
         return SlotLook(owners=None, uncovered_since=None)
-    places = _Places(inventory, manifest)
+    places = ShardPlaces(inventory, extent)
     moments = log.after(extent.stopped_at)
     number = bisect_right(moments, moment)
     before = log.read(moments[number - 1]) if number else _as_taken(manifest)
@@ -82,36 +57,11 @@ def look_at_slots(
     if following is not None and following.since >= moment:
         following = None
     if not places.cover(before) or (following is not None and not places.cover(following)):
-        # Masters that came stay: so the first topology with one is found by halving.
-        until = moments[: number + (following is not None)]
-        first = bisect_left(until, True, key=lambda one: not places.cover(log.read(one)))
-        since = log.read(until[first]).since if first < len(until) else extent.stopped_at
-        return SlotLook(owners=None, uncovered_since=since)
+        since = places.uncovered_since(log, moments[: number + (following is not None)])
+        return SlotLook(owners=None, uncovered_since=since or extent.stopped_at)
     return SlotLook(
         owners=_owners(places, before, following, manifest=manifest), uncovered_since=None
     )
-
-
-class _Places:
-    """Which shard of a snapshot a master of a topology is."""
-
-    def __init__(self, inventory: StreamInventory, manifest: Manifest) -> None:
-        self._of_history: dict[str, int] = {}
-        self._of_node: dict[str, int] = {}
-        for number, shard in enumerate(manifest.redis.shards):
-            for name in family_of(inventory, shard.replication_id):
-                self._of_history[name] = number
-            if shard.node_id:
-                self._of_node[shard.node_id] = number
-
-    def of(self, shard: ClusterShard) -> int | None:
-        found = self._of_history.get(shard.replication_id)
-        return self._of_node.get(shard.node_id) if found is None else found
-
-    def cover(self, topology: ClusterTopology) -> bool:
-        """Whether every master that holds or is given hash slots is in the snapshot."""
-        held = [one for one in topology.shards if one.slots or one.importing]
-        return all(self.of(one) is not None for one in held)
 
 
 def _as_taken(manifest: Manifest) -> ClusterTopology:
@@ -132,7 +82,7 @@ def _as_taken(manifest: Manifest) -> ClusterTopology:
 
 
 def _owners(
-    places: _Places,
+    places: ShardPlaces,
     before: ClusterTopology,
     following: ClusterTopology | None,
     *,
@@ -162,7 +112,7 @@ def _owners(
     )
 
 
-def _sources(places: _Places, topology: ClusterTopology) -> dict[int, int]:
+def _sources(places: ShardPlaces, topology: ClusterTopology) -> dict[int, int]:
     return {
         slot: number
         for shard in topology.shards

@@ -37,7 +37,7 @@ def verify_log(
         verify_streams(repository, source, manifests, choice=choice, tally=tally)
     manifests = [one for one in manifests if isinstance(one.extent, PostgresExtent)]
     for name in names:
-        if name in streams:
+        if name in streams or f"{layout.source_log(source)}{name}/" == layout.topologies(source):
             continue
         if not name.isdigit():
             tally.warn(f"log/{source}/{name}/", "is not the log of a cluster")

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime
 from functools import partial
 
 from drtool.errors import DrtoolError, IntegrityError, ObjectMissing
 from drtool.model.finding import Harm
 from drtool.repository import layout
 from drtool.repository.backups import Manifest
+from drtool.repository.clusterlog import read_topology, topology_key, topology_moments
+from drtool.repository.damage import known_damage
 from drtool.repository.extents import RedisExtent
 from drtool.repository.layout import (
     ReplicationHistory,
@@ -55,13 +58,55 @@ def verify_streams(
                     tally.damage(key, error.message, error.hint)
                 else:
                     tally.read_whole.add(key)
+    _verify_topologies(repository, source, choice=choice, tally=tally)
+    known = known_damage(repository)
+    for key in sorted(set(known) - set(tally.damaged) - tally.read_whole):
+        if key.startswith(layout.source_log(source)):
+            tally.problem(
+                key, f"it was found damaged, and nobody has read it since: {known[key].fact}"
+            )
+    bad = {*known, *tally.damaged} - tally.read_whole
     try:
-        inventory = take_stream_inventory(repository, source)
+        inventory = take_stream_inventory(repository, source, damaged=bad)
     except IntegrityError as error:
         tally.wrong(f"stream of {source}", error)
         return
     snapshots = [one for one in manifests if isinstance(one.extent, RedisExtent)]
     _tell_holes(inventory, snapshots, tally)
+
+
+def _verify_topologies(
+    repository: Repository, source: str, *, choice: Choice, tally: Tally
+) -> None:
+    """The records of who held which hash slots, without which moved keys come back on a wrong master."""
+    tasks = (
+        partial(_read_topology, repository, source, moment)
+        for moment in topology_moments(repository, source)
+        if choice.takes()
+    )
+    for key, error in side_by_side(tasks):
+        tally.looked_at(key)
+        if error is not None:
+            tally.damage(key, error.message, error.hint)
+        else:
+            tally.read_whole.add(key)
+    for found in repository.store.list(layout.topologies(source)):
+        if found.size_bytes < SMALLEST_SEALED_BYTES and found.key not in tally.damaged:
+            tally.damage(
+                found.key,
+                f"has {found.size_bytes} bytes, too few for a record of a topology: it was cut short",
+                "Bring it back from a copy of the repository.",
+            )
+
+
+def _read_topology(
+    repository: Repository, source: str, moment: datetime
+) -> tuple[str, DrtoolError | None]:
+    try:
+        read_topology(repository, source, moment)
+    except (IntegrityError, ObjectMissing) as error:
+        return topology_key(source, moment), error
+    return topology_key(source, moment), None
 
 
 def _reads(

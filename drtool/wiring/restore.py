@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 
 from drtool import __version__
 from drtool.errors import DestinationRefused, DrtoolError, NotRecoverable, UsageError
 from drtool.model.measure import CLOCK_SKEW, format_moment
 from drtool.model.outcome import RestoreOutcome, RestorePreview, RestoreReport
-from drtool.model.progress import Noted
+from drtool.model.progress import Emit, Noted
 from drtool.model.request import RestoreRequest
 from drtool.model.target import ToLatest, ToTime
 from drtool.policy.policy import Policy
@@ -21,13 +23,14 @@ from drtool.system.access import require_temporary_files
 from drtool.system.durable import make_directory
 from drtool.system.users import current_user, give, user_of
 from drtool.wiring.files import plan_files, require_trees
+from drtool.wiring.met_damage import damage_remembered
 from drtool.wiring.origins import require_own_backups
 from drtool.wiring.parts import opened_repository, restorable_sources
 from drtool.wiring.planned import Planned
 from drtool.wiring.redis import plan_redis_source, require_redis
 from drtool.wiring.reports import keep_evidence, write_page
 from drtool.wiring.restore_postgres import plan_postgres, require_postgres
-from drtool.wiring.side_by_side import side_by_side
+from drtool.wiring.side_by_side import Job, side_by_side
 from drtool.wiring.stack_moment import not_for_all
 from drtool.wiring.state import read_state
 from drtool.wiring.surroundings import Surroundings
@@ -57,14 +60,17 @@ def restore(
             for name, source in sources.items():
                 require_own_backups(name, source, policy=policy, repository=repository)
         stack = _Stack(sources, policy, repository, around)
-        planned = stack.plan(request)
+        met = partial(damage_remembered, repository, around)
+        with nullcontext() if request.is_plan else met():
+            planned = stack.plan(request)
         # Also for a plan: it must not promise what the run would refuse.
         runners = {one.source: one.prepare(places[one.source]) for one in planned}
         if request.is_plan:
             return tuple(one.preview(places[one.source]) for one in planned)
         if len(runners) > 1:
             _make_common_place(places)
-        ended = side_by_side(runners, around.emit, at_once=len(runners), stop=around.stop)
+        jobs = {name: partial(_run, job, met) for name, job in runners.items()}
+        ended = side_by_side(jobs, around.emit, at_once=len(jobs), stop=around.stop)
         outcomes = [one for one in ended.values() if isinstance(one, RestoreOutcome)]
         errors = [one for one in ended.values() if isinstance(one, DrtoolError)]
         report = RestoreReport(
@@ -81,6 +87,13 @@ def restore(
     if errors:
         raise _gravest(errors, outcomes)
     return report
+
+
+def _run(
+    job: Job[RestoreOutcome], met: Callable[[], AbstractContextManager[None]], emit: Emit
+) -> RestoreOutcome:
+    with met():
+        return job(emit)
 
 
 @dataclass(frozen=True, slots=True)

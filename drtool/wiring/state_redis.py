@@ -11,14 +11,15 @@ from drtool.check.state import SourceState, Topic, by_topic
 from drtool.model.finding import Finding, Harm, Severity
 from drtool.model.measure import age_of, format_size
 from drtool.policy.sources import RedisSource
-from drtool.repository.recovery_findings import Zone, shown
+from drtool.repository.recovery_findings import Zone, log_damage_findings, shown
 from drtool.wiring.redis_restorable import check_restorable
 from drtool.wiring.state_facts import StateFacts, backup_findings, state_of
 
 
 def read_stream(facts: StateFacts) -> StreamStatus:
     """The stream, seen from the usable snapshots."""
-    return stream_status(facts.repository, facts.name, [one.redis for one in facts.usable])
+    extents = [one.redis for one in facts.usable]
+    return stream_status(facts.repository, facts.name, extents, damaged=facts.damaged)
 
 
 def redis_state(facts: StateFacts, source: RedisSource, *, stream: StreamStatus) -> SourceState:
@@ -42,6 +43,7 @@ def redis_state(facts: StateFacts, source: RedisSource, *, stream: StreamStatus)
         found=by_topic(
             backup_findings(facts),
             (Topic.RECEIVER, check_receiver(receiving, fix=receive) if source.stream else ()),
+            (Topic.LOG, log_damage_findings(facts.name, facts.damaged)),
             (Topic.LOG, stream_findings(facts.name, stream, zone=zone) if source.stream else ()),
             (Topic.RESTORE, _restore_findings(facts, source)),
             (Topic.LOSS, loss),

@@ -14,16 +14,22 @@ import redis
 
 from drtool.archiving.redis_status import StreamStatus, stream_status
 from drtool.errors import NotRecoverable
+from drtool.model.finding import Finding, Severity
 from drtool.model.outcome import RestoreOutcome
+from drtool.model.progress import silent
 from drtool.model.target import ToLatest, ToTime
 from drtool.policy.sources import RedisTopology
-from drtool.repository.clusterlog import newest_topology
+from drtool.repository.clusterlog import newest_topology, topology_key, topology_moments
 from drtool.repository.repository import Repository
 from drtool.restore.redis_look import look_redis
 from drtool.restore.redis_plan import plan_redis_restore
+from drtool.system.clock import SystemClock
+from drtool.verify.depth import Whole
+from drtool.verify.repository import verify_repository
 from tests.archiving.redis_rig import attached, wait_for_more, wait_held
 from tests.archiving.rig import until
 from tests.backup.taking import new_repository
+from tests.repository.building import tamper
 from tests.restore.redis_rig import (
     SOURCE,
     restore,
@@ -194,6 +200,42 @@ def test_the_status_knows_the_new_master_and_no_shard_that_is_gone(resharded: Re
 
     assert len(resharded.healed.shards) == 4
     assert resharded.healed.recoverable_until is not None
+
+
+def test_the_windows_leave_out_the_time_of_a_master_that_no_snapshot_has(
+    resharded: Resharded,
+) -> None:
+    def is_shown(moment: datetime) -> bool:
+        return any(one.begin <= moment <= one.end for one in resharded.healed.windows)
+
+    assert is_shown(resharded.behind)
+    assert not is_shown(resharded.in_between)
+    assert len(resharded.healed.windows) == 2
+
+
+def verified(repository: Repository) -> tuple[Finding, ...]:
+    clock = SystemClock()
+    return verify_repository(
+        repository, depth=Whole(), sources=[SOURCE], emit=silent, clock=clock, seed=1
+    ).findings
+
+
+def test_a_damaged_record_of_a_topology_is_found_and_no_record_is_taken_for_a_log(
+    resharded: Resharded,
+) -> None:
+    assert not any("topology" in one.subject for one in verified(resharded.repository))
+    moment = topology_moments(resharded.repository, SOURCE)[-1]
+    key = topology_key(SOURCE, moment)
+    content = resharded.repository.store.read(key)
+    tamper(resharded.repository.store, key, content[:-1] + bytes([content[-1] ^ 1]))
+    try:
+        found = verified(resharded.repository)
+    finally:
+        tamper(resharded.repository.store, key, content)
+        verified(resharded.repository)
+
+    [finding] = [one for one in found if one.subject == key]
+    assert finding.severity is Severity.PROBLEM
 
 
 def test_a_snapshot_behind_the_move_brings_everything_back(

@@ -1,0 +1,129 @@
+"""A damaged piece of a Redis stream: remembered by the restore that met it, and known to every screen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from drtool.cli.verdicts import code_of
+from drtool.errors import ExitCode, IntegrityError
+from drtool.model.finding import Severity
+from drtool.model.outcome import RestoreReport
+from drtool.model.progress import silent
+from drtool.model.request import RestoreRequest
+from drtool.model.target import ToLatest
+from drtool.repository.keys import NO_SECRET
+from drtool.repository.layout import ReplicationHistory
+from drtool.repository.repository import Repository, open_repository
+from drtool.repository.streamlate import LateStretch, put_late
+from drtool.stores.local import LocalStore
+from drtool.system.clock import SystemClock
+from drtool.verify.depth import Depth, Quick, Whole
+from drtool.verify.repository import verify_repository
+from drtool.wiring.restore import restore
+from tests.check.rig import Stack, facts, part, receiving, told, until
+from tests.check.test_redis import WELL, stack_of
+from tests.restore.redis_rig import started
+from tests.servers.redis import new_redis
+
+pytestmark = pytest.mark.redis
+CLOCK = SystemClock()
+
+
+def opened(stack: Stack) -> Repository:
+    return open_repository(LocalStore(stack.root / "repository", clock=CLOCK), NO_SECRET)
+
+
+def verify(stack: Stack, depth: Depth) -> ExitCode:
+    return code_of(
+        verify_repository(
+            opened(stack), depth=depth, sources=None, emit=silent, clock=CLOCK, seed=1
+        )
+    )
+
+
+def restored(stack: Stack, name: str) -> RestoreReport:
+    into = stack.root / name
+    request = RestoreRequest(
+        sources=("cache",), target=ToLatest(), into=into, report=None, is_plan=False
+    )
+    report = restore(request, stack.policy, stack.around)
+    assert isinstance(report, RestoreReport)
+    return report
+
+
+def segments(root: Path) -> list[Path]:
+    """By their first offsets, since one history holds them all."""
+    return sorted((root / "repository" / "log" / "cache").glob("*/*-*"))
+
+
+@pytest.fixture(scope="module")
+def stack() -> Iterator[Stack]:
+    """A snapshot with one key, and a stream in several segments with four more. Leave it as it was."""
+    with closing(new_redis(settings=WELL)) as server:
+        stack = stack_of(server.root, server)
+        with receiving(stack, "cache"), server.client() as client:
+            client.set("key:0", 0)
+            stack.backup()
+            for number in range(1, 5):
+                count = len(segments(stack.root))
+                client.set(f"key:{number}", number)
+                until(lambda: len(segments(stack.root)) > count, "its segment")  # noqa: B023 - at once
+        yield stack
+
+
+def test_a_restore_that_meets_damage_lets_every_screen_and_the_next_restore_know(
+    stack: Stack,
+) -> None:
+    victim = segments(stack.root)[-3]
+    content = victim.read_bytes()
+    victim.chmod(0o600)
+    victim.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    key = str(victim.relative_to(stack.root / "repository"))
+    [before] = stack.status("cache").rows
+
+    with pytest.raises(IntegrityError, match=victim.name):
+        restored(stack, "first")
+
+    report, checked = stack.status("cache"), stack.check("cache")
+    [row] = report.rows
+    assert any(one.subject == key for one in row.findings)
+    assert code_of(report) is ExitCode.INTEGRITY
+    assert any(one.subject == key for one in part(checked, "cache").findings)
+    assert before.latest is not None
+    assert row.latest is not None
+    assert row.latest < before.latest
+    assert verify(stack, Quick()) is ExitCode.INTEGRITY
+
+    [outcome] = restored(stack, "second").outcomes
+    with started(outcome) as [copy]:
+        keys = len(copy.keys("key:*"))
+    assert 1 <= keys < 5
+
+    victim.write_bytes(content)
+    assert verify(stack, Whole()) is ExitCode.DONE
+    [row] = stack.status("cache").rows
+    assert row.latest == before.latest
+
+
+def test_spans_of_which_nobody_knows_when_they_were_written_are_told_by_status_and_check(
+    stack: Stack,
+) -> None:
+    first = segments(stack.root)[1]
+    now = datetime.now(UTC)
+    late = LateStretch(
+        begin=int(first.name.split("-")[0], 16),
+        since=now - timedelta(minutes=1),
+        reason="it was away",
+    )
+    put_late(opened(stack), ReplicationHistory("cache", first.parent.name), late)
+
+    [row] = stack.status("cache").rows
+    checked = facts(stack.check("cache"), Severity.NOTE)
+
+    assert told([one.fact for one in row.findings], "needs --uncertain")
+    assert told(checked, "needs --uncertain")
