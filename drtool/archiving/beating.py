@@ -51,6 +51,7 @@ class Heart:
         self._pending: deque[Mark] = deque(maxlen=MOST_PENDING)
         self._thread: threading.Thread | None = None
         self._failures = 0
+        self._failure: BaseException | None = None
 
     def start(self, *, at_once: threading.Event, emit: Emit) -> None:
         """Begin to beat, if it does not yet."""
@@ -70,8 +71,11 @@ class Heart:
     def keep(self, repository: Repository, lineage: Lineage, durable: Lsn) -> int:
         """Put the marks that the log, durable up to `durable` of `lineage`, now holds; their number.
 
-        A store that is away leaves them waiting: marks must not hold up the WAL.
+        A store that is away leaves them waiting: marks must not hold up the WAL. A bug that ended the
+        heartbeat is raised here: without marks nothing would tell how far a recovery could come.
         """
+        if self._failure is not None:
+            raise self._failure
         kept = 0
         while self._pending:
             mark = self._pending[0]
@@ -87,6 +91,12 @@ class Heart:
         return kept
 
     def _run(self, at_once: threading.Event, emit: Emit) -> None:
+        try:
+            self._beat_until_stopped(at_once, emit)
+        except BaseException as error:  # noqa: BLE001 - the thread that receives raises it
+            self._failure = error
+
+    def _beat_until_stopped(self, at_once: threading.Event, emit: Emit) -> None:
         while not self._stop.is_set():
             try:
                 with connect(self._dsn, purpose="marks") as connection:

@@ -45,6 +45,7 @@ class StreamHeart:
         self._stop = threading.Event()
         self._pending: deque[RedisMark] = deque(maxlen=MOST_PENDING)
         self._failures = 0
+        self._failure: BaseException | None = None
         self.kept = 0
         self.probe: Probe | None = None
         self.hurries = threading.Event()
@@ -60,8 +61,11 @@ class StreamHeart:
     def keep(self, repository: Repository, history: ReplicationHistory, durable: int) -> None:
         """Put the marks that the log of `history`, durable up to `durable`, now holds.
 
-        A store that is away leaves them waiting: marks must not hold up the stream.
+        A store that is away leaves them waiting: marks must not hold up the stream. A bug that ended
+        the heartbeat is raised here.
         """
+        if self._failure is not None:
+            raise self._failure
         for mark in tuple(self._pending):
             place = mark.position
             if place.replid != history.replication_id or place.offset > durable:
@@ -76,6 +80,12 @@ class StreamHeart:
                 self._pending.remove(mark)
 
     def _run(self) -> None:
+        try:
+            self._beat_until_stopped()
+        except BaseException as error:  # noqa: BLE001 - the thread that receives raises it
+            self._failure = error
+
+    def _beat_until_stopped(self) -> None:
         while not self._stop.is_set():
             try:
                 connection, key = self._master()

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 
 from drtool.errors import NotRecoverable
 from drtool.sources.redis.rdb import Batch, LargeEntry, RdbWalker
-from drtool.sources.redis.rdbcodes import RdbDamaged
 from drtool.sources.redis.rdbscan import EveryModule
 
 # What waits between the link and the walk: parts of 1 MiB at most.
@@ -28,7 +27,7 @@ class KeyCount:
         self._over = threading.Event()
         self._keys: dict[int, int] = {}
         self._modules = EveryModule()
-        self._failure: Exception | None = None
+        self._failure: BaseException | None = None
         self._why_unknown = ""
         self._thread = threading.Thread(target=self._walk, name="count", daemon=True)
         self._thread.start()
@@ -76,11 +75,11 @@ class KeyCount:
                     self._add(item.database, len(item.entries))
                 elif isinstance(item, LargeEntry):
                     self._add(item.database, 1)
-        except RdbDamaged as error:
-            self._failure = error
         except NotRecoverable as error:
             # A version that this drtool does not know.
             self._why_unknown = error.message
+        except BaseException as error:  # noqa: BLE001 - raised by `finish`; mostly RdbDamaged
+            self._failure = error
         finally:
             self._over.set()
 

@@ -108,7 +108,11 @@ class BaseTaker:
 
     def _take(self) -> int | None:
         """The exit code of a backup; None if it was stopped because all is over."""
-        process = self._start_command(("backup", self._source))
+        try:
+            process = self._start_command(("backup", self._source))
+        except DrtoolError as error:  # no memory or no room for a process just now
+            self._emit(Noted(f"backup {self._source}: {error.message}", "warning"))
+            return error.exit_code
         while (code := process.exit_code()) is None:
             if self._clock.wait(_STEP_SECONDS, self._is_over):
                 process.send(SIGTERM)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from drtool.model.progress import Event, Noted
 from drtool.policy.secrets import Redactor
-from drtool.system.process import ToldProcess, start_told
+from drtool.system.process import ProgramFailed, ToldProcess, start_told
 from drtool.wiring.redis_base import BaseTaker
 from drtool.wiring.surroundings import Surroundings
 from tests.archiving.rig import until
@@ -49,6 +49,9 @@ class Bases:
 
     def _start(self, words: Sequence[str]) -> ToldProcess:
         assert words == ("backup", "cache")
+        if self._kinds[0] == "none":
+            self._kinds.pop(0)
+            raise ProgramFailed("drtool cannot be started: Resource temporarily unavailable")
         command = (sys.executable, "-c", PROGRAM, str(self.place), "log", self._kinds.pop(0))
         self.started.append(start_told(command, environment=os.environ))
         return self.started[-1]
@@ -74,6 +77,14 @@ def test_one_that_cannot_be_taken_is_tried_again_until_one_is(tmp_path: Path) ->
     assert bases.told("ended with 6; it is tried again") == 1
     assert bases.told("backup cache: a line of log") == 2  # why: in its own words
     assert len(bases.started) == 3
+
+
+def test_one_that_cannot_even_be_started_is_tried_again(tmp_path: Path) -> None:
+    bases = Bases(tmp_path, "none", "0")
+    bases.taker.ask()
+    until(lambda: bases.told("is taken, behind the"), "it is taken")
+    bases.taker.close()
+    assert bases.told("Resource temporarily unavailable") == 1
 
 
 def test_holes_of_several_shards_at_once_are_one_snapshot_and_a_later_one_is_another(

@@ -103,7 +103,11 @@ def connect(
         dsn, purpose=purpose, timeout_seconds=timeout_seconds, settings={**own, **(settings or {})}
     )
     if connection.info.server_version >= 170000:
-        connection.execute("SET transaction_timeout = 0")
+        try:
+            connection.execute("SET transaction_timeout = 0")
+        except psycopg.Error as error:  # it stops just now, or ended this session
+            connection.close()
+            raise refused(place_of(dsn), str(error)) from None
     return connection
 
 
