@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from typing import Self
 
 from drtool.archiving.branch import require_archived_branch
@@ -28,7 +27,7 @@ from drtool.repository.marks import put_mark
 from drtool.repository.repository import Repository
 from drtool.sources.postgres.basebackup import BaseBackup
 from drtool.sources.postgres.connection import connect, connect_replication
-from drtool.sources.postgres.facts import ServerFacts, read_facts, require_ready
+from drtool.sources.postgres.facts import ServerFacts, read_clock, read_facts, require_ready
 from drtool.sources.postgres.heartbeat import beat
 from drtool.wiring.earlier import facts_of_store, lease_of_backup, look_back
 from drtool.wiring.parts import dsn_of
@@ -102,7 +101,7 @@ class PostgresBackup:
                 bootstrap_role=facts.bootstrap_role or "postgres",
                 stream=stream,
                 wal=keeper,
-                server_clock=self._server_clock,
+                server_clock=lambda: read_clock(self._dsn),
                 stop=around.stop,
             )
             outcome = run_backup(
@@ -161,14 +160,6 @@ class PostgresBackup:
             level=self.level,
         )
         return replace(plan, accepted=self._accepted, origin=self.origin)
-
-    def _server_clock(self) -> datetime:
-        with connect(self._dsn, purpose="backup") as connection:
-            row = connection.execute("SELECT clock_timestamp()").fetchone()
-        assert row is not None
-        moment = row[0]
-        assert isinstance(moment, datetime)
-        return moment.astimezone(UTC)
 
 
 class KeptWal:

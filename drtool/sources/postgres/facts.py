@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 
 import psycopg
 
@@ -19,6 +20,7 @@ from drtool.sources.postgres.connection import (
     connect_replication,
     place_of,
 )
+from drtool.sources.postgres.refusals import refused
 
 BLOCK_BYTES = 8192
 # Settings by name, and never all: one of somebody's own may hold a password.
@@ -171,6 +173,19 @@ def replication_facts(
         bootstrap_role=None,
         tablespaces=None,
     )
+
+
+def read_clock(dsn: str) -> datetime:
+    """The server's clock, in UTC; errors as `connection.connect`."""
+    with connect(dsn, purpose="backup") as connection:
+        try:
+            row = connection.execute("SELECT clock_timestamp()").fetchone()
+        except psycopg.Error as error:
+            raise refused(place_of(dsn), str(error)) from None
+    assert row is not None
+    moment = row[0]
+    assert isinstance(moment, datetime)
+    return moment.astimezone(UTC)
 
 
 def size_of_setting(text: str) -> int:
