@@ -53,7 +53,8 @@ class HeldStream:
 class StreamRecorder:
     """Records for one shard. `ask_for_base` is called when no snapshot leads to what comes next.
 
-    `has_snapshot`: whether there was one as the receiver began. `node` is the master's name. One thread.
+    `has_snapshot`: whether there was one as the receiver began. `node` is the master's name, `writer`
+    its product and version, where it told them. One thread.
     """
 
     repository: Repository
@@ -65,6 +66,7 @@ class StreamRecorder:
     has_snapshot: bool
     ask_for_base: Callable[[], None] | None
     node: str = ""
+    writer: tuple[str, str] | None = None
     links: int = 0
     gaps: int = 0
 
@@ -93,6 +95,7 @@ class StreamRecorder:
             at=self.server_clock.now(),
             shard=self.shard,
             node=self.node,
+            writer=self.writer,
         )
         self.patience.put(lambda: put_link(self.repository, self.source, word))
         self.held.forget()

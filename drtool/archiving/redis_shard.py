@@ -255,7 +255,7 @@ class ShardReceiver:
                 self._joined = None
 
     def _how_joined(self, attached: Attached, shard: Shard) -> Joined:
-        """Since when the stream that comes now was written, and whether some of it is late."""
+        """Since when the stream that comes now was written, by whom, and whether some of it is late."""
         begun, asked = attached.link.begun, attached.start.position
         offset, now = begun.position.offset, self._server_clock.now()
         if isinstance(begun, FullResync):
@@ -267,11 +267,14 @@ class ShardReceiver:
                 self._site.repository, self._site.held.look(), asked, snapshots=self._snapshots
             )
         is_late = held is not None and held.offset > offset
+        writer = attached.connection.release  # never older than its master's
         try:
             with connect(shard.master.address, self._site.login) as master:
+                writer = master.release
                 is_late = is_late or probe(master).position.offset > offset
         except SourceUnavailable:
             is_late = True  # nobody tells how far it is
+        self._recorder.writer = str(writer.product), writer.version_text
         return Joined(offset=offset, since=since or now, is_late=is_late)
 
     def _stream(self, attached: Attached, joined: Joined) -> None:

@@ -39,7 +39,8 @@ class ShardStatus:
     `recoverable_until` is when the last of that arrived, or when the snapshot was taken; None without
     a snapshot. `holes` are where the log had to begin anew; `is_joined` says that what is received
     now is joined to the snapshot. `dead` is what failovers since then left behind of the old master, `late`
-    the newest stretches of which nobody knows when they were written.
+    the newest stretches of which nobody knows when they were written; `path` is the stream that is
+    replayed on the newest snapshot.
     """
 
     name: str
@@ -50,6 +51,7 @@ class ShardStatus:
     is_joined: bool
     dead: tuple[DeadBranch, ...] = ()
     late: tuple[LateStretch, ...] = ()
+    path: StreamPath | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +65,11 @@ class StreamStatus:
     shards: tuple[ShardStatus, ...]
     trouble: str | None = None
     windows: tuple[TimeRange, ...] = ()
+
+    @property
+    def paths(self) -> tuple[StreamPath, ...]:
+        """What is replayed on the newest snapshot."""
+        return tuple(shard.path for shard in self.shards if shard.path is not None)
 
     @property
     def recoverable_until(self) -> datetime | None:
@@ -188,4 +195,5 @@ def _shard_status(
         is_joined=not _is_left(inventory, snapshot),
         dead=dead_branches(inventory, snapshot.replication_id, begin=snapshot.offset),
         late=_late(repository, inventory, path),
+        path=path,
     )

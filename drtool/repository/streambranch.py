@@ -7,7 +7,7 @@ by time, never by length: the dead one may well be the longer.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import pairwise
 
@@ -18,11 +18,15 @@ _BEFORE_ALL = datetime.min.replace(tzinfo=UTC)
 
 @dataclass(frozen=True, slots=True)
 class Stretch:
-    """A part of a path: bytes of one replication id without a gap."""
+    """A part of a path: bytes of one replication id without a gap.
+
+    `writer` is the product and version of the master that wrote it, where a failover recorded it.
+    """
 
     replication_id: str
     begin: int
     end: int
+    writer: tuple[str, str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +61,7 @@ class StreamPath:
     def between(self, begin: int, end: int) -> StreamPath:
         """The part of it from `begin` up to, not including, `end`."""
         parts = [
-            Stretch(one.replication_id, max(one.begin, begin), min(one.end, end))
+            replace(one, begin=max(one.begin, begin), end=min(one.end, end))
             for one in self.stretches
             if one.begin < end and one.end > begin
         ]
@@ -240,10 +244,11 @@ def _held(
         return None
     run = log.run_holding(offset)
     if run is not None:
-        return Stretch(name, offset, run.end)
+        last = max(log.links, key=lambda link: link.at, default=None)
+        return Stretch(name, offset, run.end, None if last is None else last.writer)
     for link in log.links:
         if offset < link.offset:
             past = _held(inventory, link.previous, offset, seen=(*seen, name))
             if past is not None:
-                return Stretch(past.replication_id, offset, min(past.end, link.offset))
+                return replace(past, end=min(past.end, link.offset))
     return None

@@ -173,6 +173,7 @@ class StreamLink:
     """`replication_id` goes on where `previous` was left: both have the same bytes before `offset`.
 
     `node` is the cluster's name for the master; empty outside of clusters, and where it was not recorded.
+    `writer` is the master's product and version, as in ("redis", "7.0.15"); None where nobody knows.
     """
 
     replication_id: str
@@ -181,6 +182,7 @@ class StreamLink:
     at: datetime
     shard: str = ""
     node: str = ""
+    writer: tuple[str, str] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -205,7 +207,7 @@ def put_link(repository: Repository, source: str, link: StreamLink) -> None:
     key = ReplicationHistory(source, link.replication_id).link_key(link.offset)
     document = {"previous": link.previous, "offset": link.offset}
     named = {"at": link.at.isoformat(), "shard": link.shard, "node": link.node}
-    _put_word(repository, key, document | named)
+    _put_word(repository, key, document | named | {"writer": link.writer})
     if read_link(repository, source, link.replication_id, offset=link.offset).previous != (
         link.previous
     ):
@@ -220,6 +222,7 @@ def read_link(
     content = repository.get(ObjectType.LOG, key)
     try:
         document = json.loads(content)
+        writer = document.get("writer")
         return StreamLink(
             replication_id=replication_id,
             previous=str(document["previous"]),
@@ -227,8 +230,9 @@ def read_link(
             at=datetime.fromisoformat(document["at"]),
             shard=str(document["shard"]),
             node=str(document.get("node", "")),
+            writer=(str(writer[0]), str(writer[1])) if writer else None,
         )
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, IndexError) as error:
         raise damaged(key, f"its content is no link ({error!r})") from error
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from drtool.repository.extents import RedisExtent, RedisShard
 from drtool.repository.repository import Repository
+from drtool.repository.streambranch import StreamPath
 from drtool.repository.streampath import read_path
 from drtool.restore.redis_content import SnapshotFiles, arrivals_ms
 from drtool.restore.redis_places import RedisSite
@@ -15,7 +16,7 @@ from drtool.restore.redis_plan import RedisPlan, ShardPlan
 from drtool.sources.redis.aof import AofFiles, AofLayout, write_aof
 from drtool.sources.redis.commands import absolute_expiries
 from drtool.sources.redis.rdb import stream_database
-from drtool.sources.redis.release import Product, Release, parse_release
+from drtool.sources.redis.release import Product, Release, newest_release, parse_release
 
 Part = memoryview | bytes
 Told = Callable[[Iterable[Part]], Iterator[Part]]
@@ -63,6 +64,23 @@ def _stream(one: ShardPlan, plan: RedisPlan, repository: Repository) -> Iterable
 def release_of(extent: RedisExtent) -> Release:
     """The newest release among the source's servers."""
     return parse_release(Product(extent.product), extent.server_version)
+
+
+def release_on_way(extent: RedisExtent, paths: Iterable[StreamPath]) -> Release:
+    """The release whose server loads the snapshot and all that is replayed on it along `paths`.
+
+    A master of a newer release that took over on the way may have written commands that an older one
+    does not know, such as FUNCTION (7.0) and HPEXPIRE (7.4).
+    """
+    writers = {one.writer for path in paths for one in path.stretches if one.writer is not None}
+    later = [parse_release(Product(product), version) for product, version in sorted(writers)]
+    return newest_release([release_of(extent), *later])
+
+
+def release_of_plan(plan: RedisPlan) -> Release:
+    """The release whose server a restore by `plan` needs, or a later one."""
+    replayed = (one.path.between(one.shard.offset, one.until) for one in plan.shards)
+    return release_on_way(plan.manifest.redis, replayed)
 
 
 def _says_moments(shard: RedisShard) -> bool:

@@ -20,7 +20,7 @@ from drtool.repository.backups import Manifest
 from drtool.repository.extents import RedisExtent
 from drtool.repository.layout import ReplicationHistory
 from drtool.repository.marks import newest_mark
-from drtool.restore.redis_fetch import release_of
+from drtool.restore.redis_fetch import release_on_way
 from drtool.sources.redis.address import NodeAddress
 from drtool.sources.redis.checks import BacklogMargin, ServerState, backlog_margin, check_margin
 from drtool.sources.redis.connection import connect
@@ -63,7 +63,7 @@ def look_at_stream(
         return
     yield checking.backups(state)
     if found.newest is not None:
-        seen = _program_seen(source, found.newest.redis)
+        seen = _program_seen(source, found.newest.redis, stands)
         yield Look(name="restore", seen=seen, findings=state.of(Topic.RESTORE))
         if keys is not None:
             yield _content(source, found.newest, keys)
@@ -80,10 +80,10 @@ def look_at_stream(
     yield checking.recoverable(state)
 
 
-def _program_seen(source: RedisSource, extent: RedisExtent) -> str:
-    writer = release_of(extent)
+def _program_seen(source: RedisSource, extent: RedisExtent, stands: StreamStatus) -> str:
+    writer = release_on_way(extent, stands.paths)
     try:
-        return f"{programs_for(source, extent).release} loads what {writer} wrote"
+        return f"{programs_for(source, extent, writer=writer).release} loads what {writer} wrote"
     except NotRecoverable:
         return f"what {writer} wrote cannot be loaded here"
 

@@ -32,6 +32,7 @@ from drtool.repository.repository import Repository
 from drtool.restore.destination import check_directory
 from drtool.restore.phases import Phases
 from drtool.restore.redis import run_redis_restore
+from drtool.restore.redis_fetch import release_of_plan
 from drtool.restore.redis_look import look_redis
 from drtool.restore.redis_places import (
     RedisSite,
@@ -182,7 +183,7 @@ def plan_redis_source(
     )
     job = _Restore(
         # Now, so that a plan says what the run would: that this machine lacks the programs.
-        binaries=programs_for(source, plan.manifest.redis),
+        binaries=programs_for(source, plan.manifest.redis, writer=release_of_plan(plan)),
         source=source,
         plan=plan,
         request=request,

@@ -10,11 +10,17 @@ from drtool.policy.sources import RedisSource
 from drtool.repository.extents import RedisExtent
 from drtool.restore.redis_fetch import release_of
 from drtool.sources.redis.binaries import RedisBinaries, find_binaries
+from drtool.sources.redis.release import Release
 
 
-def programs_for(source: RedisSource, extent: RedisExtent) -> RedisBinaries:
-    """The server that loads what is in a backup; NotRecoverable says what this machine lacks for it."""
-    programs = find_binaries(release_of(extent), bin_dir=source.bin_dir)
+def programs_for(
+    source: RedisSource, extent: RedisExtent, *, writer: Release | None = None
+) -> RedisBinaries:
+    """The server that loads what is in a backup; NotRecoverable says what this machine lacks for it.
+
+    `writer` is the newest release that wrote what is replayed on it; None: only the backup is loaded.
+    """
+    programs = find_binaries(writer or release_of(extent), bin_dir=source.bin_dir)
     if extent.modules and not source.restore.modules:
         raise NotRecoverable(
             f"the backup holds data of the module types {', '.join(extent.modules)}, and the policy names"
@@ -31,11 +37,16 @@ def programs_for(source: RedisSource, extent: RedisExtent) -> RedisBinaries:
 
 
 def check_restorable(
-    name: str, source: RedisSource, extent: RedisExtent, *, severity: Severity
+    name: str,
+    source: RedisSource,
+    extent: RedisExtent,
+    *,
+    severity: Severity,
+    writer: Release | None = None,
 ) -> Iterator[Finding]:
-    """What keeps this machine from restoring a backup; nothing if it can."""
+    """What keeps this machine from restoring a backup; nothing if it can. `writer` as `programs_for`."""
     try:
-        programs_for(source, extent)
+        programs_for(source, extent, writer=writer)
     except NotRecoverable as error:
         yield Finding(
             severity=severity,

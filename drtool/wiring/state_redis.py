@@ -12,6 +12,7 @@ from drtool.model.finding import Finding, Harm, Severity
 from drtool.model.measure import age_of, format_size
 from drtool.policy.sources import RedisSource
 from drtool.repository.recovery_findings import Zone, log_damage_findings, shown
+from drtool.restore.redis_fetch import release_on_way
 from drtool.wiring.redis_restorable import check_restorable
 from drtool.wiring.state_facts import StateFacts, backup_findings, state_of
 
@@ -45,16 +46,21 @@ def redis_state(facts: StateFacts, source: RedisSource, *, stream: StreamStatus)
             (Topic.RECEIVER, check_receiver(receiving, fix=receive) if source.stream else ()),
             (Topic.LOG, log_damage_findings(facts.name, facts.damaged)),
             (Topic.LOG, stream_findings(facts.name, stream, zone=zone) if source.stream else ()),
-            (Topic.RESTORE, _restore_findings(facts, source)),
+            (Topic.RESTORE, _restore_findings(facts, source, stream)),
             (Topic.LOSS, loss),
         ),
     )
 
 
-def _restore_findings(facts: StateFacts, source: RedisSource) -> Iterator[Finding]:
+def _restore_findings(
+    facts: StateFacts, source: RedisSource, stream: StreamStatus
+) -> Iterator[Finding]:
     if facts.newest is not None:
         extent = facts.newest.redis
-        yield from check_restorable(facts.name, source, extent, severity=Severity.PROBLEM)
+        writer = release_on_way(extent, stream.paths)
+        yield from check_restorable(
+            facts.name, source, extent, severity=Severity.PROBLEM, writer=writer
+        )
 
 
 def _seen(stream: StreamStatus) -> str:

@@ -36,7 +36,7 @@ from drtool.repository.repository import Repository
 from drtool.restore.destination import check_directory
 from drtool.restore.phases import Phases
 from drtool.restore.redis import run_redis_restore
-from drtool.restore.redis_fetch import release_of
+from drtool.restore.redis_fetch import release_of_plan
 from drtool.restore.redis_look import look_redis
 from drtool.restore.redis_places import RedisSite
 from drtool.restore.redis_plan import plan_redis_restore
@@ -166,7 +166,7 @@ def restore(
     servers = sum(1 + (one.shard.replicas or 0) for one in plan.shards)
     site = RedisSite(
         destination=check_directory(into, owner=owner, needed_bytes=plan.fetch_bytes),
-        binaries=find_binaries(release_of(plan.manifest.redis), bin_dir=bin_dir),
+        binaries=find_binaries(release_of_plan(plan), bin_dir=bin_dir),
         ttl=ttl,
         masters=masters,
         first_port=first_port or free_row(masters or servers),

@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 import redis
 
+from drtool.archiving.redis_status import stream_status
 from drtool.backup.plan import Accepted
 from drtool.backup.redis import RedisServers
 from drtool.errors import NotRecoverable, SourceUnsuitable
 from drtool.model.request import TtlMode
+from drtool.model.target import ToLatest, ToTime
 from drtool.policy.sources import RedisTopology
 from drtool.repository.backups import backup_ids, read_manifest
 from drtool.repository.extents import RedisExtent
 from drtool.repository.repository import Repository
+from drtool.restore.redis_fetch import release_of_plan, release_on_way
+from drtool.restore.redis_look import look_redis
+from drtool.restore.redis_plan import plan_redis_restore
 from drtool.sources.redis.address import Login, NodeAddress
-from drtool.sources.redis.binaries import find_binaries
+from drtool.sources.redis.binaries import find_binaries, look
 from drtool.sources.redis.release import Product, Release, parse_release
-from tests.archiving.redis_rig import wait_held
+from tests.archiving.redis_rig import wait_for_more, wait_held
 from tests.redis.filling import fill_expiring_fields
 from tests.restore.redis_rig import (
     SOURCE,
@@ -156,6 +162,69 @@ def test_a_replica_of_7_0_passes_on_the_spans_of_its_master_of_6_2(
         found = {key: copy.execute_command("PEXPIRETIME", key) for key in ends}  # type: ignore[no-untyped-call] # theirs
     for key, end in ends.items():
         assert abs(found[key] - end) < 700, key
+
+
+FUNCTION = "#!lua name=mine\nredis.register_function('one', function() return 1 end)"
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "command"),
+    [
+        ("6.2", "7.0", ("FUNCTION", "LOAD", FUNCTION)),
+        ("7.0", "7.4", ("HPEXPIRE", "table", 10_000_000, "FIELDS", 1, "field")),
+    ],
+)
+def test_what_a_newer_master_wrote_is_replayed_by_a_server_that_knows_it(
+    make_redis: MakeRedis,
+    repository: Repository,
+    root: Path,
+    *,
+    before: str,
+    after: str,
+    command: tuple[str | int, ...],
+) -> None:
+    """An upgrade by failover: the snapshot knows of the old release alone."""
+    master = make_redis(before)
+    with streamed(repository, master), master.client() as client:
+        client.hset("table", "field", 1)
+        take_snapshot(repository, servers_of(master))
+        client.set("old", 1)
+        wait_held(repository, master)
+        middle = datetime.now(UTC)
+        wait_for_more(repository, master)
+    heir = make_redis(after, settings={"replicaof": f"127.0.0.1 {master.port}"})
+    wait_for(lambda: is_linked(heir), what="the replica's link")
+    with heir.client() as client:
+        client.execute_command("REPLICAOF", "NO", "ONE")
+        master.kill9()
+        with streamed(repository, heir):
+            client.execute_command(*command)
+            client.set("new", 1)
+            wait_held(repository, heir)
+        expected = heir.digest()
+    old, new = look(bin_dir(before)), look(bin_dir(after))
+    assert old is not None
+    assert new is not None
+    plans = [
+        plan_redis_restore(look_redis(repository, SOURCE, target), target)
+        for target in (ToTime(middle), ToLatest())
+    ]
+
+    outcome = restore(repository, root / "copy", bin_dir=bin_dir(after))
+
+    assert [release_of_plan(plan) for plan in plans] == [old.release, new.release]
+    [status] = stream_status(repository, SOURCE).shards
+    assert status.path is not None
+    assert release_on_way(extent_of(repository), [status.path]) == new.release
+    with pytest.raises(NotRecoverable, match=f"what {new.release.series} wrote needs"):
+        restore(repository, root / "too old", bin_dir=bin_dir(before))
+    with started(outcome) as [copy]:
+        assert copy.exists("old", "new") == 2
+        assert digest(copy) == expected
+
+
+def digest(client: redis.Redis) -> str:
+    return str(client.execute_command("DEBUG", "DIGEST").decode())  # type: ignore[no-untyped-call] # theirs
 
 
 def test_data_of_modules_is_counted_and_comes_back_where_the_module_is(

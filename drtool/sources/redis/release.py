@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import reduce
 
 
 class Product(StrEnum):
@@ -62,6 +63,11 @@ class Release:
 
     def __str__(self) -> str:
         return f"{self.product.label} {self.version_text}"
+
+
+def newest_release(releases: Iterable[Release]) -> Release:
+    """The one whose server loads what all the others wrote; the last where there is no such."""
+    return reduce(lambda one, next_one: one if one.can_load(next_one) else next_one, releases)
 
 
 def read_release(server: Mapping[str, str]) -> Release:
