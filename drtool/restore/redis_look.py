@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
@@ -21,7 +22,7 @@ from drtool.repository.streambranch import (
     left_behind,
 )
 from drtool.repository.streamlog import StreamInventory, StreamMoment, take_stream_inventory
-from drtool.repository.streampath import newest, offset_at
+from drtool.repository.streampath import newest, offset_at, read_path
 from drtool.restore.damage import without_damaged
 from drtool.restore.redis_lost import LostAtFailover, count_lost
 from drtool.restore.redis_slots import SlotOwners, look_at_slots
@@ -29,6 +30,13 @@ from drtool.restore.redis_uncertain import Uncertain, uncertain_at
 
 # So many snapshots are looked at from the newest on; each costs some listings.
 MOST_CANDIDATES = 5
+# What a master sends that is no write, as RESP: PING (repl-ping-replica-period) and REPLCONF GETACK *.
+_IDLE = re.compile(
+    rb"(?:\*1\r\n\$4\r\nping\r\n|\*3\r\n\$8\r\nreplconf\r\n\$6\r\ngetack\r\n\$1\r\n\*\r\n)*",
+    re.IGNORECASE,
+)
+# Four days of PING.
+_MOST_IDLE_BYTES = 512 << 10
 # More than the steps of two indexes, and the way of a key from one master to the other.
 MOVING_MARGIN = timedelta(seconds=1)
 
@@ -235,12 +243,22 @@ def _stand(
     if uncertain is None:
         return replace(found, wanted=wanted)
     later = uncertain.later
-    if uncertain.is_exact:
+    if uncertain.is_exact or _is_idle(repository, source, uncertain):
         end = newest(repository, source, later.path)
         return replace(found, path=later.path, newest=end, wanted=later.offset)
     if end is None or end.moment < later.moment:
         end = StreamMoment(later.moment, later.offset)
     return replace(found, newest=end, wanted=wanted, uncertain=uncertain)
+
+
+def _is_idle(repository: Repository, source: str, uncertain: Uncertain) -> bool:
+    """Whether nothing was written between the two edges: a master that is idle sends PING all the time."""
+    begin, end = uncertain.earlier.offset, uncertain.later.offset
+    path = uncertain.later.path
+    if uncertain.earlier.path != path or end - begin > _MOST_IDLE_BYTES or path.end < end:
+        return False
+    sent = b"".join(read_path(repository, source, path.between(begin, end), end=end))
+    return _IDLE.fullmatch(sent) is not None
 
 
 def _further(

@@ -12,21 +12,32 @@ from drtool.restore.redis_look import RedisCandidate, ShardReach
 from drtool.restore.redis_uncertain import Uncertain
 
 
+class MomentUncertain(NotRecoverable):
+    """Nobody knows what a source held at a moment; at `earlier` it is known, if its windows hold that."""
+
+    def __init__(self, message: str, *, hint: str, earlier: datetime) -> None:
+        super().__init__(message, hint=hint)
+        self.earlier = earlier
+
+
 def require_known(
     source: str, moment: datetime, chosen: RedisCandidate, *, edge: Edge | None
 ) -> None:
-    """NotRecoverable if nobody knows how far a shard was at `moment`, unless an edge is wanted."""
+    """MomentUncertain if nobody knows how far a shard was at `moment`, unless an edge is wanted."""
     found = [(one, one.uncertain) for one in chosen.reaches if one.uncertain is not None]
     if not found or edge is not None:
         return
     one, first = found[0]
-    earlier = min(uncertain.earlier.moment for _, uncertain in found)
+    # Before its own moment nothing can be reached from the snapshot.
+    edges = [uncertain.earlier.moment for _, uncertain in found]
+    earlier = max(min(edges), chosen.manifest.redis.stopped_at)
     later = max(uncertain.later.moment for _, uncertain in found)
-    raise NotRecoverable(
+    raise MomentUncertain(
         f"what source {source} held at {_shown(moment)} is not known: {_told(one, first)}",
         hint=f"Use --to '{_shown(earlier)}' or --to '{_shown(later)}', where it is; or this moment with"
         " --uncertain earlier, which leaves those writes out, or --uncertain later, which brings them"
         " all back. A `heartbeat_key` makes marks that narrow the next such span.",
+        earlier=earlier,
     )
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 from drtool import __version__
 from drtool.errors import DestinationRefused, DrtoolError, NotRecoverable, UsageError
@@ -16,9 +17,11 @@ from drtool.model.outcome import RestoreOutcome, RestorePreview, RestoreReport
 from drtool.model.progress import Emit, Noted
 from drtool.model.request import RestoreRequest
 from drtool.model.target import ToLatest, ToTime
+from drtool.model.window import TimeRange
 from drtool.policy.policy import Policy
 from drtool.policy.sources import FilesSource, PostgresSource, RedisSource, SourcePolicy
 from drtool.repository.repository import Repository
+from drtool.restore.redis_outage import MomentUncertain
 from drtool.system.access import require_temporary_files
 from drtool.system.durable import make_directory
 from drtool.system.users import current_user, give, user_of
@@ -31,12 +34,14 @@ from drtool.wiring.redis import plan_redis_source, require_redis
 from drtool.wiring.reports import keep_evidence, write_page
 from drtool.wiring.restore_postgres import plan_postgres, require_postgres
 from drtool.wiring.side_by_side import Job, side_by_side
-from drtool.wiring.stack_moment import not_for_all
+from drtool.wiring.stack_moment import newest_common, not_for_all
 from drtool.wiring.state import read_state
 from drtool.wiring.surroundings import Surroundings
 
 # Others may pass through it to what is theirs, and see nothing of it.
 _LETS_THROUGH = 0o711
+# So many moments are tried from the newest on.
+_MOST_STEPS = 100
 
 
 def restore(
@@ -97,6 +102,19 @@ def _run(
 
 
 @dataclass(frozen=True, slots=True)
+class _Newest:
+    """The newest moment that all sources reach, `planned`, and why none after it."""
+
+    moment: datetime
+    planned: list[Planned]
+    why: str
+
+    def told(self, zone: ZoneInfo) -> str:
+        text = f"the newest moment that all sources reach is {format_moment(self.moment, zone)}"
+        return f"{text}: {self.why}" if self.why else text
+
+
+@dataclass(frozen=True, slots=True)
 class _Stack:
     """The sources that are to come back to one moment."""
 
@@ -110,12 +128,22 @@ class _Stack:
         if len(self.sources) == 1 or request.each_latest:
             return [self._plan_one(name, request) for name in self.sources]
         if isinstance(request.target, ToLatest):
-            moment = self._newest_for_all(request)
-            shown = format_moment(moment, self.policy.timezone)
-            self.around.emit(Noted(f"the newest moment that all sources reach is {shown}"))
-            request = replace(request, target=ToTime(moment), is_latest=True)
+            newest = self._newest_for_all(request)
+            self.around.emit(Noted(newest.told(self.policy.timezone)))
+            return newest.planned
         if not isinstance(request.target, ToTime):
             return [self._plan_one(name, request) for name in self.sources]
+        planned, failed = self._plan_all(request)
+        if failed:
+            try:
+                newest = self._newest_for_all(replace(request, target=ToLatest()))
+            except NotRecoverable:
+                raise self._not_for_all(request.target, failed, newest=None) from None
+            raise self._not_for_all(request.target, failed, newest=newest.moment)
+        return planned
+
+    def _plan_all(self, request: RestoreRequest) -> tuple[list[Planned], dict[str, NotRecoverable]]:
+        """Each source planned, and why the others cannot be."""
         planned: list[Planned] = []
         failed: dict[str, NotRecoverable] = {}
         for name in self.sources:
@@ -123,31 +151,51 @@ class _Stack:
                 planned.append(self._plan_one(name, request))
             except NotRecoverable as error:
                 failed[name] = error
-        if failed:
-            raise self._not_for_all(request.target, failed)
-        return planned
+        return planned, failed
 
-    def _not_for_all(self, target: ToTime, failed: Mapping[str, NotRecoverable]) -> NotRecoverable:
+    def _windows(self) -> dict[str, Sequence[TimeRange]]:
         now = self.around.clock.now()
-        windows = {
+        return {
             name: read_state(name, self.policy, self.repository, now=now).windows
             for name in self.sources
         }
-        trees = {name for name, one in self.sources.items() if isinstance(one, FilesSource)}
-        zone = self.policy.timezone
-        return not_for_all(target.moment, failed, windows, open_ended=trees, zone=zone)
 
-    def _newest_for_all(self, request: RestoreRequest) -> datetime:
-        windows = [self._plan_one(name, request) for name in self.sources]
-        latest = [one.latest for one in windows if one.latest is not None]
-        earliest = [one.earliest for one in windows if one.earliest is not None]
+    def _not_for_all(
+        self, target: ToTime, failed: Mapping[str, NotRecoverable], *, newest: datetime | None
+    ) -> NotRecoverable:
+        zone = self.policy.timezone
+        return not_for_all(target.moment, failed, self._windows(), newest=newest, zone=zone)
+
+    def _newest_for_all(self, request: RestoreRequest) -> _Newest:
+        """The newest moment that each source reaches, found by planning it: no other would do."""
+        ends = [self._plan_one(name, request) for name in self.sources]
+        latest = [one.latest for one in ends if one.latest is not None]
+        earliest = [one.earliest for one in ends if one.earliest is not None]
         if not latest or (earliest and max(earliest) > min(latest)):
             raise NotRecoverable(
                 "there is no moment that all sources can be brought back to",
                 hint="Restore each as far as it goes with --each-latest, or name one source."
                 " `drtool status` shows the windows.",
             )
-        return min(latest)
+        moment, why = min(latest), ""
+        for _ in range(_MOST_STEPS):
+            target = ToTime(moment)
+            planned, failed = self._plan_all(replace(request, target=target, is_latest=True))
+            if not failed:
+                return _Newest(moment, planned, why)
+            earlier = self._earlier(moment, failed)
+            if earlier is None or earlier >= moment:
+                raise self._not_for_all(target, failed, newest=None)
+            moment, why = earlier, next(iter(failed.values())).message
+        raise self._not_for_all(ToTime(moment), {}, newest=None)
+
+    def _earlier(self, moment: datetime, failed: Mapping[str, NotRecoverable]) -> datetime | None:
+        """The next moment to try where `moment` is not reached by those that `failed`."""
+        known = [one.earlier for one in failed.values() if isinstance(one, MomentUncertain)]
+        if len(known) == len(failed):
+            return min(known)
+        trees = {name for name, one in self.sources.items() if isinstance(one, FilesSource)}
+        return newest_common(self._windows(), open_ended=trees, before=moment)
 
     def _plan_one(self, name: str, request: RestoreRequest) -> Planned:
         source, objective = self.sources[name], self.policy.objective_of(name)

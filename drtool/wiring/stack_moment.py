@@ -19,15 +19,17 @@ def not_for_all(
     failed: Mapping[str, NotRecoverable],
     windows: Windows,
     *,
-    open_ended: Collection[str],
+    newest: datetime | None,
     zone: ZoneInfo,
 ) -> NotRecoverable:
-    """Names each source that does not reach `moment`, with its windows in the policy's zone."""
+    """Names each source that does not reach `moment`, with its windows in the policy's zone.
+
+    `newest` is the newest moment that all reach; None if there is none.
+    """
     told = [
         f"source {name}: {error.message} ({_ranges(windows[name], zone)})"
         for name, error in failed.items()
     ]
-    newest = newest_common(windows, open_ended=open_ended)
     hint = "Restore each as far as it goes with --each-latest, or name the sources to restore."
     if newest is not None:
         hint = (
@@ -41,12 +43,16 @@ def not_for_all(
     )
 
 
-def newest_common(windows: Windows, *, open_ended: Collection[str]) -> datetime | None:
-    """The newest moment that lies in a window of each source; None if there is none. Pure.
+def newest_common(
+    windows: Windows, *, open_ended: Collection[str], before: datetime | None = None
+) -> datetime | None:
+    """The newest moment that lies in a window of each source, and `before` one; None if there is none.
 
-    Of sources that are `open_ended` no moment is too late: the newest snapshot stands until the next.
+    Of sources that are `open_ended` no moment is too late: the newest snapshot stands until the next. Pure.
     """
     ends = [one.end for name, ranges in windows.items() if name not in open_ended for one in ranges]
+    if before is not None:
+        ends = [end for end in ends if end < before]
     for end in sorted(ends, reverse=True):
         if all(
             any(one.holds(end) for one in ranges)

@@ -319,6 +319,46 @@ def test_latest_for_all_is_reached_where_the_database_is_the_first_to_end(
     assert sorted(place.name for place in copies.iterdir()) == sorted(KINDS)
 
 
+def test_latest_for_all_is_before_an_outage_in_which_nobody_knows_what_was_written(
+    site: Site,
+) -> None:
+    """The database's last moment lies in the outage of Redis' receiver, and its first before that."""
+    with new_stack(site) as stack:
+
+        def receive_past(moment: datetime) -> None:
+            with opened_repository(stack.policy, stack.around) as repository:
+                until(
+                    lambda: look_redis(repository, "cache", ToLatest()).window[1] > moment,
+                    f"the stream goes on behind {moment}",
+                )
+
+        site.run("backup", "cache", "uploads")
+        with stack.receiving("redis", "receive", "cache", lease="redis-cache"):
+            site.run("backup", "main-db")
+            receive_past(CLOCK.now())
+        stopped = CLOCK.now()
+        with stack.redis.client() as client:
+            client.set("in", "the outage")
+        site.run("backup", "main-db")
+        last = CLOCK.now()
+        with stack.receiving("redis", "receive", "cache", lease="redis-cache"):
+            receive_past(last)
+
+    copies = site.root / "copies"
+    plan = site.run("restore", "--to", "latest", "--into", str(copies), "--plan")
+    refused = site.run("restore", "--to", last.isoformat(), "--plan", code=ExitCode.NOT_RECOVERABLE)
+    later = site.run(
+        "restore", "--to", "latest", "--into", str(copies), "--plan", "--uncertain", "later"
+    )
+
+    assert "what source cache held at" in str(plan)
+    named = re.search(r"restore --to\s+'([^']+)'", refused.err)
+    assert named, str(refused)
+    site.run("restore", "--to", named[1], "--into", str(copies), "--plan")
+    assert datetime.fromisoformat(named[1]) <= stopped
+    assert "is not known" not in str(later)
+
+
 def test_the_place_of_all_lets_every_server_s_user_through(past: Past, copies: Path) -> None:
     """The sources make their places side by side, each for a user of its own."""
     restored(past, past.snapshots[-1][0], copies / "deep" / "all")

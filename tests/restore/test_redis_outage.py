@@ -30,7 +30,7 @@ from drtool.repository.streamlog import (
     take_stream_inventory,
 )
 from drtool.restore.redis_uncertain import Uncertain, uncertain_at
-from tests.archiving.redis_rig import attached, wait_for_more, wait_held
+from tests.archiving.redis_rig import attached, position_of, wait_for_more, wait_held
 from tests.archiving.rig import until
 from tests.backup.taking import new_repository
 from tests.restore.redis_rig import restore, servers_of, started, streamed, take_snapshot
@@ -101,6 +101,31 @@ def test_either_edge_of_an_outage_is_restored_if_it_is_asked_for(
     outcome = restore(outage.repository, root / "told", ToTime(outage.inside), edge=Edge.EARLIER)
     [finding] = [one for one in outcome.findings if "may be missing" in one.fact]
     assert finding.subject == "main"
+
+
+def test_a_moment_of_an_outage_in_which_nothing_was_written_is_known(
+    make_redis: MakeRedis, repository: Repository, root: Path
+) -> None:
+    """A master that has a replica sends PING all the time: bytes that came late, and no write."""
+    master = make_redis(settings={"repl-ping-replica-period": "1"})
+    replica = make_replica(make_redis, master)
+    take_snapshot(repository, servers_of(master))
+    with streamed(repository, master, replica):
+        write(master, 100, 101)
+        wait_held(repository, master)
+    before = position_of(master).offset
+    inside = datetime.now(UTC)
+    until(lambda: position_of(master).offset > before + 20, "it has sent PING")
+    time.sleep(LONG_SECONDS)
+    with streamed(repository, master, replica):
+        wait_held(repository, master)
+        until(lambda: _late(repository), "the stretch is recorded")
+        wait_for_more(repository, master)
+
+    outcome = restore(repository, root / "copy", ToTime(inside))
+
+    with started(outcome) as [copy]:
+        assert len(copy.keys("key:*")) == 1
 
 
 def test_a_replica_that_hangs_makes_moments_uncertain_though_its_link_stays(

@@ -33,7 +33,9 @@ def test_each_source_is_named_with_its_own_window_in_the_policys_zone() -> None:
         "cache": NotRecoverable("it lies before the first snapshot", hint="Later."),
     }
 
-    error = not_for_all(TEN + 5 * MINUTE, failed, WINDOWS, open_ended={"uploads"}, zone=WARSAW)
+    newest = newest_common(WINDOWS, open_ended={"uploads"})
+
+    error = not_for_all(TEN + 5 * MINUTE, failed, WINDOWS, newest=newest, zone=WARSAW)
 
     assert "2 of 3 sources" in error.message
     told = error.message.split("source ")
