@@ -44,7 +44,7 @@ class Front:
         self.is_quiet = False
         self.verbosity = 0
         self.ends_cleanly = False
-        self.is_asked_to_stop = False
+        self.signals_to_stop = 0
         self.has_begun = False
         self.changes_something = False
         # Why the answer did not reach standard output, once that is so.

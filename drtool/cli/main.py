@@ -146,10 +146,10 @@ def listen(front: Front) -> None:
         front.stop.set()
 
     def asked(_number: int, _frame: FrameType | None) -> None:
-        is_first, front.is_asked_to_stop = not front.is_asked_to_stop, True
+        front.signals_to_stop += 1
         with suppress(BlockingIOError):  # full of signals that nobody has read yet: one is enough
             os.write(writing, b"!")
-        if not (front.ends_cleanly and is_first):
+        if not (front.ends_cleanly and front.signals_to_stop == 1):
             raise KeyboardInterrupt
 
     threading.Thread(target=tell, name="signals", daemon=True).start()

@@ -6,6 +6,7 @@ import click
 
 from drtool.cli.front import Front
 from drtool.cli.lazy import Command, Lazy, LazyGroup, global_options
+from drtool.cli.stopping import until_told_to_stop
 from drtool.cli.verdicts import leave
 
 
@@ -20,26 +21,27 @@ from drtool.cli.verdicts import leave
 @click.pass_obj
 def receive(front: Front, *, source: str, dry_run: bool, accept_source: bool) -> None:
     """Archive the replication stream of SOURCE, all its shards, until told to stop. Where Redis no
-    longer has what comes next, the hole is recorded and a new snapshot taken at once.
+    longer has what comes next, the gap is recorded and a new snapshot taken at once.
 
     The first SIGTERM or Ctrl-C makes what has arrived durable and ends cleanly; the second ends at
     once.
     """
-    policy = front.policy
-    front.open_repository()
-    from drtool.model.request import RedisReceive
-    from drtool.wiring.redis_stream import receive as carry_out
+    with until_told_to_stop(front, "redis-receive", f"the receiver of {source}"):
+        policy = front.policy
+        front.open_repository()
+        from drtool.model.request import RedisReceive
+        from drtool.wiring.redis_stream import receive as carry_out
 
-    front.ends_cleanly = True
-    with front.progress() as view:
-        sheet = carry_out(
-            RedisReceive(source, dry_run, accept_source),
-            policy,
-            front.surroundings(view),
-            policy_file=front.policy_file,
-        )
-    front.show(sheet)
-    leave([sheet])
+        front.ends_cleanly = True
+        with front.progress() as view:
+            sheet = carry_out(
+                RedisReceive(source, dry_run, accept_source),
+                policy,
+                front.surroundings(view),
+                policy_file=front.policy_file,
+            )
+        front.show(sheet)
+        leave([sheet])
 
 
 @click.command(cls=Command, epilog="\b\nExample:\n  drtool redis status cache --json")

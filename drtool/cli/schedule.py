@@ -6,6 +6,7 @@ import click
 
 from drtool.cli.front import Front
 from drtool.cli.lazy import Command, Lazy, LazyGroup, global_options
+from drtool.cli.stopping import until_told_to_stop
 from drtool.cli.verdicts import leave
 
 
@@ -26,13 +27,14 @@ def run(front: Front, *, at_once: int) -> None:
     second scheduler of the same stack waits until the first is gone. The first SIGTERM ends all
     cleanly, within 45 s.
     """
-    policy = front.policy
-    from drtool.wiring.schedule import run as carry_out
+    with until_told_to_stop(front, "schedule-run", "the scheduler"):
+        policy = front.policy
+        from drtool.wiring.schedule import run as carry_out
 
-    front.ends_cleanly = True
-    with front.progress() as view:
-        sheet = carry_out(policy, front.policy_file, front.surroundings(view), at_once=at_once)
-    front.show(sheet)
+        front.ends_cleanly = True
+        with front.progress() as view:
+            sheet = carry_out(policy, front.policy_file, front.surroundings(view), at_once=at_once)
+        front.show(sheet)
 
 
 @click.command(name="list", cls=Command, epilog="\b\nExample:\n  drtool schedule list --json")

@@ -8,6 +8,7 @@ import click
 
 from drtool.cli.front import Front
 from drtool.cli.lazy import Command, Lazy, LazyGroup, global_options
+from drtool.cli.stopping import until_told_to_stop
 from drtool.cli.verdicts import leave
 
 
@@ -29,17 +30,19 @@ def receive(front: Front, *, source: str, dry_run: bool, accept_source: bool) ->
     The first SIGTERM or Ctrl-C makes what has arrived durable and ends cleanly; the second ends at
     once.
     """
-    policy = front.policy
-    front.open_repository()
-    from drtool.model.request import WalReceive
-    from drtool.wiring.wal import receive as carry_out
+    with until_told_to_stop(front, "wal-receive", f"the receiver of {source}"):
+        policy = front.policy
+        front.open_repository()
+        from drtool.model.request import WalReceive
+        from drtool.wiring.wal import receive as carry_out
 
-    front.ends_cleanly = True
-    with front.progress() as view:
-        request = WalReceive(source, dry_run, accept_source)
-        sheet = carry_out(request, policy, front.surroundings(view), policy_file=front.policy_file)
-    front.show(sheet)
-    leave([sheet])
+        front.ends_cleanly = True
+        with front.progress() as view:
+            request = WalReceive(source, dry_run, accept_source)
+            around = front.surroundings(view)
+            sheet = carry_out(request, policy, around, policy_file=front.policy_file)
+        front.show(sheet)
+        leave([sheet])
 
 
 @click.command(

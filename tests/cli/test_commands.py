@@ -398,6 +398,29 @@ def test_a_signal_ends_a_run_with_130(number: signal.Signals, tmp_path: Path) ->
     assert shown == "drtool: error: interrupted\n"
 
 
+@pytest.mark.parametrize(
+    "verb", [("redis", "receive", "cache"), ("wal", "receive", "main-db"), ("schedule", "run")]
+)
+def test_what_runs_until_it_is_told_to_stop_may_be_told_before_it_has_begun(
+    verb: tuple[str, ...], tmp_path: Path
+) -> None:
+    # As above: the program waits for its policy.
+    os.mkfifo(tmp_path / "policy.yaml")
+    process = subprocess.Popen(
+        [*PROGRAM, *verb, "--json", "--policy", str(tmp_path / "policy.yaml")],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+    )
+    with (tmp_path / "policy.yaml").open("w"):
+        process.send_signal(signal.SIGTERM)
+        answer, told = process.communicate(timeout=30)
+
+    assert process.returncode == 0, told
+    assert '"began": false' in json.dumps(json.loads(answer))
+
+
 # The lock of the event, as the main thread holds it for a moment whenever it begins or ends to wait.
 _SIGNAL_UNDER_LOCK = """\
 import os, signal
