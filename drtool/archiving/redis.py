@@ -78,7 +78,7 @@ def receive_stream(
 
     Each shard is joined at a replica where there is one; a master is left for one that comes back.
     It goes on where the log ends, or begins at the newest snapshot, as long as the server still has
-    that; otherwise a hole is recorded and warned of, and `ask_for_base` called, from any thread: only a
+    that; otherwise a gap is recorded and warned of, and `ask_for_base` called, from any thread: only a
     new snapshot can be replayed on what comes then. None is taken here, for `drtool backup` has a lease
     and a process of its own. Only what is durable is acknowledged. A server or a store that goes away
     is waited for, in bounded memory (`redis_arrivals`). LeaseHeld if another receiver of this source

@@ -1,4 +1,4 @@
-"""Attach to the server of a shard that has what comes next, and believe in a hole only if none has."""
+"""Attach to the server of a shard that has what comes next, and believe in a gap only if none has."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from drtool.system.spacing import Spacing
 # A replica is some milliseconds behind the master whose stream we had until now.
 _CATCH_UP_SECONDS = 2.0
 _CATCH_UP_STEP_SECONDS = 0.05
-# A hole makes all up to the next snapshot unreachable, however long it is: to wait costs nothing.
+# A gap makes all up to the next snapshot unreachable, however long it is: to wait costs nothing.
 _BELIEVE_SECONDS = 15.0
 # More than a replica needs to follow its new master.
 _SPARE_SECONDS = 30.0

@@ -183,7 +183,7 @@ def parting(backlog: Backlog, held: Position) -> Position | None:
     """Where a new master's history parted from `held`, whose end it never had; None if it did not.
 
     A master may die before its replica has what was archived from it: Redis has lost that, and the log
-    goes on without a hole where both were the same. What came behind stays in the old history's log.
+    goes on without a gap where both were the same. What came behind stays in the old history's log.
     """
     if held.replid != backlog.former_replid or held.offset < backlog.former_end:
         return None
@@ -192,7 +192,7 @@ def parting(backlog: Backlog, held: Position) -> Position | None:
 
 
 def after_loss(backlog: Backlog, held: Position) -> Start:
-    """A hole: what came after `held` is no longer to be had, or never was part of this history."""
+    """A gap: what came after `held` is no longer to be had, or never was part of this history."""
     if held.replid not in (backlog.replid, backlog.former_replid):
         reason = "the server has another history: it was restarted, or its data replaced"
     elif backlog.replid != held.replid and held.offset >= backlog.former_end:

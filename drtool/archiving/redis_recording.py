@@ -149,7 +149,7 @@ class StreamRecorder:
             ask = self.ask_for_base
             what_now = f"take a new one now with `drtool backup {self.source}`"
             text = (
-                f"the stream of {self.shard} has a hole after {previous.offset} of"
+                f"the stream of {self.shard} has a gap after {previous.offset} of"
                 f" {previous.replid}: {reason}. Snapshots made before reach only so far;"
                 f" {what_now if ask is None else 'a new one is taken by itself'}"
             )

@@ -59,7 +59,7 @@ class ShardSite:
     """What a shard's receiver needs, all the same for each shard of a source.
 
     `find` gives the servers as they are now. `key` is written by the heartbeat; None for no marks.
-    `ask_for_base` is called when there is a hole; None leaves the new snapshot to whoever is warned.
+    `ask_for_base` is called when there is a gap; None leaves the new snapshot to whoever is warned.
     """
 
     repository: Repository
@@ -85,7 +85,7 @@ class ShardReceived:
     segments: int
     marks: int
     links: int
-    holes: int
+    gaps: int
 
 
 class ShardReceiver:
@@ -152,7 +152,7 @@ class ShardReceiver:
             segments=self._segments,
             marks=self._heart.kept if self._heart else 0,
             links=self._recorder.links,
-            holes=self._recorder.gaps,
+            gaps=self._recorder.gaps,
         )
 
     def look(self, shape: Shape) -> None:
@@ -349,7 +349,7 @@ class ShardReceiver:
         """Leave before the server cuts the link for what it keeps back for us.
 
         The next link is opened only once all that has arrived is stored: so a store that is too slow
-        costs a hole now and then, and never a link that is cut again and again.
+        costs a gap now and then, and never a link that is cut again and again.
         """
         told = connection.info("replication")
         kept_back = int(told.get("master_repl_offset", "0")) - link.offset

@@ -1,4 +1,4 @@
-"""How the archived stream of a Redis stands: how far each shard goes, since when, and its holes."""
+"""How the archived stream of a Redis stands: how far each shard goes, since when, and its gaps."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ MOST_LATE = 3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShardStatus:
-    """One shard. `end` is how far the stream goes from the newest snapshot without a hole.
+    """One shard. `end` is how far the stream goes from the newest snapshot without a gap.
 
     `recoverable_until` is when the last of that arrived, or when the snapshot was taken; None without
-    a snapshot. `holes` are where the log had to begin anew; `is_joined` says that what is received
+    a snapshot. `gaps` are where the log had to begin anew; `is_joined` says that what is received
     now is joined to the snapshot. `dead` is what failovers since then left behind of the old master, `late`
     the newest stretches of which nobody knows when they were written; `path` is the stream that is
     replayed on the newest snapshot.
@@ -47,7 +47,7 @@ class ShardStatus:
     replication_id: str | None
     end: int | None
     recoverable_until: datetime | None
-    holes: tuple[StreamBegin, ...]
+    gaps: tuple[StreamBegin, ...]
     is_joined: bool
     dead: tuple[DeadBranch, ...] = ()
     late: tuple[LateStretch, ...] = ()
@@ -166,14 +166,14 @@ def _shard_status(
     repository: Repository, inventory: StreamInventory, name: str, *, snapshot: RedisShard | None
 ) -> ShardStatus:
     mine = None if snapshot is None else family_of(inventory, snapshot.replication_id)
-    holes = [
+    gaps = [
         begin
         for log in inventory.logs.values()
         for begin in log.begins
         if begin.previous is not None
         and (begin.shard == name if mine is None else log.replication_id in mine)
     ]
-    ordered = tuple(sorted(holes, key=lambda begin: begin.at))
+    ordered = tuple(sorted(gaps, key=lambda begin: begin.at))
     ends = held_ends(inventory, name)
     if snapshot is None:
         return ShardStatus(
@@ -181,7 +181,7 @@ def _shard_status(
             replication_id=ends[-1].replid if ends else None,
             end=ends[-1].offset if ends else None,
             recoverable_until=None,
-            holes=ordered,
+            gaps=ordered,
             is_joined=False,
         )
     path = find_path(inventory, snapshot.replication_id, begin=snapshot.offset)
@@ -191,7 +191,7 @@ def _shard_status(
         replication_id=path.last_id or snapshot.replication_id,
         end=path.end,
         recoverable_until=last.moment if last else snapshot.taken_at,
-        holes=ordered,
+        gaps=ordered,
         is_joined=not _is_left(inventory, snapshot),
         dead=dead_branches(inventory, snapshot.replication_id, begin=snapshot.offset),
         late=_late(repository, inventory, path),

@@ -1,4 +1,4 @@
-"""The replication stream of a Redis: segments by offset, links between histories, recorded holes.
+"""The replication stream of a Redis: segments by offset, links between histories, recorded gaps.
 
 An offset counts the bytes of a history. A failover gives the history a new replication id while the
 offsets go on: so a place in the log is an offset on a path over several ids. The bytes are described
@@ -190,7 +190,7 @@ class StreamBegin:
     """The log of `replication_id` begins at `offset`; what came before is not joined to it.
 
     `previous` is what had been archived of the shard until then, with its end: between the two there
-    is a hole. None if there was nothing.
+    is a gap. None if there was nothing.
     """
 
     replication_id: str
@@ -281,7 +281,7 @@ def _put_word(repository: Repository, key: str, document: object) -> None:
 
 @dataclass(frozen=True, slots=True)
 class StreamRun:
-    """Bytes of one history without a hole, from `begin` up to, not including, `end`."""
+    """Bytes of one history without a gap, from `begin` up to, not including, `end`."""
 
     begin: int
     end: int
@@ -337,7 +337,7 @@ def take_stream_inventory(
     What is known to be `damaged` does not count as there, save the word that bytes arrived late: without
     it their moments would look exact.
 
-    Memory grows with holes and failovers, not with segments. An object too small to be a sealed one
+    Memory grows with gaps and failovers, not with segments. An object too small to be a sealed one
     does not count as there (PITFALLS 6).
     """
     prefix = layout.source_log(source)

@@ -99,7 +99,7 @@ def _segments(
     end: int,
     bad: frozenset[str],
 ) -> Iterator[StreamSegment]:
-    """Segments that carry the bytes from `begin` to `end` without a hole, and no more than needed.
+    """Segments that carry the bytes from `begin` to `end` without a gap, and no more than needed.
 
     Of those that overlap, the one that reaches farthest is taken each time.
     """

@@ -217,7 +217,7 @@ def _reaching(facts: RedisFacts, moment: datetime) -> RedisCandidate:
 def _behind_the_end(
     facts: RedisFacts, chosen: RedisCandidate, *, accepts_gap: bool
 ) -> list[Finding]:
-    """A stream that was taken up again behind a hole is not simply at its end (PITFALLS 40)."""
+    """A stream that was taken up again behind a gap is not simply at its end (PITFALLS 40)."""
     if chosen.uncovered_since is not None and not accepts_gap:
         raise NotRecoverable(
             f"the latest moment of source {facts.source} cannot be reached: after {_shown(chosen.latest)}"
@@ -229,9 +229,9 @@ def _behind_the_end(
     if lost and not accepts_gap:
         raise NotRecoverable(
             f"the latest moment of source {facts.source} cannot be reached: the stream of"
-            f" {lost[0].shard.name} has a hole after {_shown(chosen.latest)}, and no snapshot was taken"
+            f" {lost[0].shard.name} has a gap after {_shown(chosen.latest)}, and no snapshot was taken"
             " behind it",
-            hint=f"Use --to '{_shown(chosen.latest)}', or --to latest --accept-gap to go to the hole"
+            hint=f"Use --to '{_shown(chosen.latest)}', or --to latest --accept-gap to go to the gap"
             " knowingly; `drtool backup` begins anew.",
         )
     found = _given_up(facts, chosen)
@@ -239,7 +239,7 @@ def _behind_the_end(
         Finding(
             severity=Severity.WARNING,
             subject=one.shard.name,
-            fact=f"its stream has a hole after {_shown(chosen.latest)}: what came later is given up",
+            fact=f"its stream has a gap after {_shown(chosen.latest)}: what came later is given up",
             fix=f"Run `drtool backup {facts.source}`.",
         )
         for one in lost

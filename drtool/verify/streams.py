@@ -72,7 +72,7 @@ def verify_streams(
         tally.wrong(f"stream of {source}", error)
         return
     snapshots = [one for one in manifests if isinstance(one.extent, RedisExtent)]
-    _tell_holes(inventory, snapshots, tally)
+    _tell_gaps(inventory, snapshots, tally)
 
 
 def _verify_topologies(
@@ -153,8 +153,8 @@ def _read(
     return key, 0, None
 
 
-def _tell_holes(inventory: StreamInventory, snapshots: Sequence[Manifest], tally: Tally) -> None:
-    """A hole that a newer snapshot has left behind is a fact; one after the newest is a problem."""
+def _tell_gaps(inventory: StreamInventory, snapshots: Sequence[Manifest], tally: Tally) -> None:
+    """A gap that a newer snapshot has left behind is a fact; one after the newest is a problem."""
     newest = snapshots[-1] if snapshots else None
     for log in inventory.logs.values():
         for begin in log.begins:

@@ -31,7 +31,7 @@ class BaseTaker:
 
     In a process of its own: the receiver's thread must not wait while a source is read. The first is
     taken at once; while gaps follow each other, the next begins a minute after the last has ended, then
-    two, up to a quarter of an hour. `what` is taken behind a `gap`, in the words of its kind. `is_needed`
+    two, up to a quarter of an hour. `what` is taken, in the words of its kind. `is_needed`
     is asked before each: somebody else, such as the schedule, may have taken one meanwhile.
     """
 
@@ -42,10 +42,9 @@ class BaseTaker:
         around: Surroundings,
         *,
         what: str = "snapshot",
-        gap: str = "hole",
         is_needed: Callable[[], bool] = _always,
     ) -> None:
-        self._what, self._gap, self._is_needed = what, gap, is_needed
+        self._what, self._is_needed = what, is_needed
         self._source, self._start_command = source, start
         self._clock, self._emit = around.clock, around.emit
         self._spacing = Spacing(
@@ -86,7 +85,7 @@ class BaseTaker:
             if code == ExitCode.DONE:
                 failures = 0
                 self._spacing.record()
-                told = f"{self._source}: a new {self._what} is taken, behind the {self._gap}"
+                told = f"{self._source}: a new {self._what} is taken, behind the gap"
                 self._emit(Noted(told))
                 continue
             failures += 1

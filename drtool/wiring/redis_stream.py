@@ -32,7 +32,7 @@ def receive(
 ) -> FactSheet:
     """Archive the stream until `around.stop` is set; what was received, at the end.
 
-    Behind a hole a new snapshot is taken at once, by `drtool backup` on the same policy.
+    Behind a gap a new snapshot is taken at once, by `drtool backup` on the same policy.
     """
     source = _redis(policy, request.source)
     settings = stream_settings(request.source, source, around)
@@ -148,7 +148,7 @@ def _received(received: StreamReceived) -> FactSheet:
             Fact(name=f"{name}_segments", value=one.segments, label=f"{name}: segments put"),
             Fact(name=f"{name}_marks", value=one.marks, label=f"{name}: marks put"),
             Fact(name=f"{name}_failovers", value=one.links, label=f"{name}: failovers followed"),
-            Fact(name=f"{name}_holes", value=one.holes, label=f"{name}: holes recorded"),
+            Fact(name=f"{name}_gaps", value=one.gaps, label=f"{name}: gaps recorded"),
         ]
     return FactSheet(
         kind="redis-receive",

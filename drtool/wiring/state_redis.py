@@ -92,8 +92,8 @@ def stream_findings(name: str, stream: StreamStatus, *, zone: Zone) -> Iterator[
                 fix=f"Run `drtool backup {name}`.",
                 harm=Harm.UNREACHABLE,
             )
-        elif shard.holes:
-            count = len(shard.holes)
+        elif shard.gaps:
+            count = len(shard.gaps)
             gaps = "a gap" if count == 1 else f"{count} gaps, the last of them"
             yield Finding(
                 severity=Severity.NOTE,
@@ -126,4 +126,4 @@ def _branch_findings(subject: str, shard: ShardStatus, zone: Zone) -> Iterator[F
 
 
 def _last_gap(shard: ShardStatus, zone: Zone) -> str:
-    return shown(shard.holes[-1].at, zone)
+    return shown(shard.gaps[-1].at, zone)

@@ -104,7 +104,6 @@ def _bases(
         command_starter(policy_file, around),
         around,
         what="base backup",
-        gap="gap",
         is_needed=partial(is_base_needed, repository, name),
     )
     try:

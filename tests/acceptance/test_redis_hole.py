@@ -1,4 +1,4 @@
-"""What a receiver does about a hole: without anybody looking, all is recoverable again behind it."""
+"""What a receiver does about a gap: without anybody looking, all is recoverable again behind it."""
 
 from __future__ import annotations
 
@@ -51,11 +51,11 @@ def test_behind_a_hole_a_new_snapshot_is_taken_at_once(site: Site, alone: Alone)
         server.kill9()
         server.start()
         with server.client() as client:
-            client.set("behind", "the hole")
+            client.set("behind", "the gap")
         until(lambda: len(snapshot_moments(site.repository)) == 2, "the receiver has one taken")
         with server.client() as client:
             client.set("later", "still")
-        # One shard, one hole, one snapshot; and the stream is joined to it.
+        # One shard, one gap, one snapshot; and the stream is joined to it.
         until(
             lambda: site.run(*RECEIVE[:1], "status", "cache", code=None).code == 0, "it is joined"
         )
@@ -65,7 +65,7 @@ def test_behind_a_hole_a_new_snapshot_is_taken_at_once(site: Site, alone: Alone)
         ended = site.finished(receiver, RECEIVE, code=None)
     assert ended.code == 0, str(ended)
     assert "a new one is taken by itself" in ended.err
-    assert "a new snapshot is taken, behind the hole" in ended.err
+    assert "a new snapshot is taken, behind the gap" in ended.err
     report = site.run("restore", "cache", "--to", "latest", code=None)
     assert report.code == 0, str(report)
 
@@ -131,7 +131,7 @@ def test_a_master_that_comes_back_empty_keeps_the_old_window_until_that_is_accep
     assert refused.code == 5, str(refused)
     assert "held 1,001 keys" in refused.err or "held 1,000 keys" in refused.err, str(refused)
     assert "--accept-source" in refused.err
-    assert "has a hole after" in latest.err, str(latest)
+    assert "has a gap after" in latest.err, str(latest)
     assert check.code != 0
     assert "most of its keys are gone" in check.out, str(check)
     assert "no snapshot was taken behind it" in status.out, str(status)

@@ -1,4 +1,4 @@
-"""When a hole is believed: only after its shard was asked again and again."""
+"""When a gap is believed: only after its shard was asked again and again."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def attacher(clock: SetClock) -> Attacher:
     )
 
 
-def test_a_hole_is_believed_once_a_shard_was_asked_long_enough() -> None:
+def test_a_gap_is_believed_once_a_shard_was_asked_long_enough() -> None:
     clock = SetClock()
     one = attacher(clock)
     for _ in range(3):

@@ -109,7 +109,7 @@ def hold(repository: Repository, name: str, begin: int, end: int) -> None:
         ([(100, 300)], None, 250, 300, False, False),
         ([(100, 300)], None, 450, 1000, True, True),
         ([], None, 450, 1000, True, False),  # nothing was there that could be lost
-        ([(100, 300), (500, 600)], 200, 550, 600, False, False),  # the hole is behind us
+        ([(100, 300), (500, 600)], 200, 550, 600, False, False),  # the gap is behind us
     ],
 )
 def test_a_receiver_begins_where_most_is_joined(
@@ -137,7 +137,7 @@ def test_a_receiver_begins_where_most_is_joined(
 
 
 def test_what_a_new_master_never_had_is_left_where_the_histories_part() -> None:
-    """Redis has lost it; the log has no hole for that, unless the place itself is out of the backlog."""
+    """Redis has lost it; the log has no gap for that, unless the place itself is out of the backlog."""
     after = backlog(B, 100, 500, former=A, former_end=301)
 
     assert plan_again(after, Position(A, 300)).position == Position(A, 300)
@@ -178,7 +178,7 @@ def test_a_stream_begins_at_the_snapshot_that_was_taken_before_it(make_redis: Ma
     assert status.recoverable_until is not None
 
 
-def test_without_a_snapshot_one_is_asked_for_and_a_new_one_heals_a_hole(
+def test_without_a_snapshot_one_is_asked_for_and_a_new_one_heals_a_gap(
     make_redis: MakeRedis,
 ) -> None:
     server = make_redis(settings={"repl-backlog-size": "20kb"})
@@ -198,7 +198,7 @@ def test_without_a_snapshot_one_is_asked_for_and_a_new_one_heals_a_hole(
         status = stream_status(repository, SOURCE).shards[0]
 
     assert status.is_joined
-    assert len(status.holes) == 1
+    assert len(status.gaps) == 1
 
 
 def wait_held_after_write(repository: Repository, server: RedisServer) -> None:

@@ -157,7 +157,7 @@ def problems(repository: Repository) -> list[str]:
     return [finding.fact for finding in outcome.findings]
 
 
-def test_a_hole_that_nobody_recorded_and_one_that_was_are_both_told() -> None:
+def test_a_gap_that_nobody_recorded_and_one_that_was_are_both_told() -> None:
     repository = new_repository()
     put(repository, 0, 10)
     put(repository, 20, 30)

@@ -60,7 +60,7 @@ def test_a_replica_is_joined_and_a_coordinated_failover_followed(make_redis: Mak
         end = wait_held(repository, replica)
 
     assert running.result is not None
-    assert running.result.shards[0].holes == 0
+    assert running.result.shards[0].gaps == 0
     assert running.result.shards[0].links >= 1
     assert find_path(inventory(repository), start.replid, begin=start.offset - 1).end >= end.offset
 
@@ -83,7 +83,7 @@ def test_a_master_is_left_for_its_replica_as_soon_as_that_is_back(make_redis: Ma
         end = wait_held(repository, master)
 
     assert running.result is not None
-    assert running.result.shards[0].holes == running.result.shards[0].links == 0
+    assert running.result.shards[0].gaps == running.result.shards[0].links == 0
     assert find_path(inventory(repository), start.replid, begin=start.offset - 1).end >= end.offset
 
 
@@ -99,7 +99,7 @@ def test_where_a_replica_lets_nobody_follow_it_its_master_is_joined(make_redis: 
         write(master, 200)
         wait_held(repository, master)
     assert running.result is not None
-    assert running.result.shards[0].holes == 0
+    assert running.result.shards[0].gaps == 0
 
 
 def _role(server: RedisServer) -> str:
@@ -127,7 +127,7 @@ def test_behind_sentinel_the_stream_goes_on_over_a_failover() -> None:
         group.close()
 
     assert running.result is not None
-    assert running.result.shards[0].holes == 0, running.warnings
+    assert running.result.shards[0].gaps == 0, running.warnings
     path = find_path(inventory(repository), start.replid, begin=start.offset - 1)
     assert path.end >= end.offset
     assert path.last_id == end.replid
@@ -174,7 +174,7 @@ def test_every_shard_of_a_cluster_is_archived_over_the_loss_of_a_master() -> Non
         group.close()
 
     assert running.result is not None
-    assert [one.holes for one in running.result.shards] == [0, 0, 0], running.warnings
+    assert [one.gaps for one in running.result.shards] == [0, 0, 0], running.warnings
     assert all(one.marks > 0 for one in running.result.shards)
     found = inventory(repository)
     for start in starts:
@@ -213,7 +213,7 @@ def failed_over() -> Iterator[FailedOver]:
         group.close()
 
 
-def test_a_replica_that_has_had_all_data_anew_since_the_failover_makes_no_hole(
+def test_a_replica_that_has_had_all_data_anew_since_the_failover_makes_no_gap(
     failed_over: FailedOver,
 ) -> None:
     repository, old, heir = failed_over.repository, failed_over.old, failed_over.heir
@@ -223,12 +223,12 @@ def test_a_replica_that_has_had_all_data_anew_since_the_failover_makes_no_hole(
         until(lambda: attached(old) and not attached(heir), "the replica is, from then on")
 
     assert running.result is not None
-    assert [one.holes for one in running.result.shards] == [0, 0, 0], running.warnings
+    assert [one.gaps for one in running.result.shards] == [0, 0, 0], running.warnings
     start = failed_over.start
     assert find_path(inventory(repository), start.replid, begin=start.offset - 1).end >= end.offset
 
 
-def test_a_hole_is_not_believed_while_the_server_that_may_have_the_bytes_is_away(
+def test_a_gap_is_not_believed_while_the_server_that_may_have_the_bytes_is_away(
     failed_over: FailedOver,
 ) -> None:
     heir = failed_over.heir
@@ -242,7 +242,7 @@ def test_a_hole_is_not_believed_while_the_server_that_may_have_the_bytes_is_away
             wait_held(failed_over.repository, heir)
 
     assert running.result is not None
-    assert [one.holes for one in running.result.shards] == [0, 0, 0], running.warnings
+    assert [one.gaps for one in running.result.shards] == [0, 0, 0], running.warnings
 
 
 def _fail_over(group: ClusterGroup, old: RedisServer) -> RedisServer:
@@ -328,7 +328,7 @@ def test_a_receiver_that_was_killed_is_followed_by_one_that_loses_nothing(
 
     assert archived(made, witness.begin, end=end.offset) == sent
     assert second.result is not None
-    assert second.result.shards[0].holes == 0
+    assert second.result.shards[0].gaps == 0
 
 
 def _expire_lease(root: Path) -> None:

@@ -1,4 +1,4 @@
-"""A writer that is faster than the store: bounded memory, a recorded hole, and no link that is cut."""
+"""A writer that is faster than the store: bounded memory, a recorded gap, and no link that is cut."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ pytest_plugins = ["tests.servers.redis"]
 MB = 1 << 20
 
 
-def test_a_store_that_is_too_slow_costs_a_hole_and_the_server_never_cuts_the_link(
+def test_a_store_that_is_too_slow_costs_a_gap_and_the_server_never_cuts_the_link(
     make_redis: MakeRedis,
 ) -> None:
     server = make_redis(
@@ -49,12 +49,12 @@ def test_a_store_that_is_too_slow_costs_a_hole_and_the_server_never_cuts_the_lin
                 "it looks how far it is behind",
             )
         store.gate.set()
-        until(lambda: running.warned("has a hole"), "the hole is recorded")
+        until(lambda: running.warned("has a gap"), "the gap is recorded")
         write(server, 10)
         wait_held(inner, server)
 
     assert running.result is not None
-    assert running.result.shards[0].holes == 1
+    assert running.result.shards[0].gaps == 1
     assert "overcoming of output buffer limits" not in server.log_text()
     assert len(next(iter(inventory(inner).logs.values())).runs) == 2
 
@@ -114,7 +114,7 @@ def test_links_that_are_cut_again_and_again_do_not_make_a_gap_each(make_redis: M
             assert client.info("stats")["sync_full"] == 1
 
     assert running.result is not None
-    assert 1 <= running.result.shards[0].holes <= 4
+    assert 1 <= running.result.shards[0].gaps <= 4
 
 
 def test_a_server_is_not_made_to_send_all_its_data_for_each_gap(make_redis: MakeRedis) -> None:

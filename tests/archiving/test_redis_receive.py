@@ -47,7 +47,7 @@ def test_fifty_thousand_writes_a_second_are_archived_byte_for_byte(make_redis: M
 
     assert archived(repository, witness.begin, end=end.offset) == sent
     assert running.result is not None
-    assert running.result.shards[0].holes == 0
+    assert running.result.shards[0].gaps == 0
 
 
 def test_a_stop_leaves_all_that_had_arrived_and_the_next_receiver_goes_on_there(
@@ -71,8 +71,8 @@ def test_a_stop_leaves_all_that_had_arrived_and_the_next_receiver_goes_on_there(
 
     assert find_path(inventory(repository), start.replid, begin=start.offset).end >= end.offset
     assert second.result is not None
-    assert second.result.shards[0].holes == 0
-    assert not second.warned("hole")
+    assert second.result.shards[0].gaps == 0
+    assert not second.warned("gap")
 
 
 def test_only_what_is_durable_is_acknowledged_and_wait_means_archived(
@@ -111,7 +111,7 @@ def test_a_store_that_is_away_is_waited_for(make_redis: MakeRedis) -> None:
         end = wait_held(inner, server)
 
     assert len(archived(inner, start, end=end.offset)) == end.offset - start.offset
-    assert not running.warned("hole")
+    assert not running.warned("gap")
 
 
 def test_a_broken_link_is_opened_again_where_it_broke(make_redis: MakeRedis) -> None:
@@ -128,10 +128,10 @@ def test_a_broken_link_is_opened_again_where_it_broke(make_redis: MakeRedis) -> 
 
     assert len(archived(repository, start, end=end.offset)) == end.offset - start.offset
     assert running.result is not None
-    assert running.result.shards[0].holes == 0
+    assert running.result.shards[0].gaps == 0
 
 
-def test_a_backlog_that_was_overrun_is_a_recorded_hole(make_redis: MakeRedis) -> None:
+def test_a_backlog_that_was_overrun_is_a_recorded_gap(make_redis: MakeRedis) -> None:
     server = make_redis(settings={"repl-backlog-size": "20kb"})
     repository = new_repository()
     with receiving(repository, settings_for([server])):
@@ -146,18 +146,18 @@ def test_a_backlog_that_was_overrun_is_a_recorded_hole(make_redis: MakeRedis) ->
         wait_held(repository, server)
 
     assert running.result is not None
-    assert running.result.shards[0].holes == 1
+    assert running.result.shards[0].gaps == 1
     assert running.warned(f"take a new one now with `drtool backup {SOURCE}`")
     log = inventory(repository).logs[before.replid]
     assert len(log.runs) == 2
-    hole = log.begins[-1]
-    assert hole.previous is not None
-    assert hole.previous == (before.replid, log.runs[0].end)
-    assert hole.offset == log.runs[1].begin
-    assert "backlog" in hole.reason
+    gap = log.begins[-1]
+    assert gap.previous is not None
+    assert gap.previous == (before.replid, log.runs[0].end)
+    assert gap.offset == log.runs[1].begin
+    assert "backlog" in gap.reason
 
 
-def test_a_server_that_lost_its_history_is_a_recorded_hole(make_redis: MakeRedis) -> None:
+def test_a_server_that_lost_its_history_is_a_recorded_gap(make_redis: MakeRedis) -> None:
     """PITFALLS 82: a master that comes back empty has another history, which is not joined on."""
     server, repository = make_redis(), new_repository()
     with receiving(repository, settings_for([server])) as running:
@@ -171,7 +171,7 @@ def test_a_server_that_lost_its_history_is_a_recorded_hole(make_redis: MakeRedis
         after = wait_held(repository, server)
 
     assert after.replid != before.replid
-    assert running.warned("hole")
+    assert running.warned("gap")
     found = inventory(repository)
     assert find_path(found, before.replid, begin=before.offset).end == before.offset
     assert found.logs[after.replid].begins[0].previous is not None
@@ -223,7 +223,7 @@ def test_a_receiver_that_dies_at_any_put_is_followed_by_one_that_loses_nothing(
     assert find_path(inventory(inner), start.replid, begin=start.offset - 1).end >= end.offset
     assert len(inventory(inner).logs[start.replid].runs) == 1
     assert last.result is not None
-    assert last.result.shards[0].holes == 0
+    assert last.result.shards[0].gaps == 0
 
 
 def test_a_redis_of_six_is_archived_from_a_first_full_resync(make_redis: MakeRedis) -> None:

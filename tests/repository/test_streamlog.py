@@ -126,7 +126,7 @@ cut_lists = st.lists(
 
 @settings(max_examples=60, deadline=None)
 @given(cut_lists, st.integers(0, 4000), st.integers(0, 1500))
-def test_what_is_read_is_what_is_held_without_a_hole(
+def test_what_is_read_is_what_is_held_without_a_gap(
     cuts: list[tuple[int, int]], begin: int, length: int
 ) -> None:
     repository = new_repository()
@@ -208,7 +208,7 @@ def test_of_two_ids_that_go_on_the_one_that_is_held_counts(repository: Repositor
     assert held(repository, A, 100, end=320) == STREAM[100:320]
 
 
-def test_a_full_resync_is_a_hole_that_is_recorded(repository: Repository) -> None:
+def test_a_full_resync_is_a_gap_that_is_recorded(repository: Repository) -> None:
     put(repository, A, 100, end=300)
     begin = StreamBegin(
         replication_id=B, offset=900, reason="the backlog was overrun", at=NOW, shard="main",

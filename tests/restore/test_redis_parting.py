@@ -37,7 +37,7 @@ pytest_plugins = ["tests.servers.redis"]
 pytestmark = pytest.mark.redis
 
 
-def test_what_a_dead_master_had_alone_makes_no_hole(
+def test_what_a_dead_master_had_alone_makes_no_gap(
     make_redis: MakeRedis, repository: Repository, root: Path
 ) -> None:
     master = make_redis()
@@ -66,7 +66,7 @@ def test_what_a_dead_master_had_alone_makes_no_hole(
     outcome = restore(repository, root / "copy")
 
     assert second.result is not None
-    assert [one.holes for one in second.result.shards] == [0]
+    assert [one.gaps for one in second.result.shards] == [0]
     assert attached(replica) == []
     with started(outcome) as [copy]:
         assert copy.exists("only in the old one") == 0

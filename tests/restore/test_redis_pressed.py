@@ -53,7 +53,7 @@ def test_a_fast_writer_a_snapshot_and_a_slow_store_together_lose_nothing(
     )
     assert during > 50_000 * WRITE_BYTES
     assert running.result is not None
-    assert running.result.shards[0].holes == 0, running.warnings
+    assert running.result.shards[0].gaps == 0, running.warnings
     assert running.result.shards[0].links == 0
     assert find_path(inventory(inner), before.replid, begin=before.offset).end >= end.offset
     assert "overcoming of output buffer limits" not in server.log_text()

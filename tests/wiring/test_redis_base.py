@@ -1,4 +1,4 @@
-"""A snapshot that is asked for behind a hole: taken, tried again, and stopped with the receiver."""
+"""A snapshot that is asked for behind a gap: taken, tried again, and stopped with the receiver."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class Bases:
 def test_one_that_cannot_be_taken_is_tried_again_until_one_is(tmp_path: Path) -> None:
     bases = Bases(tmp_path, "9", "6", "0")
     bases.taker.ask()
-    until(lambda: bases.told("is taken, behind the hole"), "it is taken")
+    until(lambda: bases.told("is taken, behind the gap"), "it is taken")
     bases.taker.close()
     assert bases.told("ended with 9; it is tried again") == 1
     assert bases.told("ended with 6; it is tried again") == 1
@@ -87,7 +87,7 @@ def test_one_that_cannot_even_be_started_is_tried_again(tmp_path: Path) -> None:
     assert bases.told("Resource temporarily unavailable") == 1
 
 
-def test_holes_of_several_shards_at_once_are_one_snapshot_and_a_later_one_is_another(
+def test_gaps_of_several_shards_at_once_are_one_snapshot_and_a_later_one_is_another(
     tmp_path: Path,
 ) -> None:
     bases = Bases(tmp_path, "until", "0")
@@ -99,7 +99,7 @@ def test_holes_of_several_shards_at_once_are_one_snapshot_and_a_later_one_is_ano
     (tmp_path / "go").touch()
     until(lambda: bases.told("the next snapshot is taken in 60 s"), "it is told when")
     bases.clock.move(seconds=60)
-    until(lambda: bases.told("is taken, behind the hole") == 2, "and one after it")
+    until(lambda: bases.told("is taken, behind the gap") == 2, "and one after it")
     bases.taker.close()
     assert len(bases.started) == 2
 
@@ -119,7 +119,7 @@ def test_while_gaps_follow_each_other_snapshots_are_taken_further_and_further_ap
 
     def take(number: int) -> None:
         bases.taker.ask()
-        until(partial(bases.has_told, "is taken, behind the hole", number), "it is taken")
+        until(partial(bases.has_told, "is taken, behind the gap", number), "it is taken")
 
     take(1)
     for number, seconds in ((2, 60), (3, 120), (4, 240)):
@@ -130,7 +130,7 @@ def test_while_gaps_follow_each_other_snapshots_are_taken_further_and_further_ap
         bases.pass_some_turns()
         assert len(bases.started) == number - 1
         bases.clock.move(seconds=1)
-        until(partial(bases.has_told, "is taken, behind the hole", number), "it is taken")
+        until(partial(bases.has_told, "is taken, behind the gap", number), "it is taken")
     bases.clock.move(seconds=961)  # no gap for twice the pause
     take(5)
     bases.taker.ask()

@@ -122,7 +122,7 @@ def check_margin(shard: str, state: ServerState, margin: BacklogMargin | None) -
             Finding(
                 severity=Severity.PROBLEM,
                 subject=subject,
-                fact="it no longer holds what comes after the archived stream: there will be a hole",
+                fact="it no longer holds what comes after the archived stream: there will be a gap",
                 fix="Start `drtool redis receive`, then take a snapshot with `drtool backup`; raise"
                 " repl-backlog-size.",
             )
@@ -135,7 +135,7 @@ def check_margin(shard: str, state: ServerState, margin: BacklogMargin | None) -
             subject=subject,
             fact=f"at the present rate it lasts {margin.seconds:.0f} s more"
             f" ({format_size(margin.left_bytes)} of {format_size(margin.backlog_bytes)}): a longer outage"
-            " of drtool makes a hole",
+            " of drtool makes a gap",
             fix="CONFIG SET repl-backlog-size"
             f" {_rounded(margin.left_bytes / margin.seconds * enough)}mb there, which lasts"
             f" {minutes} minutes.",
