@@ -89,6 +89,10 @@ def judge_loss(
         )
     if _lies_ahead(asked, proven_until):
         return _ahead(objective, "the newest mark", proven_until)
+    if _holds_disaster(asked, proven_until):
+        return _after_disaster(
+            asked, objective, what="the copy holds what was written by", reached=proven_until
+        )
     span = max(asked.until - proven_until, timedelta(0))
     interval = LossInterval(timedelta(0), span)
     if asked.lost_at is None and asked.moment is None and span > objective.rpo:
@@ -123,6 +127,11 @@ def judge_stream(
     if not isinstance(asked.target, ToTime):
         return _judged(None, objective, "no moment was asked for that a loss could be told from")
     until, moment = asked.until, asked.target.moment
+    reached = moment if proven_until is None else proven_until
+    if _holds_disaster(asked, reached) and not _lies_ahead(asked, reached):
+        return _after_disaster(
+            asked, objective, what="the copy holds what had arrived by", reached=reached
+        )
     if proven_until is None:
         span = max(until - moment, timedelta(0)) + index_step
         return _judged(
@@ -161,6 +170,10 @@ def judge_snapshot(asked: Asked, objective: Objective, *, taken_from: datetime) 
         return None
     if _lies_ahead(asked, taken_from):
         return _ahead(objective, "the beginning of the snapshot", taken_from)
+    if _holds_disaster(asked, taken_from):
+        return _after_disaster(
+            asked, objective, what="the snapshot was begun at", reached=taken_from
+        )
     span = max(asked.until - taken_from, timedelta(0))
     interval = LossInterval(timedelta(0), span)
     told = (
@@ -196,6 +209,23 @@ def _ahead(objective: Objective, what: str, moment: datetime) -> Judgement:
         objective,
         f"{what}, of {moment.isoformat()}, lies ahead of this machine's clock: one of the clocks was"
         " wrong, so nobody can tell how much was lost",
+    )
+
+
+def _holds_disaster(asked: Asked, reached: datetime) -> bool:
+    """Whether a copy of that moment is of a time after the disaster, by more than clocks differ."""
+    return asked.lost_at is not None and reached > asked.lost_at + CLOCK_SKEW
+
+
+def _after_disaster(
+    asked: Asked, objective: Objective, *, what: str, reached: datetime
+) -> Judgement:
+    lost_at = asked.until.isoformat()
+    return _judged(
+        None,
+        objective,
+        f"{what} {reached.isoformat()}, which is after the disaster of {lost_at}: it may hold what the"
+        f" disaster did, and lack what that took. Restore --to a moment before {lost_at}",
     )
 
 

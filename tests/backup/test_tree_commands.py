@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +110,36 @@ def test_a_plan_of_a_part_or_a_delta_fails_where_the_run_would_and_counts_what_i
 
     assert {fact["name"]: fact["value"] for fact in delta["changes"]}["stays"] == ["mine"]
     assert ["mine" in finding["fact"] for finding in done["outcomes"][0]["findings"]] == [True]
+
+
+def test_a_restored_tree_is_judged_by_what_changed_until_the_disaster(site: Site) -> None:
+    """Also where a moment was asked for; and a snapshot of after the disaster may hold what it did."""
+    policy = site.place / "policy.yaml"
+    policy.write_text(policy.read_text().replace("rpo: 15m", "rpo: 20s"))
+    site.run("backup")
+    moment = datetime.now(UTC)
+
+    def judged(*words: str, lost_at: datetime | None, code: int) -> Any:  # JSON
+        into = str(site.place / f"back-{len(list(site.place.iterdir()))}")
+        told = [] if lost_at is None else ["--lost-at", lost_at.isoformat()]
+        restored = site.run("restore", "uploads", *words, *told, "--into", into, code=code)
+        [rpo, _] = restored["outcomes"][0]["judgements"]
+        return rpo
+
+    to_moment = ("--to", moment.isoformat())
+    alone = judged(*to_moment, lost_at=None, code=ExitCode.DONE)
+    later = judged(
+        *to_moment, lost_at=moment + timedelta(seconds=40), code=ExitCode.OBJECTIVE_MISSED
+    )
+    before = judged(
+        "--to", "latest", lost_at=moment - timedelta(hours=1), code=ExitCode.OBJECTIVE_MISSED
+    )
+
+    assert alone["verdict"] == "MET"
+    assert later["verdict"] == "MISSED"
+    assert later["measured"]["at_most_seconds"] > 40
+    assert before["verdict"] == "UNKNOWN"
+    assert "after the disaster" in before["explanation"]
 
 
 def test_an_unmounted_source_is_refused_with_its_exit_code(site: Site) -> None:

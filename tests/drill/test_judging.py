@@ -150,10 +150,28 @@ def test_without_the_moment_of_the_disaster_a_long_silence_is_unknown_and_not_mi
     assert "--lost-at" in judged.explanation
 
 
-def test_a_disaster_before_the_last_mark_lost_nothing() -> None:
-    judged = to_latest(NOW - MINUTE, lost_at=NOW - 5 * MINUTE)
+def test_a_disaster_just_before_the_last_mark_lost_nothing() -> None:
+    """Clocks of two machines differ by so much."""
+    judged = to_latest(NOW - MINUTE, lost_at=NOW - 1.5 * MINUTE)
 
     assert judged.measured == LossInterval(timedelta(0), timedelta(0))
+
+
+def test_a_copy_of_a_time_after_the_disaster_is_not_met() -> None:
+    """What a DROP or an `rm -r` took is missing in it, and it was "RPO 0.00 s MET"."""
+    latest = Asked(target=ToLatest(), declared=NOW, lost_at=NOW - 5 * MINUTE)
+    of_stack = Asked(target=ToTime(NOW), declared=NOW, lost_at=NOW - 5 * MINUTE, is_latest=True)
+    found = [
+        judge_loss(latest, OBJECTIVE, proven_until=NOW - MINUTE),
+        judge_snapshot(latest, OBJECTIVE, taken_from=NOW - MINUTE),
+        judge_stream(of_stack, OBJECTIVE, proven_until=NOW - MINUTE, index_step=timedelta(0)),
+        judge_stream(of_stack, OBJECTIVE, proven_until=None, index_step=timedelta(0)),
+    ]
+
+    for judged in found:
+        assert judged is not None
+        assert (judged.measured, judged.verdict) == (None, Verdict.UNKNOWN)
+        assert "after the disaster of 2024-05-01T09:55:00" in judged.explanation
 
 
 def test_a_mark_ahead_of_the_clock_proves_nothing() -> None:
