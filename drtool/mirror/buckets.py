@@ -255,9 +255,12 @@ def _copy_all(
     run.emit(PhaseBegan(phase="copy", title="copying", total=counts["touched"], unit="objects"))
     read_ns = int(began.timestamp() * 1_000_000_000)
     refused = 0
-    keys = (job.path.decode() for job in run.catalogue.jobs())
+
+    def keys() -> Iterator[str]:
+        return (job.path.decode() for job in run.catalogue.jobs())
+
     with (
-        no_parts_left(run.bucket, run.catalogue, told, keys=keys),
+        no_parts_left(run.bucket, run.catalogue, told, keys=keys, check=run.check),
         ThreadPoolExecutor(_THREADS, thread_name_prefix="mirror") as executor,
     ):
         for jobs in pages(run.catalogue.jobs(), _COPIES_AT_A_TIME):

@@ -1,12 +1,13 @@
-"""Drops what a killed run left of objects that go up in parts: a bucket keeps it unseen, and bills it."""
+"""Drops what is left of objects that go up in parts: a bucket keeps it unseen, and bills it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 
 from botocore.exceptions import BotoCoreError, ClientError
 
+from drtool.errors import DrtoolError
 from drtool.mirror.catalogue import Catalogue
 from drtool.mirror.plan import Told
 from drtool.model.finding import Finding, Severity
@@ -18,28 +19,52 @@ _NONE_LEFT = "none left"
 
 @contextmanager
 def no_parts_left(
-    bucket: Bucket, catalogue: Catalogue, told: Told, *, keys: Iterable[str]
+    bucket: Bucket,
+    catalogue: Catalogue,
+    told: Told,
+    *,
+    keys: Callable[[], Iterable[str]],
+    check: Callable[[], None],
 ) -> Iterator[None]:
     """Around the putting of objects with these `keys`, by a run that holds the mirror's lease.
 
-    Parts that lie in the bucket for one of them are of a run that was killed: they are given up
-    before the block. The bucket is asked only where the block before did not come to its end, or
-    this catalogue knows of none; where it does not answer, that is told, and the run goes on.
+    Parts that lie in the bucket for one of them are given up: before the block those of a run that was
+    killed, where the block before did not come to its end or this catalogue knows of none; after it
+    what the block itself left, however it ended, if it put anything in parts. Nothing is on its way any
+    more then. `check` raises
+    once another run holds the lease: parts may be that one's. Where the bucket does not answer, that is
+    told, and the run goes on.
     """
     if bucket.place.scheme != "s3":
         yield  # others forget parts by themselves
         return
     is_clean = True
     if catalogue.about("parts") != _NONE_LEFT:
-        try:
-            _give_up(bucket, keys)
-        except (ClientError, BotoCoreError) as error:
-            told.add(_unseen(bucket, error))
-            is_clean = False
+        is_clean = _try_to_give_up(bucket, keys(), told)
     catalogue.set_about(parts=_UNDER_WAY)
-    yield
+    try:
+        yield
+    except BaseException:
+        with suppress(DrtoolError):
+            check()
+            if bucket.has_begun_parts:
+                _try_to_give_up(bucket, keys(), told)
+        raise
+    check()
+    if is_clean and bucket.has_begun_parts:
+        is_clean = _try_to_give_up(bucket, keys(), told)
     if is_clean:
         catalogue.set_about(parts=_NONE_LEFT)
+
+
+def _try_to_give_up(bucket: Bucket, keys: Iterable[str], told: Told) -> bool:
+    """Whether the bucket could be asked; where not, that is told."""
+    try:
+        _give_up(bucket, keys)
+    except (ClientError, BotoCoreError) as error:
+        told.add(_unseen(bucket, error))
+        return False
+    return True
 
 
 def _give_up(bucket: Bucket, keys: Iterable[str]) -> None:
@@ -76,7 +101,7 @@ def _unseen(bucket: Bucket, error: Exception) -> Finding:
     return Finding(
         severity=Severity.NOTE,
         subject=bucket.url,
-        fact=f"parts of objects that a killed run left could not be given up: {_code(error)}",
+        fact=f"parts of objects that a run left could not be given up: {_code(error)}",
         fix="Let a lifecycle rule of the bucket end unfinished uploads after a day.",
     )
 

@@ -198,16 +198,22 @@ class _Work:
             run.bucket, root, clock=run.clock, stop=run.stop, has_looked=self._tree.is_rehash
         )
         executor = ThreadPoolExecutor(THREADS, thread_name_prefix="mirror")
-        keys = (key_of(job.path) for job in run.catalogue.jobs())
+
+        def keys() -> Iterator[str]:
+            return (key_of(job.path) for job in run.catalogue.jobs())
+
         try:
-            with no_parts_left(run.bucket, run.catalogue, self._told, keys=keys):
-                for results in in_window(executor, uploader.store, self._batches()):
-                    for result in results:
-                        self._take(result)
-                    self._advance(found.touched_bytes)
+            with no_parts_left(run.bucket, run.catalogue, self._told, keys=keys, check=run.check):
+                try:
+                    for results in in_window(executor, uploader.store, self._batches()):
+                        for result in results:
+                            self._take(result)
+                        self._advance(found.touched_bytes)
+                finally:
+                    # What is on its way ends first: a thread must not use a descriptor that was
+                    # closed, nor put parts that are being given up.
+                    executor.shutdown(wait=True, cancel_futures=True)
         finally:
-            # What is on its way ends first: a thread must not use a descriptor that was closed.
-            executor.shutdown(wait=True, cancel_futures=True)
             self._commit()
             uploader.close()
             os.close(root)

@@ -16,6 +16,7 @@ from drtool.stores.remote_client import (
     RemoteLimits,
     control_client,
     reading_client,
+    streaming_client,
     writing_client,
 )
 from drtool.stores.remote_errors import LIBRARY_ERRORS, is_bad_range, is_refused, translated
@@ -84,6 +85,9 @@ class Bucket:
         self._limits = limits
         self._reader = reading_client(place, limits)
         self._writer = writing_client(place, limits)
+        self._streamer = streaming_client(place, limits)
+        # Whether an object was begun in parts: only then there may be some that lie about.
+        self.has_begun_parts = False
 
     @property
     def url(self) -> str:
@@ -104,16 +108,18 @@ class Bucket:
     def put_stream(
         self, key: str, pieces: Iterable[bytes], attributes: Mapping[str, str], *, size_bytes: int
     ) -> Placed:
-        """Put a large object in parts; it appears whole or not at all. Tried once: the caller reads anew.
+        """Put a large object in parts; it appears whole or not at all.
 
-        What the pieces raise comes through, and what was uploaded is given up. Memory: 5 parts of
-        8 MiB, more only beyond 70 GiB.
+        Each request is tried again by itself, the whole only once: the caller reads anew. What the pieces
+        raise comes through, and what was uploaded is given up. Memory: 5 parts of 8 MiB, more only beyond
+        70 GiB.
         """
         part_bytes = max(PART_BYTES, -(-size_bytes // _MOST_PARTS))
+        self.has_begun_parts = True
 
         def once() -> Placed:
             answer = obstore.put(
-                self._writer,
+                self._streamer,
                 key,
                 iter(pieces),
                 attributes=dict(attributes),

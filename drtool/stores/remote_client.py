@@ -47,6 +47,17 @@ def writing_client(place: RemotePlace, limits: RemoteLimits) -> RemoteClient:
     return _client(place, limits, stall=limits.write_seconds, whole=limits.write_seconds)
 
 
+def streaming_client(place: RemotePlace, limits: RemoteLimits) -> RemoteClient:
+    """For objects in parts, put without a condition: the library tries each request again by itself.
+
+    A part that is put twice is the same part, and only the library knows the parts of its upload.
+    """
+    retries = limits.retries.attempts - 1
+    return _client(
+        place, limits, stall=limits.write_seconds, whole=limits.write_seconds, retries=retries
+    )
+
+
 def control_client(place: RemotePlace) -> Any:  # boto3 makes its clients' classes at run time
     """boto3's client of an s3:// place, for versioning, lock and what obstore cannot do.
 
@@ -64,7 +75,7 @@ def control_client(place: RemotePlace) -> Any:  # boto3 makes its clients' class
         config=Config(
             connect_timeout=10,
             read_timeout=60,
-            retries={"total_max_attempts": 3, "mode": "standard"},
+            retries={"total_max_attempts": 6, "mode": "standard"},
             request_checksum_calculation="when_required",
             response_checksum_validation="when_required",
             s3={"addressing_style": "path" if place.path_style else "virtual"},
@@ -73,10 +84,10 @@ def control_client(place: RemotePlace) -> Any:  # boto3 makes its clients' class
 
 
 def _client(
-    place: RemotePlace, limits: RemoteLimits, *, stall: float, whole: float
+    place: RemotePlace, limits: RemoteLimits, *, stall: float, whole: float, retries: int = 0
 ) -> RemoteClient:
-    # Every retry is ours (`retrying`): one limit, one clock, and no hidden second try of a
-    # conditional put that would meet its own first one.
+    # Without `retries` every one is ours (`retrying`): one limit, one clock, and no hidden second
+    # try of a conditional put that would meet its own first one.
     common: dict[str, Any] = {  # the stores' keyword arguments, of many types
         "prefix": place.prefix or None,
         "client_options": {
@@ -86,7 +97,7 @@ def _client(
             "allow_http": place.without_tls,
             "user_agent": "drtool",
         },
-        "retry_config": {"max_retries": 0, "retry_timeout": timedelta(seconds=whole)},
+        "retry_config": {"max_retries": retries, "retry_timeout": timedelta(seconds=whole)},
     }
     if place.scheme == "gs":
         return GCSStore(place.bucket, config=_optional(base_url=place.endpoint), **common)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import threading
 import uuid
@@ -12,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from drtool.errors import PolicyError, SourceUnsuitable
+from drtool.errors import AccessDenied, PolicyError, SourceUnsuitable
 from drtool.mirror.buckets import BucketSettings, preview_bucket, sync_bucket
 from drtool.mirror.catalogue import open_catalogue
 from drtool.mirror.copying import Copied, Copier, NotCopied
@@ -27,6 +28,7 @@ from drtool.stores.bucket import open_bucket
 from drtool.system.clock import SystemClock
 from tests.mirror.rig import contents
 from tests.servers.object_stores import SHARED_BUCKET, S3Server
+from tests.servers.proxy import Answer, CutAnswer, LoseAnswer, always, proxied
 
 pytestmark = pytest.mark.object_store
 
@@ -43,6 +45,8 @@ class Pair:
     mirror_bucket: str
     directory: Path
     prefix: str
+    # Of a proxy before the source, and before the mirror where it is the same server.
+    endpoint: str | None = None
 
     def put(self, key: str, content: bytes, **more: Any) -> None:
         self.source.client().put_object(
@@ -56,12 +60,13 @@ class Pair:
 
     @property
     def settings(self) -> BucketSettings:
-        url = self.source.url(self.source_bucket, f"{self.prefix}-src")
+        url = self.source.url(self.source_bucket, f"{self.prefix}-src", endpoint=self.endpoint)
         return BucketSettings(source="assets", bucket=open_bucket(url, clock=SystemClock()))
 
     @property
     def target(self) -> Any:
-        url = self.mirror.url(self.mirror_bucket, f"{self.prefix}-dst")
+        endpoint = self.endpoint if self.mirror is self.source else None
+        url = self.mirror.url(self.mirror_bucket, f"{self.prefix}-dst", endpoint=endpoint)
         return open_bucket(url, clock=SystemClock())
 
     def sync(self, **settings: Any) -> SyncOutcome:
@@ -297,6 +302,125 @@ def test_an_object_too_large_for_one_copy_is_copied_in_parts(same: Pair) -> None
     assert same.objects() == {"big": content}
     met = same.mirror.client().head_object(Bucket=same.mirror_bucket, Key=f"{same.prefix}-dst/big")
     assert (met["Metadata"].get("owner"), met["ContentType"]) == ("shop", "video/mp4")
+
+
+def test_a_source_that_breaks_off_is_read_on_where_it_broke(across: Pair) -> None:
+    content = random.Random(3).randbytes(20 << 20)
+    across.put("large", content)
+    with proxied(across.source.address) as proxy:
+        reads = itertools.count()
+        proxy.choice = lambda _number, line: (
+            CutAnswer(6 << 20) if _is_read(line) and next(reads) < 3 else None
+        )
+        across.endpoint = proxy.endpoint
+        outcome = across.sync()
+
+    assert next(reads) >= 4
+    assert (outcome.put_files, outcome.findings) == (1, ())
+    assert across.objects() == {"large": content}
+
+
+def test_a_source_that_breaks_off_each_time_is_named_and_leaves_no_parts(across: Pair) -> None:
+    across.put("large", random.Random(3).randbytes(20 << 20))
+    [wanted] = _listed(across)
+    with proxied(across.source.address) as proxy:
+        proxy.choice = lambda _number, line: CutAnswer(300) if _is_read(line) else None
+        across.endpoint = proxy.endpoint
+        done = Copier(across.settings.bucket, across.target).copy(wanted)
+
+    assert isinstance(done, NotCopied)
+    assert done.error is not None
+    assert across.source_bucket in done.error.message
+    assert "large breaks off while it is read" in done.error.message
+    assert _uploads(across) == []
+
+
+def test_an_object_that_changes_while_it_is_read_on_is_never_pieced_together(across: Pair) -> None:
+    across.put("large", bytes(20 << 20))
+    [wanted] = _listed(across)
+    with proxied(across.source.address) as proxy:
+        reads = itertools.count()
+
+        def changed(_number: int, line: str) -> CutAnswer | None:
+            if not _is_read(line):
+                return None
+            match next(reads):
+                case 0:
+                    return CutAnswer(9 << 20)
+                case 1:
+                    across.put("large", b"1" * (20 << 20))
+            return None
+
+        proxy.choice = changed
+        across.endpoint = proxy.endpoint
+        done = Copier(across.settings.bucket, across.target).copy(wanted)
+
+    assert isinstance(done, Copied)
+    assert across.objects() == {"large": b"1" * (20 << 20)}
+    assert _uploads(across) == []
+
+
+def test_a_completed_copy_whose_answer_was_lost_is_no_failure(same: Pair) -> None:
+    content = random.Random(2).randbytes(13 << 20)
+    same.put("large", content)
+    [wanted] = _listed(same)
+    with proxied(same.mirror.address) as proxy:
+        # S3 forgets an upload once it is completed; this server does not, so the proxy answers for it.
+        answers = iter((LoseAnswer(), Answer(404, "NoSuchUpload")))
+        proxy.choice = lambda _number, line: (
+            next(answers, None) if line.startswith("POST") and "uploadId" in line else None
+        )
+        same.endpoint = proxy.endpoint
+        copier = Copier(same.settings.bucket, same.target, whole_bytes=1 << 20, part_bytes=5 << 20)
+        done = copier.copy(wanted)
+
+    assert next(answers, None) is None
+    assert isinstance(done, Copied)
+    assert same.objects() == {"large": content}
+    assert _uploads(same) == []
+
+
+def test_what_the_source_refuses_is_not_said_of_the_mirror(across: Pair) -> None:
+    across.put("a", b"a")
+    [wanted] = _listed(across)
+    with proxied(across.source.address) as proxy:
+        proxy.choice = always(Answer(403, "AccessDenied"))
+        across.endpoint = proxy.endpoint
+        done = Copier(across.settings.bucket, across.target).copy(wanted)
+
+    assert isinstance(done, NotCopied)
+    assert isinstance(done.error, AccessDenied)
+    assert across.source_bucket in done.error.message
+    assert across.mirror_bucket not in done.error.message
+
+
+def test_missing_credentials_are_named_with_what_was_looked_for(
+    across: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    across.put("a", b"a")
+    [wanted] = _listed(across)
+    source, mirror = across.settings.bucket, across.target
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+
+    done = Copier(source, mirror).copy(wanted)
+
+    assert isinstance(done, NotCopied)
+    assert done.error is not None
+    assert "credentials" in f"{done.error.message} {done.error.hint}"
+    assert across.source_bucket in done.error.message
+
+
+def _is_read(line: str) -> bool:
+    return line.startswith("GET") and "large" in line
+
+
+def _uploads(pair: Pair) -> list[str]:
+    answer = pair.mirror.client().list_multipart_uploads(
+        Bucket=pair.mirror_bucket, Prefix=pair.prefix
+    )
+    return [upload["Key"] for upload in answer.get("Uploads", [])]
 
 
 def _listed(pair: Pair) -> list[MirrorEntry]:
