@@ -17,7 +17,7 @@ from drtool.repository.extents import RedisShard
 from drtool.repository.layout import ReplicationHistory
 from drtool.repository.repository import Repository
 from drtool.repository.streambranch import StreamPath, Stretch
-from drtool.repository.streamlate import LateStretch, put_late
+from drtool.repository.streamlate import LateStretch, open_late, put_late
 from drtool.repository.streamlog import StreamInventory
 from drtool.repository.streampath import newest
 from drtool.sources.redis.psync import Position
@@ -73,6 +73,8 @@ class Lateness:
         self._waiting: list[LateStretch] = []
         if joined.is_late:
             self._fall_behind(OUTAGE)
+        else:
+            self._close(open_late(repository, history), joined.offset)
 
     @property
     def is_late(self) -> bool:
@@ -100,6 +102,11 @@ class Lateness:
                 self._catch_up(offset)
         elif lag > TOLERATED_LAG and self._open is None:
             self._fall_behind(STALL)
+
+    def _close(self, left: LateStretch | None, offset: int) -> None:
+        """Record the end of a stretch that a session left open: its bytes are all here."""
+        if left is not None and offset >= left.begin:
+            self._waiting.append(replace(left, end=offset, until=self._server_clock.now()))
 
     def _fall_behind(self, reason: str) -> None:
         since, begin = self._in_step

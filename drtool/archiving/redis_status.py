@@ -8,13 +8,13 @@ from datetime import datetime
 
 from drtool.archiving.redis import lease_name
 from drtool.archiving.redis_joining import held_ends
-from drtool.model.window import TimeRange
+from drtool.model.window import TimeRange, UncertainSpan
 from drtool.repository.backups import read_manifests
 from drtool.repository.clusterlog import newest_topology
 from drtool.repository.extents import RedisExtent, RedisShard
-from drtool.repository.layout import ReplicationHistory
 from drtool.repository.lease import read_lease
 from drtool.repository.repository import Repository
+from drtool.repository.stream_uncertain import uncertain_spans
 from drtool.repository.stream_windows import stream_windows
 from drtool.repository.streambranch import (
     DeadBranch,
@@ -24,12 +24,8 @@ from drtool.repository.streambranch import (
     find_path,
     left_behind,
 )
-from drtool.repository.streamlate import LateStretch, late_groups, read_group
 from drtool.repository.streamlog import StreamBegin, StreamInventory, take_stream_inventory
 from drtool.repository.streampath import newest
-
-# Each is one object to read.
-MOST_LATE = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,9 +34,8 @@ class ShardStatus:
 
     `recoverable_until` is when the last of that arrived, or when the snapshot was taken; None without
     a snapshot. `gaps` are where the log had to begin anew; `is_joined` says that what is received
-    now is joined to the snapshot. `dead` is what failovers since then left behind of the old master, `late`
-    the newest stretches of which nobody knows when they were written; `path` is the stream that is
-    replayed on the newest snapshot.
+    now is joined to the snapshot. `dead` is what failovers since then left behind of the old master;
+    `path` is the stream that is replayed on the newest snapshot.
     """
 
     name: str
@@ -50,14 +45,14 @@ class ShardStatus:
     gaps: tuple[StreamBegin, ...]
     is_joined: bool
     dead: tuple[DeadBranch, ...] = ()
-    late: tuple[LateStretch, ...] = ()
     path: StreamPath | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamStatus:
     """One source. `receiver` is who holds its lease, None if nobody does, and `trouble` what that one
-    says keeps it from its work. `windows` are all moments that can be returned to.
+    says keeps it from its work. `windows` are all moments that can be returned to, `uncertain` the spans
+    in them of which nobody knows what was held.
     """
 
     source: str
@@ -65,6 +60,7 @@ class StreamStatus:
     shards: tuple[ShardStatus, ...]
     trouble: str | None = None
     windows: tuple[TimeRange, ...] = ()
+    uncertain: tuple[UncertainSpan, ...] = ()
 
     @property
     def paths(self) -> tuple[StreamPath, ...]:
@@ -73,10 +69,14 @@ class StreamStatus:
 
     @property
     def recoverable_until(self) -> datetime | None:
-        """The newest moment that all shards reach; None if one reaches none."""
+        """The newest moment that all shards reach, and of which all is held; None if one reaches none.
+
+        What arrives while a shard is received late may have been written long before.
+        """
         moments = [shard.recoverable_until for shard in self.shards]
         known = [moment for moment in moments if moment is not None]
-        return min(known) if known and len(known) == len(moments) else None
+        lasting = [span.begin for span in self.uncertain if span.end is None]
+        return min([*known, *lasting]) if known and len(known) == len(moments) else None
 
 
 def stream_status(
@@ -103,6 +103,7 @@ def stream_status(
         receiver=lease.owner if lease else None,
         trouble=lease.trouble if lease else None,
         windows=stream_windows(repository, inventory, extents),
+        uncertain=uncertain_spans(repository, inventory, extents),
         shards=tuple(
             _shard_status(repository, inventory, name, snapshot=snapshots.get(name))
             for name in names
@@ -149,19 +150,6 @@ def _is_left(inventory: StreamInventory, shard: RedisShard) -> bool:
     return left_behind(inventory, name, begin=begin, after=after) is not None
 
 
-def _late(
-    repository: Repository, inventory: StreamInventory, path: StreamPath
-) -> tuple[LateStretch, ...]:
-    """The newest stretches of a path that arrived late, MOST_LATE of them."""
-    found = []
-    for stretch in path.stretches:
-        names = inventory.logs[stretch.replication_id].late
-        for begin, group in late_groups(names):
-            if stretch.begin <= begin < stretch.end:
-                found.append((ReplicationHistory(inventory.source, stretch.replication_id), group))
-    return tuple(read_group(repository, history, group) for history, group in found[-MOST_LATE:])
-
-
 def _shard_status(
     repository: Repository, inventory: StreamInventory, name: str, *, snapshot: RedisShard | None
 ) -> ShardStatus:
@@ -194,6 +182,5 @@ def _shard_status(
         gaps=ordered,
         is_joined=not _is_left(inventory, snapshot),
         dead=dead_branches(inventory, snapshot.replication_id, begin=snapshot.offset),
-        late=_late(repository, inventory, path),
         path=path,
     )

@@ -14,7 +14,7 @@ from zoneinfo import ZoneInfo
 
 from drtool.model.finding import Finding
 from drtool.model.objective import Objective, Verdict, judge
-from drtool.model.window import LogGap, TimeRange
+from drtool.model.window import LogGap, TimeRange, UncertainSpan
 
 
 class Topic(StrEnum):
@@ -31,7 +31,8 @@ class Topic(StrEnum):
 class SourceState:
     """One source as the repository shows it at `at`; moments are shown in `zone`. None is what nobody knows.
 
-    `windows` are the moments that can be returned to. `proven_until` is the newest moment of which
+    `windows` are the moments that can be returned to, `uncertain` the spans in them of which nobody knows
+    what was held. `proven_until` is the newest moment of which
     everything acknowledged is in the repository; `rpo_now` is how long ago that was. `receiver` is who
     holds the receiver's lease, `log_seen` what is held of the log, in a few words.
     """
@@ -42,6 +43,7 @@ class SourceState:
     at: datetime
     zone: ZoneInfo
     windows: tuple[TimeRange, ...] = ()
+    uncertain: tuple[UncertainSpan, ...] = ()
     proven_until: datetime | None = None
     rpo_now: timedelta | None = None
     backups: int = 0

@@ -11,7 +11,7 @@ from drtool.model.checked import CheckChanges, CheckReport, MirrorStanding
 from drtool.model.finding import Finding
 from drtool.model.objective import LossInterval, Objective, Verdict, worst
 from drtool.model.wal import Lsn
-from drtool.model.window import LogGap, TimeRange
+from drtool.model.window import LogGap, TimeRange, UncertainSpan
 
 # Reading the clock at the end of one phase and the beginning of the next is not instantaneous.
 OVERLAP_SECONDS = 0.05
@@ -204,10 +204,7 @@ class Fact:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RestorePreview:
-    """What a restore would do, and has not done.
-
-    `changes`: where it changes a place that is there, what would be made, changed, and left.
-    """
+    """What a restore would do, and has not done; `changes`: what of a place would be made, changed, left."""
 
     source: str
     target: str
@@ -222,6 +219,7 @@ class RestorePreview:
     predicted: timedelta | None = None
     findings: tuple[Finding, ...] = ()
     windows: tuple[TimeRange, ...] = ()
+    uncertain: tuple[UncertainSpan, ...] = ()
     changes: tuple[Fact, ...] = ()
     kind: str
 
@@ -280,6 +278,7 @@ class StatusRow:
     predicted_rto: timedelta | None = None
     mirror: MirrorStanding | None = None
     windows: tuple[TimeRange, ...] = ()
+    uncertain: tuple[UncertainSpan, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -26,6 +26,19 @@ class TimeRange:
         return self.begin <= moment <= self.end
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UncertainSpan:
+    """Inside it nobody knows what `shard` of a source held; at its ends it is known.
+
+    `end` None: it lasts, and what is received now may have been written at any time since.
+    """
+
+    begin: datetime
+    end: datetime | None
+    shard: str
+    reason: str
+
+
 def merged(ranges: Iterable[TimeRange]) -> tuple[TimeRange, ...]:
     """The same moments as few ranges, oldest first: those that overlap or touch become one."""
     found: list[TimeRange] = []

@@ -36,9 +36,9 @@ from drtool.model.outcome import (
     SyncOutcome,
     VerifyOutcome,
 )
-from drtool.model.window import TimeRange
 from drtool.report.changes import changes_text
 from drtool.report.usage import usage_lines
+from drtool.report.window_words import uncertain_rows, window_words
 from drtool.report.words import LOGS, backup_word, gap_words, reached_word, with_log
 
 _COLOURS = {
@@ -47,8 +47,6 @@ _COLOURS = {
     Verdict.UNKNOWN: "33;1",
     Verdict.STALE: "33;1",
 }
-# Ranges of time that a window is shown as; all of them are in the JSON.
-_MOST_WINDOWS = 5
 _READINESS = {Readiness.READY: "32;1", Readiness.UNKNOWN: "33;1", Readiness.NOT_READY: "31;1"}
 _MARKS = {True: ("ok", "32"), False: ("NO", "31;1"), None: ("??", "33;1")}
 _SEVERITIES = {Severity.NOTE: "36", Severity.WARNING: "33", Severity.PROBLEM: "31;1"}
@@ -223,7 +221,8 @@ def _preview(preview: RestorePreview, style: Style) -> str:
                 f"{preview.backup_id}, {style.moment(preview.backup_finished)}",
             ),
             ("fetches", with_log(preview.kind, preview.fetch_bytes, preview.wal_bytes)),
-            ("window", _windows(preview.windows, style, indent=17) or "unknown"),
+            ("window", window_words(preview.windows, style.zone, indent=17) or "unknown"),
+            *uncertain_rows(preview.uncertain, style.zone, indent=17),
             ("time it takes", predicted),
         ],
         style,
@@ -284,7 +283,7 @@ def _status_row(row: StatusRow, at: datetime, style: Style) -> str:
         backup = row.last_backup
         if row.last_backup_finished is not None:
             backup += f", {format_age(row.last_backup_finished, at)}"
-    window = _windows(row.windows, style, indent=17) or "nothing can be recovered"
+    window = window_words(row.windows, style.zone, indent=17) or "nothing can be recovered"
     # The verdict is that of the RPO alone: an RTO is measured by restores, and by nothing else.
     predicted = "not measured" if row.predicted_rto is None else format_span(row.predicted_rto)
     promise = f"RPO {format_promise(row.objective.rpo)}"
@@ -292,6 +291,7 @@ def _status_row(row: StatusRow, at: datetime, style: Style) -> str:
     lines += _pairs(
         [
             ("window", window),
+            *uncertain_rows(row.uncertain, style.zone, indent=17),
             ("RPO now", "UNKNOWN" if row.rpo_now is None else show_measured(row.rpo_now)),
             ("predicted RTO", f"{predicted}; promised {format_promise(row.objective.rto)}"),
             ("last backup", backup),
@@ -302,17 +302,6 @@ def _status_row(row: StatusRow, at: datetime, style: Style) -> str:
         style,
     )
     return "\n".join([*lines, *_findings(row.findings, style)])
-
-
-def _windows(windows: Sequence[TimeRange], style: Style, *, indent: int) -> str:
-    """Each range of time on lines of its own, the newest few; between them nothing can be returned to."""
-    shown = [
-        f"{style.moment(one.begin)}\n{' ' * indent}to {style.moment(one.end)}"
-        for one in windows[-_MOST_WINDOWS:]
-    ]
-    if len(windows) > _MOST_WINDOWS:
-        shown.insert(0, f"{len(windows) - _MOST_WINDOWS} earlier ranges, and")
-    return f"\n{' ' * indent}".join(shown)
 
 
 def _mirror(mirror: MirrorStanding, at: datetime) -> str:

@@ -250,10 +250,15 @@ class ReplicationHistory:
         """The word that the log begins here anew, and is joined to nothing before."""
         return f"{self.prefix}begins/{offset:016X}"
 
+    @property
+    def late(self) -> str:
+        """What the words that bytes arrived late begin with."""
+        return f"{self.prefix}late/"
+
     def late_key(self, name: StreamLateName) -> str:
         """The word that bytes arrived late; without an end, that nobody had caught up yet."""
         end = "" if name.end is None else f"-{name.end:016X}"
-        return f"{self.prefix}late/{name.begin:016X}{end}"
+        return f"{self.late}{name.begin:016X}{end}"
 
     @property
     def marks(self) -> str:

@@ -111,7 +111,8 @@ def _positions(repository: Repository, lineage: Marked, day: str) -> Iterator[tu
 def marks_between(
     repository: Repository, lineage: Marked, begin: datetime, *, end: datetime
 ) -> Iterator[Mark]:
-    """The marks of a timeline from `begin` to `end`, in order of time."""
+    """The marks of a timeline from `begin` to `end`, in order of time, as their names say: none is read."""
+    timeline = lineage.timeline if isinstance(lineage, Lineage) else 0
     after = lineage.mark_key(begin.astimezone(UTC) - timedelta(microseconds=1), 0)
     for found in repository.store.list(lineage.marks, after=after):
         named = parse_mark_name(found.key.removeprefix(lineage.marks))
@@ -119,4 +120,4 @@ def marks_between(
             continue
         if named[0] > end:
             return
-        yield read_mark(repository, found.key)
+        yield Mark(named[0], int(named[1]), timeline)

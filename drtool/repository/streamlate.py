@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from drtool.errors import AlreadyExists
-from drtool.repository.layout import ReplicationHistory, StreamLateName
+from drtool.repository.layout import ReplicationHistory, StreamLateName, parse_stream_name
 from drtool.repository.repository import Repository
 from drtool.repository.sealing import ObjectType, damaged
 
@@ -82,6 +82,16 @@ def read_late(
     if late.name != name:
         raise damaged(key, "it tells of other offsets than its name says")
     return late
+
+
+def open_late(repository: Repository, history: ReplicationHistory) -> LateStretch | None:
+    """The newest recorded stretch, if nobody recorded its end."""
+    found = repository.store.list(history.late)
+    names = [parse_stream_name(one.key.removeprefix(history.prefix)) for one in found]
+    late = [name for name in names if isinstance(name, StreamLateName)]
+    begin = max((name.begin for name in late), default=0)
+    ends = {name.end for name in late if name.begin == begin}
+    return read_late(repository, history, StreamLateName(begin, None)) if ends == {None} else None
 
 
 def late_groups(names: Sequence[StreamLateName]) -> list[tuple[int, list[StreamLateName]]]:

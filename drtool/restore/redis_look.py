@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from drtool.errors import NotRecoverable
 from drtool.model.target import RecoveryTarget, ToBackup, ToTime
-from drtool.model.window import TimeRange
+from drtool.model.window import TimeRange, UncertainSpan
 from drtool.repository.backups import Manifest, name_backups, read_manifests
 from drtool.repository.cluster_coverage import TopologyLog
 from drtool.repository.damage import known_damage
 from drtool.repository.extents import RedisShard
 from drtool.repository.repository import Repository
+from drtool.repository.stream_uncertain import Uncertain, is_known, uncertain_spans
 from drtool.repository.stream_windows import stream_windows
 from drtool.repository.streambranch import (
     StreamPath,
@@ -22,21 +22,14 @@ from drtool.repository.streambranch import (
     left_behind,
 )
 from drtool.repository.streamlog import StreamInventory, StreamMoment, take_stream_inventory
-from drtool.repository.streampath import newest, offset_at, read_path
+from drtool.repository.streampath import newest, offset_at
 from drtool.restore.damage import without_damaged
 from drtool.restore.redis_lost import LostAtFailover, count_lost
 from drtool.restore.redis_slots import SlotOwners, look_at_slots
-from drtool.restore.redis_uncertain import Uncertain, uncertain_at
+from drtool.restore.redis_uncertain import uncertain_at
 
 # So many snapshots are looked at from the newest on; each costs some listings.
 MOST_CANDIDATES = 5
-# What a master sends that is no write, as RESP: PING (repl-ping-replica-period) and REPLCONF GETACK *.
-_IDLE = re.compile(
-    rb"(?:\*1\r\n\$4\r\nping\r\n|\*3\r\n\$8\r\nreplconf\r\n\$6\r\ngetack\r\n\$1\r\n\*\r\n)*",
-    re.IGNORECASE,
-)
-# Four days of PING.
-_MOST_IDLE_BYTES = 512 << 10
 # More than the steps of two indexes, and the way of a key from one master to the other.
 MOVING_MARGIN = timedelta(seconds=1)
 
@@ -96,6 +89,7 @@ class RedisFacts:
     window: tuple[datetime, datetime]
     damaged: tuple[str, ...]
     windows: tuple[TimeRange, ...] = ()
+    uncertain: tuple[UncertainSpan, ...] = ()
 
 
 def look_redis(repository: Repository, source: str, target: RecoveryTarget) -> RedisFacts:
@@ -129,12 +123,14 @@ def look_redis(repository: Repository, source: str, target: RecoveryTarget) -> R
         chosen.append(found)
         if moment is None or found.reaches_to(moment):
             break
+    extents = [one.redis for one in ordered]
     return RedisFacts(
         source=source,
         candidates=tuple(chosen),
         window=(min(one.redis.stopped_at for one in ordered), head.latest),
         damaged=tuple(error.message for error in errors),
-        windows=stream_windows(repository, inventory, [one.redis for one in ordered]),
+        windows=stream_windows(repository, inventory, extents),
+        uncertain=uncertain_spans(repository, inventory, extents),
     )
 
 
@@ -243,22 +239,12 @@ def _stand(
     if uncertain is None:
         return replace(found, wanted=wanted)
     later = uncertain.later
-    if uncertain.is_exact or _is_idle(repository, source, uncertain):
+    if is_known(repository, source, uncertain):
         end = newest(repository, source, later.path)
         return replace(found, path=later.path, newest=end, wanted=later.offset)
     if end is None or end.moment < later.moment:
         end = StreamMoment(later.moment, later.offset)
     return replace(found, newest=end, wanted=wanted, uncertain=uncertain)
-
-
-def _is_idle(repository: Repository, source: str, uncertain: Uncertain) -> bool:
-    """Whether nothing was written between the two edges: a master that is idle sends PING all the time."""
-    begin, end = uncertain.earlier.offset, uncertain.later.offset
-    path = uncertain.later.path
-    if uncertain.earlier.path != path or end - begin > _MOST_IDLE_BYTES or path.end < end:
-        return False
-    sent = b"".join(read_path(repository, source, path.between(begin, end), end=end))
-    return _IDLE.fullmatch(sent) is not None
 
 
 def _further(

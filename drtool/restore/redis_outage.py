@@ -8,8 +8,8 @@ from drtool.errors import NotRecoverable
 from drtool.model.finding import Finding, Severity
 from drtool.model.measure import format_span
 from drtool.model.request import Edge
+from drtool.repository.stream_uncertain import Uncertain
 from drtool.restore.redis_look import RedisCandidate, ShardReach
-from drtool.restore.redis_uncertain import Uncertain
 
 
 class MomentUncertain(NotRecoverable):

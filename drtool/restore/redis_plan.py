@@ -18,7 +18,7 @@ from drtool.model.target import (
     ToTime,
     describe_target,
 )
-from drtool.model.window import TimeRange
+from drtool.model.window import TimeRange, UncertainSpan
 from drtool.repository.backups import Manifest
 from drtool.repository.extents import RedisShard
 from drtool.repository.streambranch import StreamPath
@@ -67,6 +67,7 @@ class RedisPlan:
     latest: datetime | None
     windows: tuple[TimeRange, ...]
     findings: tuple[Finding, ...]
+    uncertain: tuple[UncertainSpan, ...] = ()
     owners: SlotOwners | None = None
 
     @property
@@ -147,6 +148,7 @@ def plan_redis_restore(
         earliest=earliest,
         latest=latest,
         windows=facts.windows,
+        uncertain=facts.uncertain,
         findings=(*findings, *chosen.manifest.findings),
     )
 
@@ -171,6 +173,7 @@ def preview_redis(plan: RedisPlan, *, destination: str, masters: int) -> Restore
         recoverable_from=plan.earliest,
         recoverable_until=plan.latest,
         windows=plan.windows,
+        uncertain=plan.uncertain,
         findings=plan.findings,
         kind="redis",
     )

@@ -3,41 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import datetime
 
-from drtool.model.objective import Mark
 from drtool.repository.extents import RedisShard
 from drtool.repository.layout import ReplicationHistory
-from drtool.repository.marks import marks_between
+from drtool.repository.marks import read_mark
 from drtool.repository.repository import Repository
-from drtool.repository.streambranch import StreamPath, descendants, find_path
+from drtool.repository.stream_uncertain import KnownState, Uncertain, known_states
+from drtool.repository.streambranch import descendants
 from drtool.repository.streamlate import LateStretch, late_groups, read_group
 from drtool.repository.streamlog import StreamInventory
-from drtool.repository.streampath import newest
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Edge:
-    """A state of a shard: its stream along `path` up to `offset`, which it had at `moment`."""
-
-    path: StreamPath
-    offset: int
-    moment: datetime
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Uncertain:
-    """What a shard held at a moment is at least `earlier` and at most `later`."""
-
-    earlier: Edge
-    later: Edge
-    reason: str
-
-    @property
-    def is_exact(self) -> bool:
-        """Whether both are one state: a mark was made at that moment, or nothing was written."""
-        return self.earlier.path == self.later.path and self.earlier.offset >= self.later.offset
 
 
 def uncertain_at(
@@ -91,35 +66,19 @@ def _between(
     name: str,
     moment: datetime,
 ) -> Uncertain | None:
-    """The two edges, as near as marks bring them; None if all that is held had arrived by then."""
-    until = late.until
-    way = find_path(inventory, shard.replication_id, begin=shard.offset, moment=until)
-    before = find_path(inventory, shard.replication_id, begin=shard.offset, moment=late.since)
-    end = way.end if late.end is None else late.end
-    if until is None:
-        last = newest(repository, inventory.source, way)
-        if last is None or last.moment <= moment:
-            return None
-        until = last.moment
-    parted = before.shared_with(way)
-    is_parted = parted < before.end and late.begin <= parted
-    earlier = Edge(
-        path=before if is_parted else way,
-        offset=before.end if is_parted else max(late.begin, shard.offset),
-        moment=late.since if is_parted else max(late.since, shard.taken_at),
-    )
-    later = Edge(path=way, offset=max(end, shard.offset), moment=until)
+    """The two known states around the moment; None if all that is held had arrived by then."""
     history = ReplicationHistory(inventory.source, name)
-    for mark in marks_between(repository, history, late.since, end=until):
-        if not late.begin <= mark.lsn <= end:
-            continue
-        if mark.moment <= moment:
-            earlier = _at(way, mark)
-        if mark.moment >= moment:
-            later = _at(way, mark)
-            break
+    states = known_states(repository, inventory, shard, history=history, late=late)
+    if not states or (late.until is None and states[-1].moment <= moment):
+        return None
+    first, *marked = states[:-1]
+    earlier = max((one for one in marked if one.moment <= moment), key=_moment, default=first)
+    later = min((one for one in marked if one.moment >= moment), key=_moment, default=states[-1])
+    for one in (earlier, later):
+        if one.is_mark:
+            read_mark(repository, history.mark_key(one.moment, one.offset))  # authenticated
     return Uncertain(earlier=earlier, later=later, reason=late.reason)
 
 
-def _at(path: StreamPath, mark: Mark) -> Edge:
-    return Edge(path=path, offset=mark.lsn, moment=mark.moment)
+def _moment(state: KnownState) -> datetime:
+    return state.moment

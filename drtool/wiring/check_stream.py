@@ -31,7 +31,7 @@ from drtool.wiring.checking import Checking
 from drtool.wiring.redis import login_of
 from drtool.wiring.redis_restorable import programs_for
 from drtool.wiring.state_facts import read_facts_of_state
-from drtool.wiring.state_redis import read_stream, redis_state
+from drtool.wiring.state_redis import read_stream, redis_state, uncertain_words
 
 # Between the two looks from which the rate of writing is told.
 SAMPLE_SECONDS = 1.0
@@ -71,6 +71,8 @@ def look_at_stream(
         receiver = state.of(Topic.RECEIVER)
         yield Look(name="receiver", seen=state.receiver or "none", findings=receiver)
         yield Look(name="stream", seen=state.log_seen, findings=state.of(Topic.LOG))
+        if state.uncertain:
+            yield Look(name="not known", seen=", ".join(uncertain_words(state)))
         if source.heartbeat_key is not None:
             yield attempt("marks", lambda: _marks(checking, source, stands))
         if shape is not None:

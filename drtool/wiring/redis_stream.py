@@ -23,7 +23,7 @@ from drtool.wiring.parts import opened_repository
 from drtool.wiring.redis import login_of
 from drtool.wiring.redis_base import BaseTaker
 from drtool.wiring.state_facts import read_facts_of_state, window_fact
-from drtool.wiring.state_redis import read_stream, redis_state
+from drtool.wiring.state_redis import read_stream, redis_state, uncertain_words
 from drtool.wiring.surroundings import Surroundings
 
 
@@ -165,6 +165,7 @@ def _status_facts(state: SourceState, one: StreamStatus) -> Iterator[Fact]:
         label=f"{name}: recoverable until",
     )
     yield window_fact(state)
+    yield Fact(name=f"{name}_uncertain", value=uncertain_words(state), label=f"{name}: not known")
     yield Fact(name=f"{name}_receiver", value=one.receiver or "none", label=f"{name}: receiver")
     for shard in one.shards:
         place = f"{name}, {shard.name}"

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import datetime
 
 from drtool.archiving.redis_status import ShardStatus, StreamStatus, stream_status
 from drtool.check.freshness import Receiving, check_loss, check_receiver
 from drtool.check.state import SourceState, Topic, by_topic
 from drtool.model.finding import Finding, Harm, Severity
 from drtool.model.measure import age_of, format_size
+from drtool.model.window import UncertainSpan
 from drtool.policy.sources import RedisSource
 from drtool.repository.recovery_findings import Zone, log_damage_findings, shown
 from drtool.restore.redis_fetch import release_on_way
 from drtool.wiring.redis_restorable import check_restorable
 from drtool.wiring.state_facts import StateFacts, backup_findings, state_of
+
+# So many of the newest uncertain spans are told in words.
+MOST_TOLD = 3
 
 
 def read_stream(facts: StateFacts) -> StreamStatus:
@@ -37,6 +42,7 @@ def redis_state(facts: StateFacts, source: RedisSource, *, stream: StreamStatus)
     return replace(
         state_of(facts, source.kind),
         windows=stream.windows,
+        uncertain=stream.uncertain,
         proven_until=until,
         rpo_now=rpo_now,
         receiver=stream.receiver,
@@ -103,10 +109,11 @@ def stream_findings(name: str, stream: StreamStatus, *, zone: Zone) -> Iterator[
             )
 
         yield from _branch_findings(subject, shard, zone)
+    yield from _uncertain_findings(name, stream, zone)
 
 
 def _branch_findings(subject: str, shard: ShardStatus, zone: Zone) -> Iterator[Finding]:
-    """What failovers left behind, and stretches of which nobody knows when they were written."""
+    """What failovers left behind."""
     for dead in shard.dead:
         yield Finding(
             severity=Severity.NOTE,
@@ -115,14 +122,37 @@ def _branch_findings(subject: str, shard: ShardStatus, zone: Zone) -> Iterator[F
             f" {format_size(dead.size_bytes)} of the old master: they are kept, and reached by a"
             " moment before it",
         )
-    for late in shard.late:
-        until = late.until.isoformat(timespec="milliseconds") if late.until else "now"
+
+
+def _uncertain_findings(name: str, stream: StreamStatus, zone: Zone) -> Iterator[Finding]:
+    """The newest spans of which nobody knows what was held."""
+    spans = stream.uncertain
+    for span in spans[-MOST_TOLD:]:
+        more = len(spans) - MOST_TOLD if span is spans[-1] else 0
+        also = f"; there are {more} earlier ones" if more > 0 else ""
         yield Finding(
             severity=Severity.NOTE,
-            subject=subject,
-            fact=f"{late.reason} from {late.since.isoformat(timespec='milliseconds')} to {until}: a"
-            " restore to a moment between them needs --uncertain, unless a mark was made then",
+            subject=f"stream of {name}, {span.shard}",
+            fact=f"{span.reason} {span_words(span, zone)}: a restore to a moment between them needs"
+            f" --uncertain, unless a mark was made then{also}",
         )
+
+
+def uncertain_words(state: SourceState) -> tuple[str, ...]:
+    """The newest spans of which nobody knows what was held, as words."""
+    spans = state.uncertain
+    words = [f"{span.shard} {span_words(span, state.zone)}" for span in spans[-MOST_TOLD:]]
+    more = len(spans) - len(words)
+    return (*((f"{more} earlier spans",) if more else ()), *words)
+
+
+def span_words(span: UncertainSpan, zone: Zone) -> str:
+    """From when to when, in the zone that the reader is told of."""
+
+    def told(moment: datetime) -> str:
+        return moment.astimezone(zone).isoformat(sep=" ", timespec="milliseconds")
+
+    return f"from {told(span.begin)} to {'now' if span.end is None else told(span.end)}"
 
 
 def _last_gap(shard: ShardStatus, zone: Zone) -> str:

@@ -75,6 +75,7 @@ def _row(state: SourceState) -> StatusRow:
         gaps=state.gaps,
         findings=state.findings,
         windows=windows,
+        uncertain=state.uncertain,
     )
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import closing
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 import pytest
 
@@ -14,8 +14,9 @@ from drtool.errors import ExitCode, IntegrityError
 from drtool.model.finding import Severity
 from drtool.model.outcome import RestoreReport
 from drtool.model.progress import silent
-from drtool.model.request import RestoreRequest
+from drtool.model.request import RedisStatus, RestoreRequest
 from drtool.model.target import ToLatest
+from drtool.report.text import Style, render
 from drtool.repository.keys import NO_SECRET
 from drtool.repository.layout import ReplicationHistory
 from drtool.repository.repository import Repository, open_repository
@@ -24,8 +25,9 @@ from drtool.stores.local import LocalStore
 from drtool.system.clock import SystemClock
 from drtool.verify.depth import Depth, Quick, Whole
 from drtool.verify.repository import verify_repository
+from drtool.wiring.redis_stream import status as redis_status
 from drtool.wiring.restore import restore
-from tests.check.rig import Stack, facts, part, receiving, told, until
+from tests.check.rig import Stack, facts, look, part, receiving, told, until
 from tests.check.test_redis import WELL, stack_of
 from tests.restore.redis_rig import started
 from tests.servers.redis import new_redis
@@ -113,17 +115,37 @@ def test_a_restore_that_meets_damage_lets_every_screen_and_the_next_restore_know
 def test_spans_of_which_nobody_knows_when_they_were_written_are_told_by_status_and_check(
     stack: Stack,
 ) -> None:
-    first = segments(stack.root)[1]
-    now = datetime.now(UTC)
-    late = LateStretch(
-        begin=int(first.name.split("-")[0], 16),
-        since=now - timedelta(minutes=1),
-        reason="it was away",
+    last = segments(stack.root)[-1]
+    since = stack.status("cache").rows[0].latest
+    assert since is not None
+    begin = int(last.name.split("-")[0], 16)
+    late = LateStretch(begin=begin, since=since, reason="it was away")
+    put_late(opened(stack), ReplicationHistory("cache", last.parent.name), late)
+
+    shown, report = stack.status("cache"), stack.check("cache")
+    [row] = shown.rows
+    request = RestoreRequest(
+        sources=("cache",), target=ToLatest(), into=None, report=None, is_plan=True
     )
-    put_late(opened(stack), ReplicationHistory("cache", first.parent.name), late)
+    planned = restore(request, stack.policy, stack.around)
+    assert isinstance(planned, tuple)
+    [plan] = planned
+    fact_sheet = redis_status(RedisStatus(()), stack.policy, stack.around)
 
-    [row] = stack.status("cache").rows
-    checked = facts(stack.check("cache"), Severity.NOTE)
-
+    [span] = row.uncertain
+    assert (span.begin, span.end, span.shard) == (since, None, "main")
+    assert plan.uncertain == row.uncertain
+    assert row.rpo_now is not None
+    assert (
+        row.rpo_now.at_most == shown.at - span.begin
+    )  # what came later may have been written then
     assert told([one.fact for one in row.findings], "needs --uncertain")
-    assert told(checked, "needs --uncertain")
+    assert told(facts(report, Severity.NOTE), "needs --uncertain")
+    told_at = since.astimezone(ZoneInfo("Europe/Warsaw"))
+    assert f"from {told_at:%Y-%m-%d %H:%M:%S}" in look(report, "cache", "not known").seen
+    values = {one.name: one.value for one in fact_sheet.facts}
+    assert values["cache_uncertain"] == (look(report, "cache", "not known").seen,)
+    style = Style(ZoneInfo("Europe/Warsaw"))
+    for outcome in (shown, plan, report, fact_sheet):
+        lines = [line for line in render(outcome, style).splitlines() if "not known" in line]
+        assert any(f"{told_at:%Y-%m-%d %H:%M:%S}" in line for line in lines), outcome

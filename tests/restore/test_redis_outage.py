@@ -8,20 +8,24 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
+from drtool.archiving.redis_status import ShardStatus, StreamStatus
 from drtool.errors import NotRecoverable
 from drtool.model.objective import Mark
 from drtool.model.request import Edge
 from drtool.model.target import ToTime
-from drtool.repository.extents import RedisShard
+from drtool.model.window import UncertainSpan
+from drtool.repository.backups import read_manifests
+from drtool.repository.extents import RedisExtent, RedisShard
 from drtool.repository.layout import ReplicationHistory
 from drtool.repository.marks import put_mark
 from drtool.repository.repository import Repository
+from drtool.repository.stream_uncertain import Uncertain, is_known, uncertain_spans
 from drtool.repository.streamlate import LateStretch, put_late
 from drtool.repository.streamlog import (
     StreamIndex,
@@ -29,7 +33,8 @@ from drtool.repository.streamlog import (
     put_stream,
     take_stream_inventory,
 )
-from drtool.restore.redis_uncertain import Uncertain, uncertain_at
+from drtool.restore.redis_look import look_redis
+from drtool.restore.redis_uncertain import uncertain_at
 from tests.archiving.redis_rig import attached, position_of, wait_for_more, wait_held
 from tests.archiving.rig import until
 from tests.backup.taking import new_repository
@@ -92,6 +97,25 @@ def test_a_moment_inside_an_outage_is_refused_and_the_exact_ones_beside_it_named
     assert keys_at(outage, root / "behind", datetime.fromisoformat(later)) == 25
 
 
+def spans_of(repository: Repository) -> tuple[UncertainSpan, ...]:
+    manifests, _ = read_manifests(repository, "cache")
+    inventory = take_stream_inventory(repository, "cache")
+    return uncertain_spans(repository, inventory, [one.redis for one in manifests])
+
+
+def test_the_span_that_the_screens_show_is_the_one_that_a_plan_refuses(
+    outage: Outage, root: Path
+) -> None:
+    [span] = spans_of(outage.repository)
+    with pytest.raises(NotRecoverable) as refused:
+        restore(outage.repository, root / "copy", ToTime(outage.inside))
+
+    earlier, later = re.findall(r"--to '([^']+)'", refused.value.hint)
+    named = (datetime.fromisoformat(earlier), datetime.fromisoformat(later))
+    assert (span.begin, span.end) == named
+    assert look_redis(outage.repository, "cache", ToTime(outage.inside)).uncertain == (span,)
+
+
 def test_either_edge_of_an_outage_is_restored_if_it_is_asked_for(
     outage: Outage, root: Path
 ) -> None:
@@ -126,6 +150,32 @@ def test_a_moment_of_an_outage_in_which_nothing_was_written_is_known(
 
     with started(outcome) as [copy]:
         assert len(copy.keys("key:*")) == 1
+    assert spans_of(repository) == ()
+
+
+def test_a_stretch_that_a_receiver_left_open_is_closed_by_the_next_that_has_it_all(
+    make_redis: MakeRedis, repository: Repository
+) -> None:
+    """Else every later moment would be refused, up to the end of the next outage."""
+    master = make_redis()
+    take_snapshot(repository, servers_of(master))
+    with streamed(repository, master):
+        write(master, 0, 1)
+        wait_held(repository, master)
+    place = position_of(master)
+    late = LateStretch(begin=place.offset - 10, since=datetime.now(UTC), reason="it was away")
+    put_late(repository, ReplicationHistory("cache", place.replid), late)
+    assert [span.end for span in spans_of(repository)] == [None]
+
+    with streamed(repository, master):
+        write(master, 1, 2)
+        wait_held(repository, master)
+    after = datetime.now(UTC)
+
+    [span] = spans_of(repository)
+    assert span.begin == late.since
+    assert span.end is not None
+    assert span.end < after
 
 
 def test_a_replica_that_hangs_makes_moments_uncertain_though_its_link_stays(
@@ -210,6 +260,49 @@ def test_the_moment_of_a_mark_is_exact_and_so_is_one_between_marks_at_one_offset
         assert found is not None
         assert found.is_exact
         assert found.later.offset == 230
+
+
+@pytest.mark.parametrize("end", [40, None])
+def test_of_all_moments_the_same_ones_are_uncertain_to_a_plan_and_to_the_screens(
+    end: float | None,
+) -> None:
+    repository = late_log((20, 230), (28, 230), (31, 260), is_closed=end is not None)
+    shard = RedisShard(name="main", rdb="x", replication_id=A, offset=100, taken_at=at(0), keys=())
+    extent = RedisExtent(
+        topology="standalone", server_version="7.0.0", databases=16, shards=(shard,)
+    )
+    inventory = take_stream_inventory(repository, "cache")
+
+    spans = uncertain_spans(repository, inventory, [extent])
+
+    ends = [(span.begin, span.end) for span in spans]
+    assert ends == [(at(10), at(20)), (at(28), end and at(end))]
+    for seconds in [number / 2 for number in range(89)]:
+        found = uncertain(repository, seconds, reached=200)
+        is_refused = found is not None and not is_known(repository, "cache", found)
+        is_shown = any(
+            span.begin < at(seconds) and (span.end is None or at(seconds) < span.end)
+            for span in spans
+        )
+        assert is_refused == (is_shown and seconds != 31), seconds
+
+
+def test_what_arrives_while_it_comes_late_proves_nothing_of_what_was_written_meanwhile() -> None:
+    """`status` told the moment of its arrival as the newest of which all is held."""
+    shard = ShardStatus(
+        name="main",
+        replication_id=A,
+        end=310,
+        recoverable_until=at(45),
+        gaps=(),
+        is_joined=True,
+    )
+    lasts = UncertainSpan(begin=at(10), end=None, shard="main", reason="it was away")
+    over = replace(lasts, end=at(40))
+    status = StreamStatus(source="cache", receiver=None, shards=(shard,), uncertain=(lasts,))
+
+    assert status.recoverable_until == at(10)
+    assert replace(status, uncertain=(over,)).recoverable_until == at(45)
 
 
 def test_outside_of_the_outage_arrival_tells() -> None:
