@@ -113,7 +113,7 @@ def test_a_master_that_comes_back_empty_keeps_the_old_window_until_that_is_accep
         refused = backup_behind_the_receiver(site)
         latest = site.run("restore", "cache", "--to", "latest", "--plan", code=4)
         check = site.run("check", "cache", code=None)
-        status = site.run("status", "cache", code=None)
+        status = site.run("status", "cache", code=4)
         back = site.run(
             "restore",
             "cache",

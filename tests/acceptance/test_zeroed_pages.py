@@ -36,6 +36,15 @@ def lose(server: PostgresServer, path: str, block: int) -> bytes:
     return was
 
 
+def damage(server: PostgresServer, path: str, *, block: int) -> None:
+    """One bit of a page is another, and its checksum tells."""
+    with (server.data / path).open("r+b") as file:
+        file.seek(block * PAGE + PAGE - 100)
+        was = file.read(1)[0]
+        file.seek(block * PAGE + PAGE - 100)
+        file.write(bytes([was ^ 1]))
+
+
 def grow(server: PostgresServer, path: str, pages: int) -> None:
     """What PostgreSQL does before it writes new pages, and what a crash then leaves."""
     with (server.data / path).open("ab") as file:
@@ -81,6 +90,15 @@ def test_a_page_that_became_zero_is_a_problem_of_the_backup_until_it_is_back(
             file.write(lost[name])
     server.start()
     assert zeroed(site.run("backup", SOURCE, "--json")) == []
+    site.run("status", code=3)  # nobody receives
+
+    server.stop()
+    damage(server, paths["big"], block=3)
+    server.start()
+    site.run("backup", SOURCE, code=7)
+    listed = site.run("status", code=7)
+
+    assert f"{paths['big']}, block 3" in listed.out
 
 
 def test_where_the_wal_does_not_tell_it_is_a_warning(make_postgres: MakePostgres) -> None:

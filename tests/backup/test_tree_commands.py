@@ -142,6 +142,23 @@ def test_a_restored_tree_is_judged_by_what_changed_until_the_disaster(site: Site
     assert "after the disaster" in before["explanation"]
 
 
+def test_status_fails_while_it_lists_a_damaged_snapshot(site: Site) -> None:
+    site.run("backup")
+    site.run("status")
+    pack = next(path for path in (site.place / "repository/packs").rglob("*") if path.is_file())
+    content = pack.read_bytes()
+    pack.chmod(0o600)
+    pack.write_bytes(content[:-30] + bytes([content[-30] ^ 1]) + content[-29:])
+
+    site.run("verify", "--whole", code=ExitCode.INTEGRITY)
+    [row] = site.run("status", code=ExitCode.INTEGRITY)["rows"]
+
+    assert any(pack.name in finding["fact"] for finding in row["findings"])
+    pack.write_bytes(content)
+    site.run("verify", "--whole")
+    site.run("status")
+
+
 def test_an_unmounted_source_is_refused_with_its_exit_code(site: Site) -> None:
     """PITFALLS 86."""
     site.run("backup")

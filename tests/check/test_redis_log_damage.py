@@ -112,6 +112,23 @@ def test_a_restore_that_meets_damage_lets_every_screen_and_the_next_restore_know
     assert row.latest == before.latest
 
 
+def test_status_fails_while_it_lists_a_damaged_snapshot(stack: Stack) -> None:
+    packs = [path for path in (stack.root / "repository/packs").rglob("*") if path.is_file()]
+    content = {path: path.read_bytes() for path in packs}
+    for path, old in content.items():
+        path.chmod(0o600)
+        path.write_bytes(old[:-1] + bytes([old[-1] ^ 1]))
+    assert verify(stack, Whole()) is ExitCode.INTEGRITY
+
+    report = stack.status("cache")
+
+    assert code_of(report) is ExitCode.INTEGRITY
+    assert told([one.fact for one in report.rows[0].findings], packs[0].name)
+    for path, old in content.items():
+        path.write_bytes(old)
+    assert verify(stack, Whole()) is ExitCode.DONE
+
+
 def test_spans_of_which_nobody_knows_when_they_were_written_are_told_by_status_and_check(
     stack: Stack,
 ) -> None:
