@@ -313,7 +313,9 @@ def _mirror(mirror: MirrorStanding, at: datetime) -> str:
         return f"{mirror.url}: no run has ended there yet{running}"
     count = "an unknown number of" if mirror.changes is None else f"{mirror.changes:,}"
     what = f"{count} entries in all" if mirror.is_whole else f"{count} changes"
-    return f"last run ended {format_age(mirror.ended, at)}, {what}{running}"
+    age = format_age(mirror.ended, at)
+    ended = f"last run ended {age}" if "ago" in age else f"last run is {age}"
+    return f"{ended}, {what}{running}"
 
 
 def _check(report: CheckReport, style: Style) -> str:

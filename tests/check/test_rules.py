@@ -207,6 +207,10 @@ def test_the_answer_names_what_was_looked_at_and_each_finding_with_its_fix() -> 
             MirrorStanding(url="s3://m", ended=NOW, is_whole=True, holder="host pid 1"),
             "an unknown number of entries in all; a run is going on (host pid 1)",
         ),
+        (
+            MirrorStanding(url="s3://m", ended=NOW + timedelta(days=400), changes=1),
+            f"last run is dated {NOW + timedelta(days=400):%Y-%m-%d}",
+        ),
     ],
 )
 def test_status_tells_how_a_mirror_stands(mirror: MirrorStanding, words: str) -> None:

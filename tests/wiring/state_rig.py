@@ -121,9 +121,12 @@ class Past:
         put_history(self.repository, SOURCE, SYSTEM, timeline=timeline, content=content)
 
     @property
+    def text(self) -> str:
+        return _POLICY.format(root=self.root) + self.more
+
+    @property
     def policy(self) -> Policy:
-        text = _POLICY.format(root=self.root) + self.more
-        return parse_policy(text, "the test's policy")
+        return parse_policy(self.text, "the test's policy")
 
     @property
     def around(self) -> Surroundings:
