@@ -48,3 +48,35 @@ def test_a_position_that_was_reached_ends_with_zero_and_a_disaster_that_cannot_b
     assert [one["passed"] for one in outcome["questions"]] == [True] * len(outcome["questions"])
     assert any("facts" in one["question"] for one in outcome["questions"])
     assert any("it is not judged" in one["fact"] for one in outcome["findings"])
+
+
+def test_the_backup_to_begin_with_can_be_named_and_what_cannot_be_is_refused(
+    make_postgres: MakePostgres, site: Site
+) -> None:
+    """`--from-backup` as typed: the older of two, for a transaction behind the newer."""
+    server = make_postgres(15)
+    site.environ["MAIN_DB_DSN"] = server.dsn()
+    site.write_policy()
+    site.run("repository", "init")
+    server.query("CREATE TABLE facts (id int)")
+    with site.receiving():
+        first = site.run("backup", SOURCE, "--json").answer["backup_id"]
+        second = site.run("backup", SOURCE, "--json").answer["backup_id"]
+        with server.connect() as session:
+            row = session.execute(
+                "INSERT INTO facts VALUES (1) RETURNING pg_current_xact_id()::text"
+            ).fetchone()
+        assert row is not None
+        site.mark_after(datetime.now(UTC))
+    to_xid = ("restore", SOURCE, "--to-xid", str(row[0]))
+
+    def planned(*words: str) -> str:
+        plan = site.run(*words, "--plan", "--json").answer
+        return str(plan["backup_id"])
+
+    assert planned(*to_xid) == second
+    assert planned(*to_xid, "--from-backup", first) == first
+    nowhere = site.run(*to_xid, "--from-backup", "nothing", "--plan", code=4)
+    assert f"There are: {first}, {second}." in nowhere.err
+    both = ("restore", SOURCE, "--backup", second, "--from-backup", first)
+    assert "exclude each other" in site.run(*both, "--plan", code=2).err
