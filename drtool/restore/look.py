@@ -34,6 +34,7 @@ from drtool.repository.timelines import (
     read_newest_marks,
     with_known_ends,
 )
+from drtool.repository.wal_search import WalSearch, unwatched
 from drtool.restore.damage import without_damaged
 from drtool.restore.stop_position import SLOWEST_MARK, Sought, StopPosition, find_stop
 from drtool.restore.target_place import TargetPlace, WalOfPath, find_place
@@ -102,11 +103,27 @@ def look(
     *,
     timeline: int | None = None,
     from_backup: str | None = None,
+    search: WalSearch | None = None,
 ) -> RecoveryFacts:
     """Gather what `plan_restore` needs; NotRecoverable without a backup, or a history on its path.
 
-    Only the backup `from_backup` is a candidate where it is named.
+    Only the backup `from_backup` is a candidate where it is named. `search` watches a search in the WAL.
     """
+    facts = _gathered(repository, source, target, timeline=timeline, from_backup=from_backup)
+    search = search or unwatched()
+    stop = _stop(repository, facts, search=search)
+    return replace(facts, stop=stop, place=_place(repository, facts, target, search=search))
+
+
+def _gathered(
+    repository: Repository,
+    source: str,
+    target: RecoveryTarget,
+    *,
+    timeline: int | None,
+    from_backup: str | None,
+) -> RecoveryFacts:
+    """What listings and marks tell: everything but what the WAL is read for."""
     manifests, errors = read_manifests(repository, source)
     damaged = known_damage(repository)
     usable, passed_over = without_damaged(manifests, damaged, target, from_backup=from_backup)
@@ -140,7 +157,7 @@ def look(
     if isinstance(target, ToLatest) and asked is None:
         _require_one_alive(repository, timelines, here)
     reaches = find_reaches(repository, timelines, {m.backup_id: m.postgres for m in here})
-    facts = RecoveryFacts(
+    return RecoveryFacts(
         source=source,
         system_id=extent.system_id,
         inventory=inventory,
@@ -154,7 +171,6 @@ def look(
         around=around,
         is_named=from_backup is not None,
     )
-    return replace(facts, stop=_stop(repository, facts), place=_place(repository, facts, target))
 
 
 def _wanted(
@@ -188,7 +204,9 @@ def _marks_around(
     return marks_around(repository, timelines.inventory, timelines, moment=target.moment)
 
 
-def _stop(repository: Repository, facts: RecoveryFacts) -> StopPosition | None:
+def _stop(
+    repository: Repository, facts: RecoveryFacts, *, search: WalSearch
+) -> StopPosition | None:
     """The position that a time target means, from the WAL between the marks on both sides of it."""
     around, covering = facts.around, facts.covering
     if around is None or covering is None:
@@ -212,11 +230,11 @@ def _stop(repository: Repository, facts: RecoveryFacts) -> StopPosition | None:
         moment=around.moment, after=after, covering=covering, major=extent.server_version // 10000
     )
     spans = chain.up_to(Lsn(covering.lsn), facts.inventory.segment_bytes)
-    return find_stop(repository, facts.inventory, spans, sought=sought)
+    return find_stop(repository, facts.inventory, spans, sought=sought, search=search)
 
 
 def _place(
-    repository: Repository, facts: RecoveryFacts, target: RecoveryTarget
+    repository: Repository, facts: RecoveryFacts, target: RecoveryTarget, *, search: WalSearch
 ) -> TargetPlace | None:
     if not isinstance(target, (ToXid, ToName)):
         return None
@@ -224,7 +242,7 @@ def _place(
     wal = WalOfPath(
         repository=repository, inventory=facts.inventory, history=facts.history, backups=usable
     )
-    return find_place(wal, target)
+    return find_place(wal, target, search=search)
 
 
 def _on_path(

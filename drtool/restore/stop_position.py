@@ -7,7 +7,7 @@ the commits between those are read here.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -19,7 +19,9 @@ from drtool.repository.log import LogInventory
 from drtool.repository.logpath import WalSpan
 from drtool.repository.repository import Repository
 from drtool.repository.wal_records import MOST_BYTES, read_records
+from drtool.repository.wal_search import WalSearch
 from drtool.sources.postgres.walevents import TRANSACTION_ENDS, TransactionEnd, read_event
+from drtool.sources.postgres.walrecords import WalRecord
 
 # Sessions take the time of a commit a moment before they write it: so near, order and time may differ.
 _CONCURRENT = timedelta(seconds=1)
@@ -74,29 +76,37 @@ class Sought:
 
 
 def find_stop(
-    repository: Repository, inventory: LogInventory, spans: Sequence[WalSpan], *, sought: Sought
+    repository: Repository,
+    inventory: LogInventory,
+    spans: Sequence[WalSpan],
+    *,
+    sought: Sought,
+    search: WalSearch,
 ) -> StopPosition | None:
     """Read the WAL of `spans`, which holds what is sought; None where nobody can tell from it.
 
     Where there is more than MOST_BYTES between two marks, PostgreSQL goes by the time of commits.
     """
-    if sum(span.end - span.begin for span in spans) > MOST_BYTES:
+    size = sum(span.end - span.begin for span in spans)
+    if size > MOST_BYTES:
         return None
     try:
-        ends = [
-            end
-            for end in _transaction_ends(repository, inventory, spans, major=sought.major)
-            if sought.after <= end.begin < sought.covering.lsn
-        ]
+        with search.through(size):
+            records = read_records(
+                repository, inventory, spans, kinds=TRANSACTION_ENDS, search=search
+            )
+            ends = [
+                end
+                for end in _transaction_ends(records, major=sought.major)
+                if sought.after <= end.begin < sought.covering.lsn
+            ]
     except (ObjectMissing, IntegrityError):
         return None  # the replay reads it again, and tells what is wrong with it
     return choose_stop(ends, sought.moment, covering=sought.covering)
 
 
-def _transaction_ends(
-    repository: Repository, inventory: LogInventory, spans: Sequence[WalSpan], *, major: int
-) -> Iterator[TransactionEnd]:
-    for record in read_records(repository, inventory, spans, kinds=TRANSACTION_ENDS):
+def _transaction_ends(records: Iterable[WalRecord], *, major: int) -> Iterator[TransactionEnd]:
+    for record in records:
         event = read_event(record, major=major)
         if isinstance(event, TransactionEnd):
             yield event

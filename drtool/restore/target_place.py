@@ -19,6 +19,7 @@ from drtool.repository.log_events import RESTORE_POINT, readable_events
 from drtool.repository.logpath import WalSpan, events_between, walk
 from drtool.repository.repository import Repository
 from drtool.repository.wal_records import read_records
+from drtool.repository.wal_search import WalSearch
 from drtool.sources.postgres import walevents
 from drtool.sources.postgres.walevents import RestorePoint, TransactionEnd, read_event
 
@@ -55,7 +56,11 @@ class WalOfPath:
 
 
 def find_place(
-    wal: WalOfPath, target: ToXid | ToName, *, most_bytes: int = MOST_SEARCHED_BYTES
+    wal: WalOfPath,
+    target: ToXid | ToName,
+    *,
+    search: WalSearch,
+    most_bytes: int = MOST_SEARCHED_BYTES,
 ) -> TargetPlace:
     """The newest place of `target` behind the end of a backup.
 
@@ -66,16 +71,24 @@ def find_place(
         if named:
             end = Lsn(named[-1] + _LONGEST_RESTORE_POINT_BYTES)
             return TargetPlace(begin=named[-1], end=end, others=tuple(named[:-1]))
+    whole = _stretch(wal, wal.backups[0], end=None) if wal.backups else ()
+    with search.through(min(_size(whole), most_bytes)):
+        return _searched(wal, target, search=search, most_bytes=most_bytes)
+
+
+def _searched(
+    wal: WalOfPath, target: ToXid | ToName, *, search: WalSearch, most_bytes: int
+) -> TargetPlace:
     searched: Lsn | None = None
     for extent in reversed(wal.backups):
         spans = _stretch(wal, extent, end=searched)
-        most_bytes -= sum(span.end - span.begin for span in spans)
+        most_bytes -= _size(spans)
         if most_bytes < 0:
             break
         try:
             found = [
                 event
-                for event in _ends(wal, extent, spans, target=target)
+                for event in _ends(wal, extent, spans, target=target, search=search)
                 if extent.stop_lsn <= event.begin and (searched is None or event.begin < searched)
             ]
         except (ObjectMissing, IntegrityError):
@@ -99,6 +112,10 @@ def _stretch(wal: WalOfPath, extent: PostgresExtent, *, end: Lsn | None) -> Sequ
     return chain.up_to(chain.end if end is None else end, wal.inventory.segment_bytes)
 
 
+def _size(spans: Sequence[WalSpan]) -> int:
+    return sum(span.end - span.begin for span in spans)
+
+
 def _restore_points(wal: WalOfPath, name: str) -> list[Lsn]:
     """Where those of this name are, as far as events tell, in the order of the path."""
     if not wal.backups:
@@ -118,12 +135,17 @@ def _restore_points(wal: WalOfPath, name: str) -> list[Lsn]:
 
 
 def _ends(
-    wal: WalOfPath, extent: PostgresExtent, spans: Sequence[WalSpan], *, target: ToXid | ToName
+    wal: WalOfPath,
+    extent: PostgresExtent,
+    spans: Sequence[WalSpan],
+    *,
+    target: ToXid | ToName,
+    search: WalSearch,
 ) -> Iterator[TransactionEnd | RestorePoint]:
     """The records in `spans` at which PostgreSQL would stop for `target`."""
     kinds = walevents.TRANSACTION_ENDS if isinstance(target, ToXid) else (walevents.RESTORE_POINT,)
     major = extent.server_version // 10000
-    for record in read_records(wal.repository, wal.inventory, spans, kinds=kinds):
+    for record in read_records(wal.repository, wal.inventory, spans, kinds=kinds, search=search):
         match read_event(record, major=major), target:
             case TransactionEnd(xid=found) as end, ToXid(wanted) if found == wanted:
                 yield end

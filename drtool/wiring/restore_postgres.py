@@ -13,10 +13,11 @@ from drtool.model.objective import Objective
 from drtool.model.outcome import RestoreOutcome
 from drtool.model.progress import Emit
 from drtool.model.request import RestoreRequest
-from drtool.model.target import ToBackup, ToTime
+from drtool.model.target import ToBackup, ToTime, describe_target
 from drtool.model.wal import Lsn
 from drtool.policy.sources import PostgresSource, SourcePolicy
 from drtool.repository.repository import Repository
+from drtool.repository.wal_search import WalSearch
 from drtool.restore.destination import check_destination
 from drtool.restore.look import look
 from drtool.restore.phases import Phases
@@ -135,6 +136,12 @@ def plan_postgres(
         request.target,
         timeline=request.timeline,
         from_backup=request.from_backup,
+        search=WalSearch(
+            f"search in the WAL of {name} for {describe_target(request.target)}",
+            clock=around.clock,
+            emit=around.emit,
+            stop=around.stop,
+        ),
     )
     plan = plan_restore(facts, request.target, accepts_gap=request.accepts_gap)
     extent = plan.manifest.postgres

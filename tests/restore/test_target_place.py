@@ -2,24 +2,43 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 import pytest
 
-from drtool.errors import NotRecoverable
+from drtool.config.policy_file import parse_policy
+from drtool.errors import Interrupted, NotRecoverable
 from drtool.model.finding import Severity
-from drtool.model.target import RecoveryTarget, ToLatest, ToName, ToXid
+from drtool.model.progress import Event, PhaseAdvanced, PhaseBegan, PhaseEnded
+from drtool.model.request import RestoreRequest
+from drtool.model.target import RecoveryTarget, ToLatest, ToName, ToTime, ToXid
+from drtool.policy.secrets import Redactor
+from drtool.policy.sources import PostgresSource
 from drtool.repository.repository import Repository
 from drtool.restore.look import look
 from drtool.restore.plan import RestorePlan, plan_restore
 from drtool.stores.memory import MemoryStore
+from drtool.system.clock import Clock, SystemClock
+from drtool.wiring.restore_postgres import plan_postgres
+from drtool.wiring.surroundings import Surroundings
 from tests.archiving.rig import SOURCE
-from tests.restore.rig import protected, restore, rows, settle, started, take_backup
+from tests.restore.rig import moment_of, protected, restore, rows, settle, started, take_backup
 from tests.servers.postgres import PostgresServer, new_server
 
 pytestmark = pytest.mark.postgres
+POLICY = f"""\
+version: 1
+stack: shop
+timezone: UTC
+objectives: {{default: {{rpo: 15m, rto: 1h}}}}
+repository: {{url: "file:///nowhere", key: none}}
+sources:
+  {SOURCE}: {{kind: postgres, dsn: "env:MAIN_DB_DSN"}}
+"""
 
 
 @dataclass(frozen=True)
@@ -30,6 +49,7 @@ class Story:
     first: str
     second: str
     xids: dict[str, int]
+    between: datetime
 
     def plan(self, target: RecoveryTarget, *, from_backup: str | None = None) -> RestorePlan:
         return plan_restore(look(self.repository, SOURCE, target, from_backup=from_backup), target)
@@ -59,13 +79,14 @@ def story() -> Iterator[Story]:
             xids["between"] = insert(server, 2)
             server.query("SELECT pg_create_restore_point('deploy')")
             server.query("SELECT pg_create_restore_point('between')")
+            between = moment_of(server)
             xids["rolled back"] = insert(server, 3, ending="ROLLBACK")
             second = take_backup(repository, server).backup_id
             xids["behind"] = insert(server, 4)
             server.query("COMMIT PREPARED 'p'")
             server.query("SELECT pg_create_restore_point('behind')")
             settle(repository, server)
-        yield Story(repository, first, second, xids)
+        yield Story(repository, first, second, xids, between)
     finally:
         server.close()
 
@@ -146,3 +167,59 @@ def test_an_older_backup_can_be_named(story: Story) -> None:
     assert any("was searched, and it is not there" in one.fact for one in tried.findings)
     with pytest.raises(NotRecoverable, match="no usable backup nothing"):
         story.plan(ToLatest(), from_backup="nothing")
+
+
+class SlowClock(SystemClock):
+    """Of each look at it a second passes."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def monotonic(self) -> float:
+        self.seconds += 1.0
+        return self.seconds
+
+
+def planned(
+    story: Story, target: RecoveryTarget, *, clock: Clock, stop: threading.Event
+) -> list[Event]:
+    """The plan of the command, and what was told while it was made."""
+    events: list[Event] = []
+    policy = parse_policy(POLICY, "the test's policy")
+    source = policy.source(SOURCE)
+    assert isinstance(source, PostgresSource)
+    around = Surroundings(
+        environ={}, redactor=Redactor(), emit=events.append, clock=clock, stop=stop
+    )
+    request = RestoreRequest(sources=(SOURCE,), target=target, into=None, report=None, is_plan=True)
+    plan_postgres(
+        SOURCE,
+        source,
+        request,
+        objective=policy.objective_of(SOURCE),
+        repository=story.repository,
+        around=around,
+    )
+    return events
+
+
+def test_a_search_that_takes_long_tells_how_far_it_is_and_ends_when_that_is_asked(
+    story: Story,
+) -> None:
+    stop = threading.Event()
+    target = ToXid(story.xids["between"])
+
+    assert planned(story, target, clock=SystemClock(), stop=stop) == []
+    began, *advanced, ended = planned(story, target, clock=SlowClock(), stop=stop)
+
+    assert isinstance(began, PhaseBegan)
+    assert f"for transaction {target.xid}" in began.title
+    assert isinstance(ended, PhaseEnded)
+    counts = [one.done for one in advanced if isinstance(one, PhaseAdvanced)]
+    assert len(counts) == len(advanced) > 0
+    assert sorted(counts) == counts
+    assert began.total is not None
+    stop.set()
+    for again in (target, ToTime(story.between)):
+        with pytest.raises(Interrupted, match="search in the WAL"):
+            planned(story, again, clock=SystemClock(), stop=stop)
