@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 
 from drtool.errors import DestinationRefused, DrtoolError, IntegrityError
@@ -180,7 +182,7 @@ def _recover(
             if site.ttl is TtlMode.ABSOLUTE:
                 copy.found += _about_expiry(expiring_keys(servers))
     with phases.phase("verify", "redis-check-rdb and redis-check-aof"):
-        _check(copy.files, site)
+        _check(copy.files, site, phases.stop)
 
 
 def _adopt(dealt: DealtAnew, copy: _Copy, site: RedisSite) -> None:
@@ -246,15 +248,18 @@ def _about_expiry(count: int) -> list[Finding]:
     ]
 
 
-def _check(files: Sequence[AofFiles], site: RedisSite) -> None:
+def _check(files: Sequence[AofFiles], site: RedisSite, stop: threading.Event) -> None:
     """Redis's own checkers, once what was half there has been dropped."""
     with tempfile.TemporaryDirectory(prefix="drtool-", dir=site.scratch) as scratch:
         for one in files:
             if AofLayout.of(site.binaries.version) is AofLayout.MULTI_PART:
-                check_rdb(site.binaries, one.paths[0], scratch=Path(scratch))
-            checked = check_aof(site.binaries, one.startable, scratch=Path(scratch))
+                check_rdb(site.binaries, one.paths[0], scratch=Path(scratch), stop=stop)
+            check = partial(
+                check_aof, site.binaries, one.startable, scratch=Path(scratch), stop=stop
+            )
+            checked = check()
             if checked.dropped_bytes and drop_open_transaction(one, checked.dropped_bytes):
-                checked = check_aof(site.binaries, one.startable, scratch=Path(scratch))
+                checked = check()
             if checked.dropped_bytes:
                 raise IntegrityError(
                     f"redis-check-aof finds {one.startable} damaged: {checked.dropped_bytes} bytes at"

@@ -6,7 +6,7 @@ to where their slots belong, byte for byte; no value is decoded.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,11 +70,11 @@ def deal_anew(
     rule = _rule(plan, site, phases)
     if is_dealt_anew(plan, site.masters):
         shares = [place.slots or _EVERYTHING for place in places]
-        keeps = None if plan.owners is None else _keeps(plan.owners, saved)
-        made = [_written(saved, places, shares=shares, rule=rule, keeps=keeps)]
+        keeps = None if plan.owners is None else _keeps(plan.owners, saved, phases)
+        made = [_written(saved, places, shares=shares, rule=rule, phases=phases, keeps=keeps)]
     else:
         made = [
-            _written([path], [place], shares=[_EVERYTHING], rule=rule)
+            _written([path], [place], shares=[_EVERYTHING], rule=rule, phases=phases)
             for path, place in zip(saved, places, strict=True)
         ]
     layout = AofLayout.of(site.binaries.version)
@@ -109,13 +109,13 @@ def _rule(plan: RedisPlan, site: RedisSite, phases: Phases) -> TtlRule:
             return drop_expired(plan.moment, shift_ttl(phases.clock.now() - plan.moment))
 
 
-def _keeps(owners: SlotOwners, saved: Sequence[Path]) -> Keeps:
+def _keeps(owners: SlotOwners, saved: Sequence[Path], phases: Phases) -> Keeps:
     """Of a hash slot the keys of the shard that held it count; while it was moved, also those that the
     other one still had and this one had not yet.
     """
     moved: set[bytes] = set()
     for number, path in enumerate(saved if owners.moving else ()):
-        for item in RdbWalker(file_parts(path), modules=EveryModule()):
+        for item in RdbWalker(_read(path, phases), modules=EveryModule()):
             keys: list[bytes] = []
             if isinstance(item, Batch):
                 keys = [entry[4] for entry in item.entries]
@@ -134,6 +134,13 @@ def _keeps(owners: SlotOwners, saved: Sequence[Path]) -> Keeps:
     return keeps
 
 
+def _read(path: Path, phases: Phases) -> Iterator[bytes]:
+    """A file in parts; Interrupted if somebody asked to stop."""
+    for part in file_parts(path):
+        phases.go_on()
+        yield part
+
+
 def _raw(place: ServerPlace) -> Path:
     return place.directory / "dealt.rdb"
 
@@ -144,6 +151,7 @@ def _written(
     *,
     shares: Sequence[Sequence[SlotRange]],
     rule: TtlRule,
+    phases: Phases,
     keeps: Keeps | None = None,
 ) -> Reshaped:
     with ExitStack() as stack:
@@ -151,7 +159,7 @@ def _written(
         for place in places:
             file = stack.enter_context(_raw(place).open("xb"))
             writes.append(file.write)
-        sources = [file_parts(path) for path in saved]
+        sources = [_read(path, phases) for path in saved]
         # A server that had the modules wrote these files, and one that has them loads the new ones.
         return reshape(sources, writes, shares=shares, ttl=rule, modules=EveryModule(), keeps=keeps)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -41,7 +42,7 @@ from drtool.restore.settle import (
 from drtool.restore.start_config import HandedOver
 from drtool.restore.supply import PATIENCE, WalSupply
 from drtool.restore.tablespaces import ReplayedTablespaces
-from drtool.restore.way_in import Restart, let_in, shut_down, stopped_by_failure
+from drtool.restore.way_in import Restart, ended_when_asked, let_in, shut_down, stopped_by_failure
 from drtool.sources.postgres.binaries import ServerBinaries, reachable
 from drtool.sources.postgres.control import read_control
 from drtool.sources.postgres.entrance import Entrance, KnownNames, NoEntrance
@@ -68,7 +69,7 @@ class Verifier(Protocol):
     ) -> tuple[Finding, ...]:
         """Look deeper into the running copy."""
 
-    def stopped(self, data_directory: Path) -> tuple[Finding, ...]:
+    def stopped(self, data_directory: Path, *, stop: threading.Event) -> tuple[Finding, ...]:
         """Look at the files of the copy after a clean shutdown."""
 
 
@@ -198,14 +199,14 @@ def _recover(
             watch_promotion(server, ring, plan, watch=watch, phases=phases, limits=limits)
             came_to = reached(watch, plan, site.destination)
         with phases.phase("answer", "first write and questions"):
-            server, entrance = let_in(server, restart, verifier=verifier, clock=phases.clock)
-            with stopped_by_failure(server):
+            server, entrance = let_in(server, restart, verifier=verifier, phases=phases)
+            with ended_when_asked(server, phases):
                 verification = verifier.answers(server, entrance)
-        with phases.phase("verify", "catalogs, tables, indexes"), stopped_by_failure(server):
+        with phases.phase("verify", "catalogs, tables, indexes"), ended_when_asked(server, phases):
             deeper = verifier.running(server, entrance)
         with phases.phase("finish", "shutdown, page checksums, configuration"):
             shut_down(server)
-            pages = verifier.stopped(site.destination.data)
+            pages = verifier.stopped(site.destination.data, stop=phases.stop)
             moved = tablespaces.finish(segment_bytes=supply.segment_bytes)
             role = entrance.role if isinstance(entrance, Entrance) else None
             handed = _hand_over(plan, site, role=role)

@@ -54,7 +54,7 @@ def run_tree_restore(
         with phases.phase("answer", "read the first file"):
             first = first_answer(plan, table, place)
         with phases.phase("verify", "look at every file", unit="objects"):
-            seen = look_at_tree(plan, table, place)
+            seen = look_at_tree(plan, table, place, phases=phases)
             stays = surplus_findings(seen.surplus, place, is_delta=plan.is_delta)
     return RestoreOutcome(
         source=plan.source,

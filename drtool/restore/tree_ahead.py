@@ -69,7 +69,7 @@ def look_ahead(plan: TreePlan, repository: Repository, *, place: Path | None = N
         _require_matches(plan, asked, scan.matched)
     facts: tuple[Fact, ...] = ()
     if place is not None:
-        facts = scan.changes.facts(scan.paths.surplus_in(place, asked))
+        facts = scan.changes.facts(scan.paths.surplus_in(place, asked, go_on=lambda: None))
     return TreeAhead(
         files=scan.files,
         size_bytes=scan.size_bytes,

@@ -14,6 +14,7 @@ from drtool.model.finding import Finding, Severity
 from drtool.model.outcome import Question
 from drtool.repository.table import EntryKind, Table
 from drtool.repository.trees import entry_of
+from drtool.restore.phases import Phases
 from drtool.restore.tree_patterns import AskedPaths
 from drtool.restore.tree_plan import TreePlan
 from drtool.restore.tree_surplus import MOST_NAMED, SnapshotPaths, Surplus
@@ -49,8 +50,11 @@ class TreeSeen:
         )
 
 
-def look_at_tree(plan: TreePlan, table: Table, place: Path) -> TreeSeen:
-    """Every entry that was asked for: is it where it belongs, with its kind, size, time and link?"""
+def look_at_tree(plan: TreePlan, table: Table, place: Path, *, phases: Phases) -> TreeSeen:
+    """Every entry that was asked for: is it where it belongs, with its kind, size, time and link?
+
+    Interrupted if somebody asked to stop.
+    """
     asked = AskedPaths(plan.wanted) if plan.wanted else None
     paths = SnapshotPaths()
     counts = {EntryKind.FILE: 0, EntryKind.DIRECTORY: 0, EntryKind.SYMLINK: 0}
@@ -58,6 +62,7 @@ def look_at_tree(plan: TreePlan, table: Table, place: Path) -> TreeSeen:
     writer = TreeWriter(place, is_delta=True)
     try:
         for record in table:
+            phases.go_on()
             entry = record.attributes
             if record.begin or not entry.path:
                 continue
@@ -80,7 +85,7 @@ def look_at_tree(plan: TreePlan, table: Table, place: Path) -> TreeSeen:
         files=counts[EntryKind.FILE],
         others=counts[EntryKind.DIRECTORY] + counts[EntryKind.SYMLINK],
         wrong=tuple(wrong),
-        surplus=paths.surplus_in(place, asked if plan.is_delta else None)
+        surplus=paths.surplus_in(place, asked if plan.is_delta else None, go_on=phases.go_on)
         if is_all_known
         else nothing,
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -56,12 +56,18 @@ class SnapshotPaths:
             self._hashes.append(hash(above))
             above = above.rpartition(b"/")[0]
 
-    def surplus_in(self, place: Path, asked: AskedPaths | None) -> Surplus:
-        """What a walk of `place` finds besides; with `asked`, only of what the patterns ask for."""
+    def surplus_in(
+        self, place: Path, asked: AskedPaths | None, *, go_on: Callable[[], None]
+    ) -> Surplus:
+        """What a walk of `place` finds besides; with `asked`, only of what the patterns ask for.
+
+        `go_on` raises Interrupted where somebody asked to stop.
+        """
         known = np.unique(np.frombuffer(self._hashes, np.int64)) if self._hashes else None
         counts = {TreeKind.FILE: 0, TreeKind.SYMLINK: 0, TreeKind.DIRECTORY: 0}
         first: list[bytes] = []
         for batch in _batches(place):
+            go_on()
             hashes = np.fromiter((hash(entry.path) for entry in batch), np.int64, len(batch))
             is_known = np.zeros(len(batch), bool) if known is None else np.isin(hashes, known)
             for index in np.flatnonzero(~is_known).tolist():

@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from drtool.errors import DrtoolError
+from drtool.system.clock import Stopwatch, SystemClock
+from drtool.system.stopping import go_on
 from drtool.system.users import RunAs
 
 # What a child may know of our environment: not DRTOOL_KEY, not the clouds' credentials.
@@ -24,6 +26,8 @@ _INHERITED = ("PATH", "HOME", "TMPDIR", "LD_LIBRARY_PATH", "TZ", "TZDIR")
 # thread that lives as long as the program starts all children.
 _STARTER = ThreadPoolExecutor(max_workers=1, thread_name_prefix="drtool-starter")
 
+# How often a stop that is asked for is looked at while a program runs.
+_LOOK_SECONDS = 0.1
 _MOST_LINES = 200
 _LONGEST_LINE = 4096
 _LAST_WORDS_SECONDS = 5.0
@@ -60,24 +64,75 @@ def run_program(
     """Run `command` to its end, with `given` as its standard input; ProgramFailed if it cannot start or
     takes longer than allowed.
     """
+    process = _started(command, run_as=run_as, environment=environment, directory=directory)
+    return _to_its_end(process, given, seconds=timeout_seconds, stop=None)
+
+
+def run_unless_stopped(
+    command: Sequence[str], *, timeout_seconds: float, stop: threading.Event
+) -> Finished:
+    """As `run_program`; once `stop` is set it is killed, and Interrupted is raised."""
+    process = _started(command, run_as=None, environment=None, directory=Path("/"))
+    return _to_its_end(process, "", seconds=timeout_seconds, stop=stop)
+
+
+def _started(
+    command: Sequence[str],
+    *,
+    run_as: RunAs | None,
+    environment: Mapping[str, str] | None,
+    directory: Path,
+) -> subprocess.Popen[str]:
     try:
-        done = subprocess.run(
+        return subprocess.Popen(
             list(command),
-            check=False,
-            input=given,
-            capture_output=True,
-            timeout=timeout_seconds,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             cwd=directory,
             env=dict(environment if environment is not None else clean_environment()),
             text=True,
             errors="replace",
             **_switch(run_as),
         )
-    except subprocess.TimeoutExpired as error:
-        raise ProgramFailed(f"{command[0]} did not end within {timeout_seconds:g} s") from error
     except OSError as error:
         raise ProgramFailed(f"{command[0]} cannot be started: {error}") from error
-    return Finished(code=done.returncode, output=done.stdout, errors=done.stderr)
+
+
+def _to_its_end(
+    process: subprocess.Popen[str], given: str, *, seconds: float, stop: threading.Event | None
+) -> Finished:
+    """Talk to it until it ends; whatever happens, it has ended and is reaped."""
+    [name, *_] = process.args if isinstance(process.args, list) else [process.args]
+    with process:
+        try:
+            output, errors = _said(process, given, name=str(name), seconds=seconds, stop=stop)
+        finally:
+            process.kill()
+    return Finished(code=process.returncode, output=output, errors=errors)
+
+
+def _said(
+    process: subprocess.Popen[str],
+    given: str,
+    *,
+    name: str,
+    seconds: float,
+    stop: threading.Event | None,
+) -> tuple[str, str]:
+    watch, to_say = Stopwatch(SystemClock()), given or None
+    while True:
+        if stop is not None:
+            go_on(stop, name)
+        left = max(0.0, seconds - watch.seconds())
+        try:
+            return process.communicate(
+                to_say, timeout=left if stop is None else min(left, _LOOK_SECONDS)
+            )
+        except subprocess.TimeoutExpired as error:
+            to_say = None  # what was not said yet is kept
+            if watch.seconds() >= seconds:
+                raise ProgramFailed(f"{name} did not end within {seconds:g} s") from error
 
 
 class ChildProcess:

@@ -5,6 +5,7 @@ A check that could not run is a finding of its own: not measured is not met.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,7 @@ from drtool.sources.postgres.entrance import (
     find_entrance,
 )
 from drtool.sources.postgres.environment_errors import is_of_environment
-from drtool.system.process import ProgramFailed, run_program
+from drtool.system.process import ProgramFailed, run_unless_stopped
 from drtool.system.users import RunAs
 from drtool.verify.amcheck import Amcheck
 from drtool.verify.copy_findings import failed, not_measured, one_line, problem
@@ -123,8 +124,11 @@ class ClusterVerifier:
         )
         return (*findings, *amcheck.findings(readable))
 
-    def stopped(self, data_directory: Path) -> tuple[Finding, ...]:
-        """Check every page's checksum with pg_checksums, which needs a server that was shut down."""
+    def stopped(self, data_directory: Path, *, stop: threading.Event) -> tuple[Finding, ...]:
+        """Check every page's checksum with pg_checksums, which needs a server that was shut down.
+
+        Interrupted once `stop` is set.
+        """
         subject = f"page checksums of {data_directory}"
         if not read_control(data_directory, self.binaries).has_checksums:
             return (not_measured(subject, "the cluster was made without page checksums"),)
@@ -132,9 +136,10 @@ class ClusterVerifier:
             return (not_measured(subject, f"{self.binaries.bin_dir} has no pg_checksums"),)
         program = str(self.binaries.program("pg_checksums"))
         try:
-            done = run_program(
+            done = run_unless_stopped(
                 [program, "--check", "-D", str(data_directory)],
                 timeout_seconds=self.limits.checksum_seconds,
+                stop=stop,
             )
         except ProgramFailed as error:
             return (not_measured(subject, error.message),)

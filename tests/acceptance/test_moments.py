@@ -94,7 +94,7 @@ class Reader:
     ) -> tuple[Finding, ...]:
         return ()
 
-    def stopped(self, data_directory: Path) -> tuple[Finding, ...]:
+    def stopped(self, data_directory: Path, *, stop: threading.Event) -> tuple[Finding, ...]:
         return ()
 
 

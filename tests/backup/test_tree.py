@@ -361,21 +361,23 @@ def test_a_snapshot_that_is_asked_to_stop_ends_by_itself_and_is_not_listed(tree:
     assert backup_ids(repository, SOURCE) == []
 
 
+@pytest.mark.parametrize("phase", ["fetch", "verify"])
 def test_a_restore_that_is_asked_to_stop_ends_by_itself_and_says_what_it_left(
-    tree: Path, tmp_path: Path
+    tree: Path, tmp_path: Path, phase: str
 ) -> None:
     repository, stop = new_repository(), threading.Event()
     snapshot(repository, tree)
     place = tmp_path / "back"
 
-    def ask_once_it_fetches(event: Event) -> None:
-        if isinstance(event, PhaseBegan) and event.phase == "fetch":
+    def ask_once_it_is_there(event: Event) -> None:
+        if isinstance(event, PhaseBegan) and event.phase == phase:
             stop.set()
 
-    with pytest.raises(Interrupted):
-        bring_back(repository, place, phases=Phases(CLOCK, ask_once_it_fetches, stop))
+    with pytest.raises(Interrupted) as interrupted:
+        bring_back(repository, place, phases=Phases(CLOCK, ask_once_it_is_there, stop))
 
-    assert not any(path.is_file() for path in place.rglob("*"))
+    assert "is not whole" in interrupted.value.hint
+    assert any(path.is_file() for path in place.rglob("*")) == (phase == "verify")
 
 
 def test_a_hard_link_whose_first_name_cannot_be_read_is_saved_by_another(

@@ -6,21 +6,24 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
-from drtool.errors import NotRecoverable, PolicyError
+from drtool.errors import Interrupted, NotRecoverable, PolicyError
 from drtool.sources.postgres.binaries import ServerBinaries, find_binaries, reachable_by
 from drtool.system.process import (
     ProgramFailed,
     clean_environment,
     run_program,
+    run_unless_stopped,
     start_program,
     start_told,
 )
 from drtool.system.users import choose_user, current_user
+from tests.archiving.rig import until
 from tests.servers.postgres import give_to_server_user, server_user
 
 IS_ROOT = os.geteuid() == 0
@@ -41,6 +44,35 @@ def test_a_program_that_takes_too_long_or_is_not_there_is_an_error() -> None:
         run_program(["sleep", "60"], timeout_seconds=0.2)
     with pytest.raises(ProgramFailed, match="cannot be started"):
         run_program(["/does/not/exist"], timeout_seconds=1)
+
+
+def test_a_program_is_killed_once_somebody_asks_to_stop(tmp_path: Path) -> None:
+    code = "import os, sys, time; os.mkdir(f'{sys.argv[1]}/pid {os.getpid()}'); time.sleep(60)"
+    stop = threading.Event()
+
+    def ask_once_it_runs() -> None:
+        until(lambda: list(tmp_path.iterdir()), "it runs")
+        stop.set()
+
+    threading.Thread(target=ask_once_it_runs).start()
+
+    with pytest.raises(Interrupted):
+        run_unless_stopped(
+            [sys.executable, "-c", code, str(tmp_path)], timeout_seconds=50, stop=stop
+        )
+
+    [place] = tmp_path.iterdir()
+    assert not Path("/proc", place.name.split()[1]).exists()
+
+
+def test_what_a_program_says_is_whole_though_a_stop_is_looked_at_meanwhile() -> None:
+    code = "import time; print('a' * 300_000); time.sleep(0.3); print('b' * 300_000)"
+
+    told = run_unless_stopped(
+        [sys.executable, "-c", code], timeout_seconds=30, stop=threading.Event()
+    )
+
+    assert told.output == "a" * 300_000 + "\n" + "b" * 300_000 + "\n"
 
 
 def test_what_a_child_says_is_kept_in_bounds_and_is_whole_once_it_has_ended() -> None:

@@ -83,20 +83,59 @@ def test_a_restore_that_is_killed_or_asked_to_stop_leaves_nothing_that_can_be_st
         await_end(copy)
         assert_refuses_to_start(copy)
 
-    for phase in ("fetch", "replay"):
+    for phase in ("fetch", "replay", "answer", "verify", "finish"):
         copy = server_root / f"stopped in {phase}"
+        stop, begun = threading.Event(), list[str]()
+        emit = asking(stop, phase, begun)
+        if phase == "answer":
+            emit = asking_while_it_answers(stop, copy, begun)
         with pytest.raises(Interrupted):
-            restore(repository, copy, emit=asking(stop := threading.Event(), phase), stop=stop)
+            restore(
+                repository,
+                copy,
+                questions=questions_to(copy) if phase == "answer" else (),
+                emit=emit,
+                stop=stop,
+            )
+        assert begun[-1] == phase
         assert not is_running(copy)
         assert_refuses_to_start(copy)
+        assert not (copy / "asked").exists()
 
 
-def asking(stop: threading.Event, phase: str) -> Emit:
-    """Asks the run to stop once `phase` has begun."""
+def questions_to(copy: Path) -> list[str]:
+    """The second must not be waited for; the third leaves a file as the first does, and comes no more."""
+    return [
+        f"COPY (SELECT 1) TO '{copy}/answering'",
+        "SELECT pg_sleep(10) IS NOT NULL",
+        f"COPY (SELECT 1) TO '{copy}/asked'",
+    ]
+
+
+def asking(stop: threading.Event, phase: str, begun: list[str]) -> Emit:
+    """Asks the run to stop once `phase` has begun; all that have are `begun`."""
 
     def emit(event: Event) -> None:
-        if isinstance(event, PhaseBegan) and event.phase == phase:
-            stop.set()
+        if isinstance(event, PhaseBegan):
+            begun.append(event.phase)
+            if event.phase == phase:
+                stop.set()
+
+    return emit
+
+
+def asking_while_it_answers(stop: threading.Event, copy: Path, begun: list[str]) -> Emit:
+    """Asks the run to stop while the copy answers the second question."""
+
+    def ask() -> None:
+        wait_for((copy / "answering").exists, "it is asked")
+        stop.set()
+
+    def emit(event: Event) -> None:
+        if isinstance(event, PhaseBegan):
+            begun.append(event.phase)
+            if event.phase == "answer":
+                threading.Thread(target=ask).start()
 
     return emit
 

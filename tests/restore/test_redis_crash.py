@@ -97,7 +97,7 @@ def test_a_restore_that_ends_early_leaves_no_configuration_before_all_data_is_wh
         else:
             assert startable == [], place
 
-    for phase in ("fetch", "replay"):
+    for phase in ("fetch", "replay", "verify"):
         copy = root / f"stopped in {phase}"
         with pytest.raises(Interrupted):
             restore(repository, copy, emit=asking(stop := threading.Event(), phase), stop=stop)

@@ -140,6 +140,10 @@ class RunningServer:
         shutil.rmtree(self._runtime, ignore_errors=True)
         return code
 
+    def abort(self) -> None:
+        """Ask for an immediate shutdown, and wait for nothing: whoever has it stops it. Any thread."""
+        self._child.send(signal.SIGQUIT)
+
     def kill(self) -> None:
         """Kill all its processes at once, as a power cut would; it is then still to be stopped."""
         self._child.kill_family()

@@ -6,13 +6,14 @@ import importlib.util
 import os
 import re
 import shutil
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from drtool.errors import IntegrityError, NotRecoverable
 from drtool.sources.redis.release import Product, Release, parse_release
-from drtool.system.process import Finished, ProgramFailed, run_program
+from drtool.system.process import Finished, ProgramFailed, run_program, run_unless_stopped
 from drtool.system.users import RunAs, choose_user, named_user
 
 _VERSION = re.compile(r"(Redis|Valkey) server v=(\d+\.\d+\.\d+)")
@@ -123,9 +124,13 @@ def _owner_of(path: Path) -> int:
     return place.stat().st_uid
 
 
-def check_rdb(binaries: RedisBinaries, path: Path, *, scratch: Path) -> str:
-    """What redis-check-rdb says of an RDB; IntegrityError if it finds it damaged."""
-    done = _check("check-rdb", binaries, [str(path)], scratch=scratch)
+def check_rdb(
+    binaries: RedisBinaries, path: Path, *, scratch: Path, stop: threading.Event | None = None
+) -> str:
+    """What redis-check-rdb says of an RDB; IntegrityError if it finds it damaged, Interrupted once
+    `stop` is set.
+    """
+    done = _check("check-rdb", binaries, [str(path)], scratch=scratch, stop=stop)
     if done.code != 0:
         raise IntegrityError(
             f"redis-check-rdb finds {path} damaged: {_last_words(done)}",
@@ -142,14 +147,16 @@ class AofCheck:
     said: str
 
 
-def check_aof(binaries: RedisBinaries, path: Path, *, scratch: Path) -> AofCheck:
+def check_aof(
+    binaries: RedisBinaries, path: Path, *, scratch: Path, stop: threading.Event | None = None
+) -> AofCheck:
     """What redis-check-aof says of an AOF (Redis 7: of its manifest).
 
     It cannot tell a cut in the last command or transaction from damage, and a server drops the rest
     in both cases: so compare `dropped_bytes` with the distance from `commands.safe_cut`.
-    IntegrityError if there is no saying how much would be left out.
+    IntegrityError if there is no saying how much would be left out, Interrupted once `stop` is set.
     """
-    done = _check("check-aof", binaries, [str(path)], scratch=scratch)
+    done = _check("check-aof", binaries, [str(path)], scratch=scratch, stop=stop)
     said = done.output + done.errors
     differences = _DIFFERENCE.findall(said)
     if done.code == 0:
@@ -162,7 +169,14 @@ def check_aof(binaries: RedisBinaries, path: Path, *, scratch: Path) -> AofCheck
     return AofCheck(int(differences[-1]), said)
 
 
-def _check(name: str, binaries: RedisBinaries, arguments: list[str], *, scratch: Path) -> Finished:
+def _check(
+    name: str,
+    binaries: RedisBinaries,
+    arguments: list[str],
+    *,
+    scratch: Path,
+    stop: threading.Event | None,
+) -> Finished:
     """Run a checker. The server becomes one when it is called by that name."""
     name = f"{binaries.release.product}-{name}"
     program = binaries.server.with_name(name)
@@ -170,7 +184,9 @@ def _check(name: str, binaries: RedisBinaries, arguments: list[str], *, scratch:
         program = scratch / name
         if not program.is_symlink():
             program.symlink_to(binaries.server.resolve())
-    return run_program([str(program), *arguments], timeout_seconds=_CHECK_SECONDS)
+    return run_unless_stopped(
+        [str(program), *arguments], timeout_seconds=_CHECK_SECONDS, stop=stop or threading.Event()
+    )
 
 
 # A checker reads about 250 MB a second: enough for a terabyte.
