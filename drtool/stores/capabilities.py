@@ -18,6 +18,10 @@ class Capabilities:
     `creates_atomically`: an existing object is refused by `create`, also when eight race.
     `replaces_if_matching`: compare and swap, for leases. `lists_in_order`: a listing comes in the
     order of the keys' bytes, as S3 promises. `clock_skew`: the store's clock minus this machine's.
+
+    `versioning`, `object_lock` and `outlives_deletion` (what drtool puts, whatever these credentials
+    may delete) were found by deleting. `left_behind`: where objects are that could not be
+    removed after that; it is not written down.
     """
 
     creates_atomically: bool
@@ -28,7 +32,9 @@ class Capabilities:
     refuses_wrong_checksum: bool | None = None
     versioning: bool | None = None
     object_lock: bool | None = None
+    outlives_deletion: bool | None = None
     clock_skew: timedelta | None = None
+    left_behind: str | None = None
 
     def to_json(self) -> dict[str, object]:
         """For `drtool.json` and `--json`; `clock_skew` in seconds."""
@@ -42,12 +48,20 @@ class Capabilities:
             "refuses_wrong_checksum": self.refuses_wrong_checksum,
             "versioning": self.versioning,
             "object_lock": self.object_lock,
+            "outlives_deletion": self.outlives_deletion,
             "clock_skew_seconds": None if skew is None else skew.total_seconds(),
         }
 
     @classmethod
     def from_json(cls, record: dict[str, object]) -> Capabilities:
-        """What `to_json` wrote; RepositoryUnavailable naming the key that cannot be understood."""
+        """What `to_json` wrote; RepositoryUnavailable naming the key that cannot be understood.
+
+        Where `outlives_deletion` is missing, an earlier version took `versioning` and `object_lock`
+        from the settings: that they are on is then not known to work.
+        """
+        if "outlives_deletion" not in record:
+            unproved = {"versioning", "object_lock"}
+            record = {k: None if k in unproved and v is True else v for k, v in record.items()}
         skew = record.get("clock_skew_seconds")
         if skew is not None and (isinstance(skew, bool) or not isinstance(skew, int | float)):
             raise _unreadable("clock_skew_seconds", skew)
@@ -60,6 +74,7 @@ class Capabilities:
             refuses_wrong_checksum=_perhaps(record, "refuses_wrong_checksum"),
             versioning=_perhaps(record, "versioning"),
             object_lock=_perhaps(record, "object_lock"),
+            outlives_deletion=_perhaps(record, "outlives_deletion"),
             clock_skew=None if skew is None else timedelta(seconds=skew),
         )
 
@@ -167,19 +182,46 @@ def _reading_findings(capabilities: Capabilities) -> list[Finding]:
 
 
 def _protection_findings(capabilities: Capabilities) -> list[Finding]:
-    if capabilities.versioning or capabilities.object_lock:
-        return []
-    known = capabilities.versioning is False and capabilities.object_lock is False
-    fact = "does not have" if known else "is not known to have"
-    return [
-        Finding(
-            severity=Severity.NOTE,
-            subject="protection against deletion",
-            fact=f"this store {fact} versioning or object lock: whoever holds the "
-            "credentials can delete every backup",
-            fix="Turn on versioning or object lock, or keep a second copy elsewhere.",
+    found = []
+    if not capabilities.outlives_deletion:
+        fact, fix = _deletable(capabilities)
+        found.append(
+            Finding(
+                severity=Severity.NOTE, subject="protection against deletion", fact=fact, fix=fix
+            )
         )
-    ]
+    if capabilities.left_behind is not None:
+        found.append(
+            Finding(
+                severity=Severity.NOTE,
+                subject="objects of the probe",
+                fact=f"the small objects below {capabilities.left_behind}, by which the store was "
+                "measured, could not all be removed, or not all of their versions",
+                fix="Delete them once their retention is over; nothing reads them.",
+            )
+        )
+    return found
+
+
+def _deletable(capabilities: Capabilities) -> tuple[str, str]:
+    """Fact and fix where drtool's objects were not found to outlive their deletion."""
+    if capabilities.outlives_deletion is None:
+        fact = "this store is not known to keep deleted objects, by versioning or object lock"
+        fix = "Turn on object lock with a default retention"
+    elif capabilities.object_lock:
+        fact = "this store locks objects, but not drtool's: its bucket has no default retention"
+        fix = "Set one with `aws s3api put-object-lock-configuration`"
+    elif capabilities.versioning:
+        fact = "this store keeps versions, but these credentials may delete them too"
+        fix = "Take s3:DeleteObjectVersion from the credentials, turn on object lock"
+    else:
+        fact = "this store keeps no deleted objects, neither by versioning nor by object lock"
+        fix = "Turn on object lock with a default retention"
+    can = "may be able to" if capabilities.outlives_deletion is None else "can"
+    return (
+        f"{fact}: whoever holds the credentials {can} delete every backup",
+        f"{fix}, or keep a second copy elsewhere.",
+    )
 
 
 def _clock_findings(capabilities: Capabilities) -> list[Finding]:

@@ -6,12 +6,14 @@ import secrets
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from typing import Any
 
 from drtool.errors import AlreadyExists, DrtoolError, NotSupported, ObjectMissing
 from drtool.stores.capabilities import Capabilities
+from drtool.stores.protection import Protection, measured_protection, removed_with_versions
 from drtool.stores.protocol import Names, Store
 from drtool.stores.remote import RemoteStore
 from drtool.system.clock import Clock
@@ -36,15 +38,21 @@ def probe_store(store: Store, *, clock: Clock) -> Capabilities:
     A store that refuses conditions and takes plain puts is measured with those.
 
     RepositoryUnavailable and its kinds if it cannot be asked at all. What only some stores can be
-    asked (versioning, lock, checksums) is None where the answer is not to be had.
+    asked (versioning, lock, checksums) is None where the answer is not to be had. `left_behind` names
+    `probe/<random>/` if some of it could not be removed.
     """
     # A remote store must send its conditions for the server to show what it makes of them.
     asked = store.with_capabilities(_TOLD_TO_BELIEVE) if isinstance(store, RemoteStore) else store
     place = f"probe/{secrets.token_hex(8)}/"
     try:
-        return _measured(asked, place, clock)
-    finally:
+        found = _measured(asked, place, clock)
+    except BaseException:
         _clean(store, place)
+        raise
+    is_removed = _clean(store, place)
+    if is_removed or (is_removed is None and not found.versioning):
+        return found
+    return replace(found, left_behind=place)
 
 
 def _measured(store: Store, place: str, clock: Clock) -> Capabilities:
@@ -52,6 +60,7 @@ def _measured(store: Store, place: str, clock: Clock) -> Capabilities:
     is_kept = _reads_after_write(store, place)
     remote = store if isinstance(store, RemoteStore) else None
     control = remote.control() if remote is not None and remote.place.scheme == "s3" else None
+    protection = Protection() if remote is None else measured_protection(remote, place, clock=clock)
     return Capabilities(
         creates_atomically=_creates_atomically(store, place),
         replaces_if_matching=_replaces_if_matching(store, place),
@@ -59,8 +68,9 @@ def _measured(store: Store, place: str, clock: Clock) -> Capabilities:
         ranges=is_kept and _ranges(store, f"{place}first"),
         lists_in_order=is_kept and _lists_in_order(store, place),
         refuses_wrong_checksum=_refuses_wrong_checksum(remote, control, place),
-        versioning=_versioning(remote, control),
-        object_lock=_object_lock(remote, control),
+        versioning=protection.versioning,
+        object_lock=protection.object_lock,
+        outlives_deletion=protection.outlives_deletion,
         clock_skew=_clock_skew(store, clock),
     )
 
@@ -181,40 +191,6 @@ def _refuses_wrong_checksum(
     return False
 
 
-def _versioning(
-    remote: RemoteStore | None,
-    control: Any,  # boto3's client, made at run time, or None
-) -> bool | None:
-    if remote is None or control is None:
-        return None
-    from botocore.exceptions import BotoCoreError, ClientError
-
-    try:
-        answer = control.get_bucket_versioning(Bucket=remote.place.bucket)
-    except (BotoCoreError, ClientError):
-        return None
-    return bool(answer.get("Status") == "Enabled")
-
-
-def _object_lock(
-    remote: RemoteStore | None,
-    control: Any,  # boto3's client, made at run time, or None
-) -> bool | None:
-    if remote is None or control is None:
-        return None
-    from botocore.exceptions import BotoCoreError, ClientError
-
-    try:
-        answer = control.get_object_lock_configuration(Bucket=remote.place.bucket)
-    except ClientError as error:
-        code = error.response.get("Error", {}).get("Code", "")
-        return False if code == "ObjectLockConfigurationNotFoundError" else None
-    except BotoCoreError:
-        return None
-    settings = answer.get("ObjectLockConfiguration", {})
-    return bool(settings.get("ObjectLockEnabled") == "Enabled")
-
-
 def _clock_skew(store: Store, clock: Clock) -> timedelta | None:
     before = clock.now()
     try:
@@ -225,11 +201,12 @@ def _clock_skew(store: Store, clock: Clock) -> timedelta | None:
     return theirs - (before + (after - before) / 2)
 
 
-def _clean(store: Store, place: str) -> None:
-    """Remove what the probe put; what cannot be removed is small, and no reason to fail."""
+def _clean(store: Store, place: str) -> bool | None:
+    """Remove what the probe put, all versions; whether it is gone. None: versions cannot be listed."""
     try:
         # Collected first: deleting while a listing goes on may move its pages.
         for key in [one.key for one in store.list(place)]:
             store.delete(key)
     except DrtoolError:
-        return
+        return False
+    return removed_with_versions(store, place) if isinstance(store, RemoteStore) else True

@@ -157,7 +157,16 @@ def _capability_facts(capabilities: Capabilities) -> tuple[Fact, ...]:
             label="refuses bytes damaged on the way",
         ),
         Fact(name="versioning", value=capabilities.versioning, label="keeps versions"),
-        Fact(name="object_lock", value=capabilities.object_lock, label="can lock objects"),
+        Fact(
+            name="object_lock",
+            value=capabilities.object_lock,
+            label="refuses to delete a locked version",
+        ),
+        Fact(
+            name="outlives_deletion",
+            value=capabilities.outlives_deletion,
+            label="new objects outlive their deletion",
+        ),
     )
 
 

@@ -57,9 +57,11 @@ class Answer:
 
     status: int
     code: str
+    content: str = ""  # an error with `code`, if it is not named
 
     def encoded(self) -> bytes:
-        body = f"<?xml version='1.0'?><Error><Code>{self.code}</Code></Error>".encode()
+        content = self.content or f"<Error><Code>{self.code}</Code></Error>"
+        body = f"<?xml version='1.0'?>{content}".encode()
         head = (
             f"HTTP/1.1 {self.status} {self.code}\r\nContent-Type: application/xml\r\n"
             f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
@@ -124,6 +126,8 @@ class FaultProxy:
         self.choice: Choice = lambda _number, _line: None
         # By header of the request, in small letters: what every request that bears it meets.
         self.by_header: dict[str, Fault] = {}
+        # Headers of requests, in small letters, that the server does not get to see: it cannot heed them.
+        self.hidden_headers: frozenset[str] = frozenset()
         self.lines: list[str] = []
         self._address = address
         self._lock = threading.Lock()
@@ -175,7 +179,7 @@ class FaultProxy:
         else:
             if isinstance(fault, Delay):
                 time.sleep(fault.seconds)
-            self._relay(client, _closing(head), fault)
+            self._relay(client, _closing(_without(head, self.hidden_headers)), fault)
 
     def _fault_by_header(self, head: bytes) -> Fault | None:
         names = {field.partition(b":")[0].strip().lower() for field in head.split(b"\r\n")[1:]}
@@ -238,6 +242,16 @@ def _closing(head: bytes) -> bytes:
     """The request with `Connection: close`, so that the next one comes on its own connection."""
     line, rest = head.split(b"\r\n", 1)
     return line + b"\r\nConnection: close\r\n" + rest
+
+
+def _without(head: bytes, hidden: frozenset[str]) -> bytes:
+    """The request without some of its headers; what came of its body with the head is left alone."""
+    fields, end, body = head.partition(b"\r\n\r\n")
+    names = {name.encode() for name in hidden}
+    shown = [
+        field for field in fields.split(b"\r\n") if field.partition(b":")[0].lower() not in names
+    ]
+    return b"\r\n".join(shown) + end + body
 
 
 def _drain_body(client: socket.socket, head: bytes) -> None:

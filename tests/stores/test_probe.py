@@ -72,20 +72,17 @@ def test_rclone_is_found_out_not_to_honour_conditions(rclone_s3: S3Server) -> No
     assert any("If-Match" in one.fact for one in said)
 
 
-@pytest.mark.parametrize("mode", ["versioning", "object_lock"])
-def test_versioning_and_lock_are_seen(moto_s3: S3Server, mode: str) -> None:
+def test_versions_are_seen_and_none_of_the_probes_own_is_left(moto_s3: S3Server) -> None:
     bucket = moto_s3.new_bucket()
     client = moto_s3.client()
     client.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
-    if mode == "object_lock":
-        client.put_object_lock_configuration(
-            Bucket=bucket, ObjectLockConfiguration={"ObjectLockEnabled": "Enabled"}
-        )
 
     found = probed(open_store(moto_s3.url(bucket, "main"), clock=CLOCK))
 
-    assert found.versioning is True
-    assert found.object_lock is (mode == "object_lock")
+    assert (found.versioning, found.object_lock, found.outlives_deletion) == (True, False, False)
+    assert {"Versions", "DeleteMarkers"}.isdisjoint(client.list_object_versions(Bucket=bucket))
+    said = [one.fact for one in describe_capabilities(found)]
+    assert any("keeps versions, but these credentials may delete them" in fact for fact in said)
 
 
 def test_a_directory_and_memory_do_what_they_promise(tmp_path: Path) -> None:
@@ -118,6 +115,7 @@ def test_abilities_survive_being_written_down() -> None:
             refuses_wrong_checksum=None,
             versioning=True,
             object_lock=False,
+            outlives_deletion=False,
             clock_skew=timedelta(seconds=-1.5),
         ),
         probe_store(MemoryStore(), clock=CLOCK),
@@ -148,6 +146,7 @@ def test_every_missing_ability_is_said_and_the_worst_first() -> None:
         refuses_wrong_checksum=False,
         versioning=False,
         object_lock=False,
+        outlives_deletion=False,
         clock_skew=timedelta(minutes=-20),
     )
     everything = Capabilities(
@@ -159,6 +158,7 @@ def test_every_missing_ability_is_said_and_the_worst_first() -> None:
         refuses_wrong_checksum=True,
         versioning=True,
         object_lock=True,
+        outlives_deletion=True,
         clock_skew=timedelta(seconds=1),
     )
 
