@@ -2,7 +2,8 @@
 
 After a failover the old timeline ends before the new one begins. Where marks say that it went on, a
 copy was backed up under its source's name, or a primary was cut off and went on (PITFALLS 3, 112):
-which of the two is production, only a person can say.
+which of the two is production, only a person can say. It is told here for now, and for a moment that
+is restored to.
 """
 
 from __future__ import annotations
@@ -35,6 +36,30 @@ class LiveTimeline:
 
     timeline: int
     until: datetime
+
+
+def beside(path: TimelineHistory, marks: Iterable[Mark]) -> list[Mark]:
+    """Those of the marks that a server made which went on beside `path`: it does not hold them."""
+    return [mark for mark in marks if not path.holds(mark.timeline, Lsn(mark.lsn))]
+
+
+def require_one_written(
+    source: str, path: TimelineHistory, newest: Mark, *, written: Iterable[Mark], moment: datetime
+) -> None:
+    """NotRecoverable where servers on several timelines wrote at `moment`, one of them on `path`.
+
+    `written` are the last marks until then of the timelines that have marks behind it as well, and
+    `newest` is the newest mark of all until then.
+    """
+    found = list(written)
+    others = [mark.timeline for mark in beside(path, found)]
+    if others and newest in found:
+        both = sorted({newest.timeline, *others})
+        raise NotRecoverable(
+            f"at {moment.isoformat()} timelines {' and '.join(map(str, both))} of source {source} were"
+            " written, each by a server of its own",
+            hint=_which(both),
+        )
 
 
 def live_timelines(
@@ -76,13 +101,17 @@ def require_one_alive(source: str, live: Iterable[LiveTimeline], *, zone: Zone =
     """NotRecoverable where the latest moment is that of the one or of the other server."""
     found = list(live)
     if found:
-        choices = " or ".join(f"--timeline {one.timeline}" for one in found)
         raise NotRecoverable(
             f"source {source} was written on timelines"
             f" {' and '.join(_told(one, zone) for one in found)} at the same time, so nobody can tell"
             " which latest moment is meant",
-            hint=f"Say which of the two is production: {choices}.",
+            hint=_which(one.timeline for one in found),
         )
+
+
+def _which(timelines: Iterable[int]) -> str:
+    choices = " or ".join(f"--timeline {timeline}" for timeline in timelines)
+    return f"Say which of them is production: {choices}."
 
 
 def _told(one: LiveTimeline, zone: Zone) -> str:
@@ -104,7 +133,7 @@ def _left_behind(timelines: Timelines) -> Iterator[tuple[Mark, int]]:
     for path in timelines.paths[1:]:
         mark = timelines.newest_marks.get(path.timeline)
         common = [number for number in main if number in path.path()]
-        if mark is None or not common or timelines.main.holds(path.timeline, Lsn(mark.lsn)):
+        if mark is None or not common or not beside(timelines.main, [mark]):
             continue
         beyond = main[main.index(common[-1]) + 1 :]
         if beyond:

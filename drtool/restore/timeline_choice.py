@@ -9,6 +9,7 @@ from drtool.errors import NotRecoverable
 from drtool.model.objective import Mark
 from drtool.model.wal import Lsn, TimelineHistory
 from drtool.repository.layout import Lineage
+from drtool.repository.live_timelines import require_one_written
 from drtool.repository.log import LogInventory
 from drtool.repository.marks import first_mark_after, last_mark_until, newest_mark
 from drtool.repository.repository import Repository
@@ -64,18 +65,9 @@ def timeline_of(marks: MomentMarks, timelines: Timelines) -> int | None:
             hint="Put the history file back with `drtool-wal push`, or choose another timeline with"
             " --timeline.",
         )
-    others = [
-        timeline
-        for timeline, mark in marks.before.items()
-        if timeline in marks.alive and not chosen.holds(timeline, Lsn(mark.lsn))
-    ]
-    if others and witness.timeline in marks.alive:
-        both = sorted({witness.timeline, *others})
-        named = " and ".join(map(str, both))
-        raise NotRecoverable(
-            f"at {marks.moment.isoformat()} timelines {named} were written, each by a server of its own",
-            hint=f"Say which one is meant: --timeline {both[0]} or --timeline {both[-1]}.",
-        )
+    written = [mark for timeline, mark in marks.before.items() if timeline in marks.alive]
+    source, moment = timelines.inventory.source, marks.moment
+    require_one_written(source, chosen, witness, written=written, moment=moment)
     return chosen.timeline
 
 

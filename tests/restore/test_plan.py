@@ -471,8 +471,17 @@ def test_two_timelines_that_were_written_at_the_same_moment_are_asked_about(
     invented.mark(35, lsn(4.5), timeline=2)
     invented.mark(80, lsn(8.5), timeline=2)
 
-    with pytest.raises(NotRecoverable, match="timelines 1 and 2 were written") as refusal:
+    with pytest.raises(
+        NotRecoverable, match="timelines 1 and 2 of source main were written"
+    ) as refusal:
         invented.plan(ToTime(at(60)))
 
     assert "--timeline 1 or --timeline 2" in refusal.value.hint
     assert invented.plan(ToTime(at(60)), timeline=2).timeline == 2
+    invented.history(3, "1\t0/380000")
+    invented.wal(range(3, 9), timeline=3)
+    invented.mark(38, lsn(4.6), timeline=3)
+    invented.mark(85, lsn(8.6), timeline=3)
+    with pytest.raises(NotRecoverable, match="timelines 1 and 2 and 3 of source main") as asked:
+        invented.plan(ToTime(at(60)))
+    assert "--timeline 1 or --timeline 2 or --timeline 3" in asked.value.hint
