@@ -3,7 +3,7 @@
 Threads: the caller's compares the walk with the previous snapshot; workers read, hash, pack and
 seal files, each one whole; four more walk, two put full packs. Memory: (workers + 3) packs of 34 MiB
 and a batch of 8 MiB a worker, some 200 MB with two; 350 bytes for each file of the previous snapshot
-and 200 for each of this one; and 300 for each further name of a hard-linked file.
+and 220 for each of this one; 300 for each further name of a hard-linked file, and what `SecondLook` says.
 """
 
 from __future__ import annotations
@@ -12,12 +12,11 @@ import os
 import socket
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
-from pathlib import Path
 
 from drtool.backup.intake import WORKERS
 from drtool.backup.plan import BackupPlan
@@ -25,9 +24,9 @@ from drtool.backup.previous import PreviousBackup
 from drtool.backup.storing import Counted, Storing, begin_storing
 from drtool.backup.tree_findings import Omissions
 from drtool.backup.tree_large import PageStores
+from drtool.backup.tree_place import TreeSource, checked_place, refuse_alarms
 from drtool.backup.tree_reading import TreeReader, Wanted
 from drtool.backup.tree_table import TreeTable
-from drtool.errors import SourceUnsuitable
 from drtool.model.finding import Finding
 from drtool.model.outcome import BackupKind, BackupOutcome
 from drtool.model.progress import Emit, PhaseAdvanced, PhaseBegan, PhaseEnded
@@ -40,17 +39,8 @@ from drtool.repository.table import RECORD_COVERS_BYTES
 from drtool.repository.trees import attributes_of, compare_signs, moved_sign
 from drtool.sources.files.beneath import open_tree
 from drtool.sources.files.entries import Omitted, TreeEntry, TreeKind
-from drtool.sources.files.exclude import NOTHING_EXCLUDED, ExcludeRules
-from drtool.sources.files.guard import (
-    Alarm,
-    ChangeCounts,
-    PlaceSigns,
-    has_sentinel,
-    judge_changes,
-    judge_place,
-    judge_sentinel,
-    look_at_place,
-)
+from drtool.sources.files.guard import Alarm, ChangeCounts, judge_changes
+from drtool.sources.files.second_look import Missed, SecondLook
 from drtool.sources.files.sqlite import SqliteWatch
 from drtool.sources.files.unchanged import is_settled
 from drtool.sources.files.walk import ALL_BUT_FILES, walk_tree
@@ -64,23 +54,6 @@ _BYTES_A_TASK = 4 << 20
 _TASKS_AHEAD = 8
 _TELL_EVERY = 1000
 _KEPT_AT_ONCE = 256
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TreeSource:
-    """The tree to read, and what makes a run stop: see `guard`.
-
-    `accepts_changes`: an alarm of the guard is known, and this run goes on all the same. Once `stop` is
-    set, the reading ends.
-    """
-
-    path: Path
-    exclude: ExcludeRules = NOTHING_EXCLUDED
-    one_file_system: bool = True
-    max_delete_percent: float = 50.0
-    sentinel: bytes | None = None
-    accepts_changes: bool = False
-    stop: threading.Event = field(default_factory=threading.Event)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,7 +85,7 @@ def run_snapshot(
     """
     watch, began = Stopwatch(clock), clock.now()
     with open_tree(tree.path) as root:
-        place = _checked_place(root, plan, tree)
+        place = checked_place(root, plan, tree)
         omissions = Omissions()
         emit(PhaseBegan(phase=PHASE, title="files", total=_files_before(plan), unit="objects"))
         with begin_storing(
@@ -126,7 +99,7 @@ def run_snapshot(
             )
             run = _Run(root, stores, omissions, horizon=_horizon(plan), emit=emit, stop=tree.stop)
             met = run.read(tree, plan, began=began)
-            _refuse(met.alarms, plan, tree)
+            refuse_alarms(met.alarms, plan, tree)
             taken_until = clock.now()
             stored = storing.finish()
     emit(PhaseEnded(phase=PHASE, seconds=watch.seconds()))
@@ -166,36 +139,6 @@ def _outcome(manifest: Manifest, storing: Storing, met: _Met, *, seconds: float)
         files_read=met.files_read,
         previous=storing.compared_with,
         findings=manifest.findings,
-    )
-
-
-def _checked_place(root: int, plan: BackupPlan, tree: TreeSource) -> PlaceSigns:
-    place = look_at_place(root)
-    alarms = judge_place(place, _place_before(plan))
-    if tree.sentinel is not None:
-        alarms += judge_sentinel(tree.sentinel, is_there=has_sentinel(root, tree.sentinel))
-    _refuse(alarms, plan, tree)
-    return place
-
-
-def _refuse(alarms: list[Alarm], plan: BackupPlan, tree: TreeSource) -> None:
-    if not alarms or tree.accepts_changes:
-        return
-    raise SourceUnsuitable(
-        f"source {plan.source} at {tree.path} was not backed up: {alarms[0].fact}",
-        hint=f"See that it is mounted and whole. If it is as it should be, run `drtool backup"
-        f" {plan.source} --accept-source` once. Earlier snapshots are untouched.",
-    )
-
-
-def _place_before(plan: BackupPlan) -> PlaceSigns | None:
-    if plan.previous is None:
-        return None
-    extent = plan.previous.files
-    return PlaceSigns(
-        is_mount_point=extent.is_mount_point,
-        device=extent.device,
-        file_system_id=extent.file_system_id,
     )
 
 
@@ -240,6 +183,14 @@ class _Run:
 
     def read(self, tree: TreeSource, plan: BackupPlan, *, began: datetime) -> _Met:
         """Walk, and read what changed; every entry is in the table when this returns."""
+        since_ns = int(began.timestamp() * 1e9)
+        again = SecondLook(
+            tree.path,
+            began_ns=since_ns,
+            exclude=tree.exclude,
+            one_file_system=tree.one_file_system,
+            xattrs_of=ALL_BUT_FILES,
+        )
         walk = walk_tree(
             tree.path,
             exclude=tree.exclude,
@@ -250,23 +201,56 @@ class _Run:
             for item in walk:
                 go_on(tree.stop, f"the snapshot of {tree.path}")
                 if isinstance(item, TreeEntry):
-                    self._sqlite.meet(item)
+                    again.met(item)
                     self._meet(item)
-                elif isinstance(item, Omitted):
+                elif isinstance(item, Omitted) and again.left_out(item):
                     self._omissions.add(item)
-            self._submit_small()
-            self._wait(0)
-            go_on(tree.stop, f"the snapshot of {tree.path}")
+            self._read_all(again)
+            for look in again.looks():
+                self._take_missed(look, tree)
+                self._read_all(again)
+            self._give_up(again)
             self._link_names()
             self._add_kept()
+            for _, omitted in self._reader.take_vanished():
+                self._omissions.add(omitted)
+                self._files -= 1
         finally:
             self._threads.shutdown(cancel_futures=True)
             self._reader.close()
-        since_ns = int(began.timestamp() * 1e9)
         written = self._sqlite.findings(self._root, since_ns=since_ns)
-        return self._met(tree, plan, tuple(written))
+        return self._met(tree, plan, (*written, *again.findings()))
+
+    def _read_all(self, again: SecondLook) -> None:
+        """Until all that was met has been read; what was not there any more is to be looked for."""
+        self._submit_small()
+        self._wait(0)
+        self._add_kept()
+        for entry, omitted in self._reader.take_vanished():
+            again.unread(entry.path, omitted)
+            self._files -= 1
+
+    def _take_missed(self, look: Iterator[Missed | Omitted], tree: TreeSource) -> None:
+        for item in look:
+            go_on(tree.stop, f"the snapshot of {tree.path}")
+            if isinstance(item, Omitted):
+                self._omissions.add(item)
+                continue
+            if item.is_in_place_of:
+                self._stores.table.withdraw(item.entry.path)
+                self._files -= 1
+            self._meet(item.entry)
+
+    def _give_up(self, again: SecondLook) -> None:
+        """Say what was found nowhere, and forget former names of what was found under another one."""
+        for omitted in again.gone():
+            self._omissions.add(omitted)
+        for path in again.doubled():
+            self._stores.table.withdraw(path)
+            self._files -= 1
 
     def _meet(self, entry: TreeEntry) -> None:
+        self._sqlite.meet(entry)
         previous = self._stores.previous
         if entry.kind is not TreeKind.FILE:
             self._stores.table.add_plain(attributes_of(entry))
@@ -357,7 +341,7 @@ class _Run:
 
     def _met(self, tree: TreeSource, plan: BackupPlan, written: tuple[Finding, ...]) -> _Met:
         reader = self._reader
-        files = self._files - len(reader.omitted)
+        files = self._files - reader.unreadable
         known = _files_before(plan) or 0
         # Where the previous table cannot be read, all names are new: only numbers can be compared.
         deleted = max(0, known - (self._seen if self._stores.previous else files))

@@ -15,7 +15,7 @@ from drtool.backup.tree_large import LargeFile, PageStores
 from drtool.pipeline.pages import EXTENT, HOLE, REGION_BYTES
 from drtool.repository.table import TableRecord
 from drtool.repository.trees import attributes_of
-from drtool.sources.files.entries import Omitted, TreeEntry
+from drtool.sources.files.entries import Omission, Omitted, TreeEntry
 from drtool.sources.files.guard import entropy_bits, looks_random
 from drtool.sources.files.reading import FileBegan, FileBytes, FileEnded, FileHole, TreeFiles
 from drtool.system.stopping import go_on
@@ -55,6 +55,8 @@ class TreeReader:
         self.changed = self.changed_random_before = self.turned_random = 0
         self.new = self.new_random = self.random_after = 0
         self.omitted: set[bytes] = set()
+        self.unreadable = 0
+        self._vanished: list[tuple[TreeEntry, Omitted]] = []
 
     def close(self) -> None:
         """Let the directories go; no thread reads any more."""
@@ -87,9 +89,24 @@ class TreeReader:
                     self._ended(wanted, reading, item)
                 case Omitted():
                     reading.drop()
-                    self._omissions.add(item)
-                    with self._lock:
-                        self.omitted.add(path)
+                    self._leave_out(wanted.entry, item)
+
+    def _leave_out(self, entry: TreeEntry, omitted: Omitted) -> None:
+        is_gone = omitted.why is Omission.VANISHED
+        if not is_gone:
+            self._omissions.add(omitted)
+        with self._lock:
+            self.omitted.add(entry.path)
+            if is_gone:
+                self._vanished.append((entry, omitted))
+            else:
+                self.unreadable += 1
+
+    def take_vanished(self) -> list[tuple[TreeEntry, Omitted]]:
+        """Those that were no longer there under their names, once; they are not told as left out."""
+        with self._lock:
+            vanished, self._vanished = self._vanished, []
+        return vanished
 
     def _ended(self, wanted: Wanted, reading: _Reading, ended: FileEnded) -> None:
         entry = ended.entry
@@ -100,6 +117,8 @@ class TreeReader:
             entry = entry._replace(size_bytes=reading.given)
         reading.finish(entry)
         with self._lock:
+            # It may have been gone at an earlier look.
+            self.omitted.discard(wanted.entry.path)
             self.files += 1
             self.size_bytes += entry.size_bytes
             if wanted.looked_random is None:

@@ -200,6 +200,12 @@ class Catalogue:
         with self._change() as database:
             database.executemany("REPLACE INTO seen VALUES (?,?,?,?,?,?)", rows)
 
+    def begin_anew(self, *, gone: Iterable[bytes]) -> None:
+        """Forget the jobs that were planned so far, and that these were seen in the tree."""
+        with self._change() as database:
+            database.execute("DELETE FROM work")
+            database.executemany("DELETE FROM seen WHERE path = ?", [(path,) for path in gone])
+
     def plan_files(self, *, trusts_signs: bool) -> FilesPlanned:
         """Add the seen files that are not known, or not unchanged, to the work of this run."""
         with self._change() as database:
@@ -255,11 +261,14 @@ class Catalogue:
                 return
 
     def unseen(self) -> Iterator[tuple[bytes, bool]]:
-        """What is known and was not seen, and could have been: (path, whether it is a file)."""
-        condition = "AND NOT EXISTS (SELECT 1 FROM seen WHERE seen.path = entries.path)"
+        """What is known, was not seen as that, and could have been: (path, whether it is a file)."""
+        condition = (
+            "AND NOT EXISTS (SELECT 1 FROM seen WHERE seen.path = entries.path"
+            " AND (seen.kind = 0 OR NOT entries.is_file))"
+        )
         shields = [bytes(row[0]) for row in self._rows("SELECT path FROM shielded")]
         for path, is_file in self._pages("entries", "path, is_file", condition):
-            if not any(_is_below(path, shield) for shield in shields):
+            if not any(not top or path == top or path.startswith(top + b"/") for top in shields):
                 yield path, bool(is_file)
 
     def moved(self) -> int:
@@ -269,14 +278,11 @@ class Catalogue:
         [(count,)] = self._rows(tables.MOVED)
         return int(count)
 
-    def stands_in_the_way(self, path: bytes) -> bool:
-        """Whether the tree now has a directory where the file `path` was, or a file above it."""
-        if self._rows("SELECT 1 FROM seen WHERE path = ? AND kind = 1", (path,)):
-            return True
-        while (path := path.rpartition(b"/")[0]) != b"":
-            if self._rows("SELECT 1 FROM seen WHERE path = ? AND kind <> 1", (path,)):
-                return True
-        return False
+    def seen_as(self, path: bytes) -> TreeKind | None:
+        """What stands at a path of the tree, if anything was seen there."""
+        kinds = {number: kind for kind, number in tables.KINDS.items()}
+        rows = self._rows("SELECT kind FROM seen WHERE path = ?", (path,))
+        return kinds[rows[0][0]] if rows else None
 
     def sample(self, most: int) -> Iterator[MirrorEntry]:
         """At most `most` known files, spread evenly over all paths."""
@@ -384,10 +390,6 @@ def _lock(path: Path) -> int:
             hint="Wait for it to end; `ps` shows which `drtool sync` is running.",
         ) from error
     return descriptor
-
-
-def _is_below(path: bytes, above: bytes) -> bool:
-    return not above or path == above or path.startswith(above + b"/")
 
 
 def _unavailable(error: Exception) -> CatalogueUnavailable:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from drtool.mirror.catalogue import Catalogue
 from drtool.mirror.pages import pages
 from drtool.model.finding import Finding, Severity
+from drtool.sources.files.entries import TreeKind
 
 _THREADS = 8
 
@@ -35,6 +36,46 @@ def let_go(
             catalogue.remove([path for path, _ in page], is_pending=True)
             deleted += len(files)
     return deleted
+
+
+def in_the_way(catalogue: Catalogue) -> Iterator[bytes]:
+    """Files that are gone where the tree now has something else, or a file above them.
+
+    Servers that keep objects as files cannot have `a` and `a/b` at once.
+    """
+    for path, is_file in catalogue.unseen():
+        if is_file and (catalogue.seen_as(path) or _is_below_a_file(catalogue, path)):
+            yield path
+
+
+def _is_below_a_file(catalogue: Catalogue, path: bytes) -> bool:
+    while (path := path.rpartition(b"/")[0]) != b"":
+        if catalogue.seen_as(path) not in (None, TreeKind.DIRECTORY):
+            return True
+    return False
+
+
+def make_way(
+    catalogue: Catalogue,
+    paths: Sequence[bytes],
+    *,
+    check: Callable[[], None],
+    delete: Callable[[bytes], None],
+) -> Finding:
+    """Delete objects that stood in the way, of a bucket that keeps no versions; what to say of it."""
+    check()
+    for path in paths:
+        delete(path)
+    # Where a directory stands now, it may be known already.
+    known = catalogue.find(paths)
+    catalogue.remove([path for path, one in known.items() if one.is_file], is_pending=True)
+    return Finding(
+        severity=Severity.NOTE,
+        subject=f"{len(paths):,} deleted files",
+        fact="had objects that the store could not keep beside newer ones, as a file and a directory have"
+        " changed places: they are deleted",
+        fix="Turn on versioning of the bucket.",
+    )
 
 
 def tombstones(count: int) -> Finding:

@@ -29,6 +29,7 @@ from drtool.sources.files.guard import (
     judge_sentinel,
     look_at_place,
 )
+from drtool.sources.files.second_look import Missed, SecondLook
 from drtool.sources.files.sqlite import SqliteWatch
 from drtool.sources.files.walk import ALL_BUT_FILES, WalkEnded, walk_tree
 from drtool.stores.bucket import Bucket
@@ -75,6 +76,7 @@ class Survey:
     deleted_entries: int
     findings: tuple[Finding, ...]
     sqlite: SqliteWatch
+    again: SecondLook
 
     @property
     def touched(self) -> int:
@@ -87,10 +89,10 @@ class Survey:
         return not (self.touched or self.noted or self.deleted_entries)
 
 
-def survey(tree: TreeSettings, catalogue: Catalogue, *, prefix: str) -> Survey:
+def survey(tree: TreeSettings, catalogue: Catalogue, *, prefix: str, since_ns: int) -> Survey:
     """Walk the tree and leave the work in the catalogue. Nothing is read of the files, nothing put.
 
-    `prefix` is the mirror's in its bucket, for keys that would be too long.
+    `prefix` is the mirror's in its bucket, for keys that would be too long; `since_ns` is now.
     """
     root = open_root(tree.root)
     try:
@@ -100,17 +102,19 @@ def survey(tree: TreeSettings, catalogue: Catalogue, *, prefix: str) -> Survey:
     told, sqlite = Told(), SqliteWatch()
     counts: Counter[str] = Counter()
     known_files = catalogue.count()
+    again = SecondLook(tree.root, began_ns=since_ns, exclude=tree.exclude, xattrs_of=ALL_BUT_FILES)
     walk = walk_tree(tree.root, exclude=tree.exclude, xattrs_of=ALL_BUT_FILES)
     for items in _batches(walk, _BATCH):
         entries = [item for item in items if isinstance(item, TreeEntry)]
         for item in items:
-            if isinstance(item, Omitted):
-                told.add(item.finding)
-                if item.why in _SHIELDING:
-                    catalogue.shield(item.path)
+            if isinstance(item, Omitted) and again.left_out(item):
+                _leave_out(item, catalogue, told)
         for entry in entries:
             sqlite.meet(entry)
+            again.met(entry)
         _take(entries, catalogue, counts=counts, told=told, prefix=prefix)
+    for look in again.looks():
+        _take(_missed(look, catalogue, told), catalogue, counts=counts, told=told, prefix=prefix)
     planned = catalogue.plan_files(trusts_signs=not tree.is_rehash)
     for _path, is_file in catalogue.unseen():
         counts["deleted_entries"] += 1
@@ -129,7 +133,43 @@ def survey(tree: TreeSettings, catalogue: Catalogue, *, prefix: str) -> Survey:
         deleted_entries=counts["deleted_entries"],
         findings=told.findings(),
         sqlite=sqlite,
+        again=again,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class MissedWork:
+    """What a further look at the tree left in the catalogue: how many jobs, and bytes to read."""
+
+    jobs: int
+    size_bytes: int
+
+
+def plan_missed(
+    look: Iterator[Missed | Omitted], catalogue: Catalogue, told: Told, *, prefix: str
+) -> MissedWork:
+    """Leave what a look found as work in the catalogue, which has no other."""
+    counts: Counter[str] = Counter()
+    entries = _missed(look, catalogue, told)
+    files = _take(entries, catalogue, counts=counts, told=told, prefix=prefix)
+    catalogue.plan([Job(entry.path, entry.size_bytes, None) for entry in files])
+    return MissedWork(counts["noted"] + len(files), counts["size_bytes"])
+
+
+def _missed(look: Iterator[Missed | Omitted], catalogue: Catalogue, told: Told) -> list[TreeEntry]:
+    entries = []
+    for found in look:
+        if isinstance(found, Omitted):
+            _leave_out(found, catalogue, told)
+        else:
+            entries.append(found.entry)
+    return entries
+
+
+def _leave_out(omitted: Omitted, catalogue: Catalogue, told: Told) -> None:
+    told.add(omitted.finding)
+    if omitted.why in _SHIELDING:
+        catalogue.shield(omitted.path)
 
 
 def _take(
@@ -139,9 +179,12 @@ def _take(
     counts: Counter[str],
     told: Told,
     prefix: str,
-) -> None:
-    """Count some entries, and plan to note directories and links that are not what is known of them."""
-    seen = []
+) -> list[TreeEntry]:
+    """Count some entries, and plan to note directories and links that are not what is known of them.
+
+    The files among them that can be in a mirror.
+    """
+    files = []
     others = []
     # A byte takes three letters at most.
     most = (MOST_KEY_BYTES - len(prefix.encode()) - 1) // 3
@@ -152,10 +195,10 @@ def _take(
             told.add(_too_long(entry.path))
             continue
         else:
+            files.append(entry)
             counts["files"] += 1
             counts["size_bytes"] += entry.size_bytes
-        seen.append(entry)
-    catalogue.saw(seen)
+    catalogue.saw(files + others)
     known = catalogue.find([entry.path for entry in others])
     jobs = []
     for entry in others:
@@ -165,6 +208,7 @@ def _take(
     counts["noted"] += len(jobs)
     if jobs:
         catalogue.plan(jobs)
+    return files
 
 
 def alarms(

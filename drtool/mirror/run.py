@@ -12,14 +12,14 @@ from hashlib import sha256
 from itertools import islice
 
 from drtool.errors import IntegrityError, SourceUnsuitable
-from drtool.mirror.catalogue import Catalogue
+from drtool.mirror.catalogue import Catalogue, Job
 from drtool.mirror.checking import look_at_objects
 from drtool.mirror.entries import MirrorEntry, from_line
 from drtool.mirror.keys import key_of
 from drtool.mirror.leftovers import no_parts_left
-from drtool.mirror.letting_go import let_go, tombstones
+from drtool.mirror.letting_go import in_the_way, let_go, make_way, tombstones
 from drtool.mirror.pages import pages
-from drtool.mirror.plan import Survey, Told, TreeSettings, alarms, survey
+from drtool.mirror.plan import Survey, Told, TreeSettings, alarms, plan_missed, survey
 from drtool.mirror.publishing import Owner, Publisher, catch_up
 from drtool.mirror.uploading import NotStored, Stored, ToStore, Uploader
 from drtool.model.finding import Finding, Severity
@@ -27,8 +27,9 @@ from drtool.model.origin import NOT_TOLD, Origin
 from drtool.model.outcome import Fact, FactSheet, SyncOutcome
 from drtool.model.progress import Emit, PhaseAdvanced, PhaseBegan, PhaseEnded
 from drtool.sources.files.beneath import open_root, open_tree
-from drtool.sources.files.entries import shown
+from drtool.sources.files.entries import Omission, Omitted, shown
 from drtool.sources.files.guard import PlaceSigns
+from drtool.sources.files.second_look import SecondLook
 from drtool.stores.bucket import Bucket
 from drtool.system.clock import Clock, Stopwatch
 
@@ -78,32 +79,26 @@ def sync_tree(tree: TreeSettings, run: MirrorRun) -> SyncOutcome:
     if tree.is_rehash:
         look_at_objects(run.bucket, run.catalogue, told)
     keeps = run.bucket.keeps_versions() if found.deleted else None
-    deleted = 0
-
-    def delete(path: bytes) -> None:
-        run.bucket.delete(key_of(path))
-
-    if keeps:
-        # Servers that keep objects as files cannot have `a` and `a/b` at once.
-        catalogue = run.catalogue
-        in_the_way = (item for item in catalogue.unseen() if catalogue.stands_in_the_way(item[0]))
-        deleted += let_go(catalogue, in_the_way, check=run.check, delete=delete)
     work = _Work(tree, run, told, read_ns=read_ns)
-    work.put_all(found)
+    deleted = work.bring_up(found, keeps=keeps)
     work.read_back()
+    for finding in found.again.findings():
+        told.add(finding)
     with open_tree(tree.root) as root:
         for finding in found.sqlite.findings(root, since_ns=read_ns):
             told.add(finding)
     if found.deleted_entries:
         # Where the bucket is not known to keep versions, deleting would be for good.
+        delete = _delete_from(run.bucket) if keeps else None
         gone = run.catalogue.unseen()
-        deleted += let_go(run.catalogue, gone, check=run.check, delete=delete if keeps else None)
+        count = let_go(run.catalogue, gone, check=run.check, delete=delete)
+        if count and not keeps:
+            told.add(tombstones(count))
+        deleted += count
     run.check()
     publisher = Publisher(run.bucket, run.catalogue, run.clock, origin=run.origin)
     run_id = publisher.publish(tree.source, began=began, is_whole=tree.is_rehash)
     run.catalogue.set_about(place=_place_text(found.place))
-    if deleted and not keeps:
-        told.add(tombstones(deleted))
     return SyncOutcome(
         source=tree.source,
         mirror=run.bucket.url,
@@ -119,6 +114,10 @@ def sync_tree(tree: TreeSettings, run: MirrorRun) -> SyncOutcome:
         keeps_versions=keeps,
         findings=told.findings(),
     )
+
+
+def _delete_from(bucket: Bucket) -> Callable[[bytes], None]:
+    return lambda path: bucket.delete(key_of(path))
 
 
 def _owner(tree: TreeSettings, run: MirrorRun) -> Owner:
@@ -162,7 +161,8 @@ def _some(paths: Iterable[bytes], count: int) -> tuple[str, ...]:
 def _surveyed(tree: TreeSettings, run: MirrorRun) -> Survey:
     watch = Stopwatch(run.clock)
     run.emit(PhaseBegan(phase="walk", title="looking at the tree", total=None, unit="objects"))
-    found = survey(tree, run.catalogue, prefix=run.bucket.place.prefix)
+    since_ns = int(run.clock.now().timestamp() * 1e9)
+    found = survey(tree, run.catalogue, prefix=run.bucket.place.prefix, since_ns=since_ns)
     run.emit(PhaseEnded(phase="walk", seconds=watch.seconds()))
     return found
 
@@ -185,14 +185,35 @@ class _Work:
         self._refused = 0
         self._done: list[MirrorEntry] = []
         self._new: list[MirrorEntry] = []
+        self._vanished: dict[bytes, Omitted] = {}
+        # Where objects of deleted files may stand in the way, what is refused is tried again without them.
+        self._may_be_blocked = False
+        self._blocked: list[bytes] = []
         self.put_files = self.put_bytes = self.read_files = self._read_bytes = 0
 
-    def put_all(self, found: Survey) -> None:
+    def bring_up(self, found: Survey, *, keeps: bool | None) -> int:
+        """Do all the work that was found; how many files had to be deleted to make way for it."""
+        run, deleted = self._run, 0
+        delete = _delete_from(run.bucket)
+        blocking = list(in_the_way(run.catalogue))
+        if keeps:
+            ended = ((path, True) for path in blocking)
+            deleted = let_go(run.catalogue, ended, check=run.check, delete=delete)
+        self._may_be_blocked = bool(blocking) and not keeps
+        self.put_all(jobs=found.touched + found.noted, size_bytes=found.touched_bytes)
+        if self._blocked:
+            self._told.add(make_way(run.catalogue, blocking, check=run.check, delete=delete))
+            deleted = len(blocking)
+            self.put_blocked()
+        self.put_renamed(found.again)
+        return deleted
+
+    def put_all(self, *, jobs: int, size_bytes: int) -> None:
         """Do all jobs, remembering every few hundred files what is stored."""
-        if not found.touched and not found.noted:
+        if not jobs:
             return
         run, watch = self._run, Stopwatch(self._run.clock)
-        run.emit(PhaseBegan(phase="put", title="putting files", total=found.touched_bytes))
+        run.emit(PhaseBegan(phase="put", title="putting files", total=size_bytes))
         root = open_root(self._tree.root)
         uploader = Uploader(
             run.bucket, root, clock=run.clock, stop=run.stop, has_looked=self._tree.is_rehash
@@ -208,7 +229,7 @@ class _Work:
                     for results in in_window(executor, uploader.store, self._batches()):
                         for result in results:
                             self._take(result)
-                        self._advance(found.touched_bytes)
+                        self._advance(size_bytes)
                 finally:
                     # What is on its way ends first: a thread must not use a descriptor that was
                     # closed, nor put parts that are being given up.
@@ -218,6 +239,34 @@ class _Work:
             uploader.close()
             os.close(root)
         run.emit(PhaseEnded(phase="put", seconds=watch.seconds()))
+
+    def put_blocked(self) -> None:
+        """Try again what was refused while other objects stood in the way."""
+        self._may_be_blocked = False
+        catalogue, blocked = self._run.catalogue, self._blocked
+        catalogue.begin_anew(gone=())
+        catalogue.plan(Job(path, 0, None) for path in blocked)
+        self.put_all(jobs=len(blocked), size_bytes=0)
+
+    def put_renamed(self, again: SecondLook) -> None:
+        """Put what was gone when it was to be read, under the names it has by now; tell what has none."""
+        if not self._vanished:
+            return
+        catalogue = self._run.catalogue
+        self._wanted_again(again)
+        for look in again.looks():
+            prefix = self._run.bucket.place.prefix
+            missed = plan_missed(look, catalogue, self._told, prefix=prefix)
+            self.put_all(jobs=missed.jobs, size_bytes=missed.size_bytes)
+            self._wanted_again(again)
+        for omitted in again.gone():
+            self._told.add(omitted.finding)
+
+    def _wanted_again(self, again: SecondLook) -> None:
+        vanished, self._vanished = self._vanished, {}
+        self._run.catalogue.begin_anew(gone=vanished)
+        for path, omitted in vanished.items():
+            again.unread(path, omitted)
 
     def read_back(self) -> None:
         """Read a few of the objects that were put, and compare; IntegrityError if one is another."""
@@ -272,9 +321,15 @@ class _Work:
 
     def _refuse(self, result: NotStored) -> None:
         if result.omitted is not None:
-            self._told.add(result.omitted.finding)
+            if result.omitted.why is Omission.VANISHED:
+                self._vanished[result.path] = result.omitted
+            else:
+                self._told.add(result.omitted.finding)
             return
         assert result.error is not None
+        if self._may_be_blocked:
+            self._blocked.append(result.path)
+            return
         self._refused += 1
         if self._refused >= _REFUSED_IN_A_ROW:
             raise result.error

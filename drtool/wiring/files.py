@@ -62,7 +62,8 @@ class FilesBackup:
 
     def run(self) -> BackupOutcome:
         """Take it; LeaseHeld if another backup of this source runs."""
-        from drtool.backup.tree import TreeSource, run_snapshot
+        from drtool.backup.tree import run_snapshot
+        from drtool.backup.tree_place import TreeSource
         from drtool.sources.files.exclude import compile_rules
 
         source, around = self.source, self.around

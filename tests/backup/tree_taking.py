@@ -9,7 +9,8 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from drtool.backup.plan import plan_snapshot
-from drtool.backup.tree import TreeSource, run_snapshot
+from drtool.backup.tree import run_snapshot
+from drtool.backup.tree_place import TreeSource
 from drtool.model.outcome import BackupOutcome, RestoreOutcome
 from drtool.model.progress import Emit, silent
 from drtool.model.target import RecoveryTarget, ToLatest

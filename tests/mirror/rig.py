@@ -21,6 +21,7 @@ from drtool.mirror.run import MirrorRun, preview_tree, sync_tree
 from drtool.model.outcome import FactSheet, SyncOutcome
 from drtool.model.progress import silent
 from drtool.stores.bucket import Bucket, open_bucket
+from drtool.stores.remote_client import RemoteLimits
 from drtool.system.clock import SystemClock
 from tests.servers.object_stores import S3Server
 
@@ -38,6 +39,7 @@ class Rig:
     directory: Path
     prefix: str = field(default_factory=lambda: f"m-{uuid.uuid4().hex[:8]}")
     endpoint: str | None = None
+    limits: RemoteLimits | None = None
 
     def __post_init__(self) -> None:
         self.tree.mkdir()
@@ -53,7 +55,7 @@ class Rig:
     @property
     def bucket(self) -> Bucket:
         url = self.server.url(self.bucket_name, self.prefix, endpoint=self.endpoint)
-        return open_bucket(url, clock=SystemClock())
+        return open_bucket(url, clock=SystemClock(), limits=self.limits)
 
     def write(self, name: str, content: bytes) -> Path:
         """A file that was written long ago, as far as its mtime says."""

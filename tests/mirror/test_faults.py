@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -23,9 +24,12 @@ from drtool.mirror.manifests import list_runs, run_key
 from drtool.model.finding import Severity
 from drtool.sources.files.entries import TreeEntry
 from drtool.sources.files.walk import walk_tree
+from drtool.stores.remote_client import RemoteLimits
+from drtool.system.retry import RetryLimits
 from tests.archiving.rig import until
+from tests.backup.test_tree_renames import STORM, a_maildir, running
 from tests.mirror.rig import Rig, contents, settle
-from tests.servers.object_stores import S3Server
+from tests.servers.object_stores import SHARED_BUCKET, S3Server
 from tests.servers.proxy import (
     Answer,
     Choice,
@@ -455,3 +459,74 @@ def test_a_plan_of_a_restore_writes_nothing(plain: Rig) -> None:
     into = plain.restore("out", is_plan=True)
 
     assert not into.exists()
+
+
+def test_a_maildir_whose_messages_are_renamed_meanwhile_is_mirrored_whole(versioned: Rig) -> None:
+    """The run before has each message under another name: what is not found now is let go for good."""
+    a_maildir(versioned.tree, files=300)
+    versioned.sync()
+    for path in sorted((versioned.tree / "cur").iterdir()):
+        path.rename(versioned.tree / "new" / f"{path.name}S")
+
+    with running(STORM, versioned.tree, 0.002):
+        outcome = versioned.sync()
+
+    found = sorted(contents(versioned.restore("out")).values())
+    assert found == sorted(b"message %d" % number for number in range(300))
+    assert outcome.findings == ()
+
+
+def test_a_file_that_is_renamed_before_it_is_put_is_put_under_its_new_name(rig: Rig) -> None:
+    for number in range(40):
+        rig.write(f"old/{number}", b"%d" % number)
+    with proxied(rig.server.address) as proxy:
+
+        def rename(_number: int, line: str) -> None:
+            if line.startswith("PUT") and (rig.tree / "old/39").exists():
+                (rig.tree / "old/39").rename(rig.tree / "old/renamed")
+
+        proxy.choice = rename
+        rig.endpoint = proxy.endpoint
+        outcome = rig.sync()
+        rig.endpoint = None
+
+    expected = {f"old/{number}": b"%d" % number for number in range(39)} | {"old/renamed": b"39"}
+    assert rig.objects() == expected
+    assert contents(rig.restore("out")) == contents(rig.tree)
+    assert outcome.findings == ()
+
+
+@pytest.mark.parametrize("kind", ["versioned", "plain", "both at once", "seaweedfs"])
+@pytest.mark.parametrize("was_directory", [True, False])
+def test_a_file_and_a_directory_change_places(
+    kind: str, was_directory: bool, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    """Servers that keep objects as files cannot have `x` and `x/inside` at once."""
+    if kind == "both at once":
+        rig = Rig(request.getfixturevalue("moto_s3"), SHARED_BUCKET, tmp_path)
+    elif kind == "seaweedfs":
+        rig = Rig(request.getfixturevalue("seaweedfs"), SHARED_BUCKET, tmp_path)
+    else:
+        rig = request.getfixturevalue(kind)
+    rig.limits = RemoteLimits(retries=RetryLimits(attempts=2, within_seconds=10))
+    first, second = ("x/inside{}", "x") if was_directory else ("x", "x/inside{}")
+    for number in range(7 if was_directory else 1):
+        rig.write(first.format(number), b"first")
+    rig.write("other", b"other")
+    rig.sync(max_delete_percent=100.0)
+    path = rig.tree / "x"
+    shutil.rmtree(path) if was_directory else path.unlink()
+    for number in range(1 if was_directory else 7):
+        rig.write(second.format(number), b"second")
+
+    outcome = rig.sync(max_delete_percent=100.0)
+    problems = [one.subject for one in outcome.findings if one.severity is Severity.PROBLEM]
+    if kind == "plain" and was_directory:
+        # This server keeps a directory of its own where objects were, and no request removes it.
+        assert problems == ["x"]
+        return
+    assert problems == []
+    assert contents(rig.restore("out")) == contents(rig.tree)
+    if kind != "versioned":
+        # Where the server can hold both, the older ones stay as other deleted files do.
+        assert (first.format(0) in rig.objects()) == (kind != "plain")

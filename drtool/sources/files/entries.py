@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from dataclasses import dataclass
@@ -155,5 +156,7 @@ def omitted(path: bytes, error: OSError, *, doing: str) -> Omitted:
     """What is said when `doing` ("open", "list") an entry failed: gone meanwhile, or not readable."""
     if isinstance(error, FileNotFoundError):
         return Omitted(path, Omission.VANISHED, "was removed while the tree was read")
+    if error.errno in (errno.ELOOP, errno.ENOTDIR):
+        return Omitted(path, Omission.VANISHED, "became something else while the tree was read")
     reason = os.strerror(error.errno) if error.errno else str(error)
     return Omitted(path, Omission.UNREADABLE, f"could not {doing} it: {reason}")

@@ -120,6 +120,14 @@ class TreeFiles:
         # Without O_NONBLOCK a FIFO that has taken the file's place would hold us for ever.
         flags = os.O_RDONLY | os.O_NONBLOCK
         try:
+            return self._opened(path, flags)
+        except FileNotFoundError:
+            # A directory on the way may have been moved since it was opened, and another be in its place.
+            self._beneath.forget()
+            return self._opened(path, flags)
+
+    def _opened(self, path: bytes, flags: int) -> int:
+        try:
             return self._beneath.open(path, flags | os.O_NOATIME)
         except PermissionError:
             # Only the owner and root may leave the time of access alone.
@@ -206,8 +214,6 @@ def _advise(descriptor: int, advice: int) -> None:
 
 
 def _not_opened(path: bytes, error: OSError) -> Omitted:
-    if error.errno in (errno.ELOOP, errno.ENOTDIR):
-        return Omitted(path, Omission.VANISHED, "became something else while the tree was read")
     if error.errno in (errno.ENXIO, errno.ENODEV):
         return Omitted(path, Omission.SPECIAL, "became a socket or a device meanwhile")
     return omitted(path, error, doing="open")

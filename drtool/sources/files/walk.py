@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -108,6 +108,31 @@ def walk_tree(
         os.close(descriptor)
 
 
+def list_again(
+    root: Path,
+    directories: Sequence[bytes],
+    *,
+    exclude: ExcludeRules,
+    one_file_system: bool,
+    xattrs_of: frozenset[TreeKind],
+    descends: Callable[[TreeEntry], bool],
+) -> Iterator[TreeEntry | Omitted]:
+    """What is in these directories now, and below those of them for which `descends` says so.
+
+    As `walk_tree`, in the thread that asks. Directories that are gone give an `Omitted`.
+    """
+    descriptor = open_root(root)
+    walk = _Walk(descriptor, exclude, one_file_system=one_file_system, skip_caches=False)
+    walk.xattrs_of = xattrs_of
+    walk.descends = descends
+    try:
+        walk.pending.push(list(directories))
+        yield from walk.items_again()
+    finally:
+        walk.pending.close()
+        os.close(descriptor)
+
+
 class _Walk:
     """What the threads of one walk share."""
 
@@ -119,6 +144,7 @@ class _Walk:
         self._one_file_system = one_file_system
         self._skip_caches = skip_caches
         self.xattrs_of = EVERY_KIND
+        self.descends: Callable[[TreeEntry], bool] = lambda _entry: True
         self._device = os.fstat(root).st_dev
         self._names = OwnerNames()
         self._changed = threading.Condition()
@@ -150,6 +176,13 @@ class _Walk:
             fact = f"all {self._excluded} entries of the tree are excluded by its patterns"
             yield Omitted(b"", Omission.ALL_EXCLUDED, fact)
         yield WalkEnded(entries=entries + 1, excluded=self._excluded)
+
+    def items_again(self) -> Iterator[TreeEntry | Omitted]:
+        """What this thread finds by itself, without the count."""
+        with Beneath(self._root) as beneath:
+            while (path := self._take()) is not None:
+                for batch in self._listed(path, beneath):
+                    yield from batch
 
     def stop(self) -> None:
         """Make all helpers end soon."""
@@ -290,10 +323,9 @@ class _Walk:
             xattrs: tuple[Attribute, ...] = ()
             if kind in self.xattrs_of or not status.st_size:
                 xattrs = read_xattrs(path_in(directory, os.fsencode(item.name)))
-            found.append(
-                make_entry(path, kind, status, names=self._names, xattrs=xattrs, link=link)
-            )
-            if kind is TreeKind.DIRECTORY and not is_elsewhere:
+            entry = make_entry(path, kind, status, names=self._names, xattrs=xattrs, link=link)
+            found.append(entry)
+            if kind is TreeKind.DIRECTORY and not is_elsewhere and self.descends(entry):
                 below.append(path)
         except OSError as error:
             found.append(omitted(path, error, doing="look at"))
