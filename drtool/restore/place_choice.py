@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from drtool.errors import NotRecoverable
 from drtool.model.finding import Finding, Severity
 from drtool.model.target import RecoveryTarget, ToName, describe_target
-from drtool.repository.backups import Manifest
+from drtool.repository.backups import Manifest, name_backups
 from drtool.restore.look import Candidate, RecoveryFacts
 from drtool.restore.stop_position import StopPosition
 
@@ -41,13 +41,33 @@ def no_backup_before(
         return NotRecoverable(
             f"{describe_target(target)} of source {facts.source} is at {place.begin}, before {begin},"
             f" the end of backup {first.manifest.backup_id}",
-            hint="A backup that ended before it is needed: `drtool status` shows those there are.",
+            hint="No backup that can be used ended before it: choose a target behind that end.",
         )
     return NotRecoverable(
         f"{describe_target(target)} is nowhere in the WAL of source {facts.source} that can be replayed"
         f" on the way to timeline {facts.history.timeline}, from {begin} to {last.chain.end}",
         hint="Choose another timeline with --timeline, or another target; `drtool wal gaps` shows the WAL"
         " that is missing. To let a replay look for it all the same, name a backup with --from-backup.",
+    )
+
+
+def named_is_behind(
+    facts: RecoveryFacts, named: Manifest, target: RecoveryTarget
+) -> NotRecoverable:
+    """That the backup which was named to begin with ended after the target."""
+    extent, end = named.postgres, named.postgres.stop_lsn
+    older = [
+        one
+        for one in facts.elsewhere
+        if one.postgres.system_id == extent.system_id and one.postgres.stop_lsn < end
+    ]
+    older.sort(key=lambda one: one.postgres.stop_lsn)
+    there_are = name_backups([one.backup_id for one in older])
+    return NotRecoverable(
+        f"{describe_target(target)} of source {facts.source} lies before the end of backup"
+        f" {named.backup_id}, {end}, which was named to begin with",
+        hint="Leave out --from-backup"
+        + (f", or name an older backup. {there_are}" if older else "."),
     )
 
 

@@ -30,6 +30,7 @@ from drtool.repository.recovery_windows import latest_moment
 from drtool.restore.look import Candidate, RecoveryFacts
 from drtool.restore.place_choice import (
     before_place,
+    named_is_behind,
     no_backup_before,
     stop_at_place,
     told_of_place,
@@ -263,6 +264,8 @@ def _before_everything(
             hint="Run `drtool wal gaps` to see what is missing, and restore from another backup.",
         )
     first = usable[0].manifest
+    if facts.is_named:
+        return named_is_behind(facts, first, target)
     if isinstance(target, ToXid | ToName):
         return no_backup_before(facts, usable, target)
     if isinstance(target, ToLsn):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
@@ -15,12 +15,13 @@ from drtool.errors import Interrupted, NotRecoverable
 from drtool.model.finding import Severity
 from drtool.model.progress import Event, PhaseAdvanced, PhaseBegan, PhaseEnded
 from drtool.model.request import RestoreRequest
-from drtool.model.target import RecoveryTarget, ToLatest, ToName, ToTime, ToXid
+from drtool.model.target import RecoveryTarget, ToLatest, ToLsn, ToName, ToTime, ToXid
 from drtool.policy.secrets import Redactor
 from drtool.policy.sources import PostgresSource
 from drtool.repository.repository import Repository
 from drtool.restore.look import look
 from drtool.restore.plan import RestorePlan, plan_restore
+from drtool.restore.target_place import TargetPlace
 from drtool.stores.memory import MemoryStore
 from drtool.system.clock import Clock, SystemClock
 from drtool.wiring.restore_postgres import plan_postgres
@@ -167,6 +168,38 @@ def test_an_older_backup_can_be_named(story: Story) -> None:
     assert any("was searched, and it is not there" in one.fact for one in tried.findings)
     with pytest.raises(NotRecoverable, match="no usable backup nothing"):
         story.plan(ToLatest(), from_backup="nothing")
+
+
+def test_of_a_named_backup_that_ended_after_the_target_no_more_is_said_than_that(
+    story: Story,
+) -> None:
+    """It was told as the first backup of its source, and its end as the earliest moment there is."""
+    end = story.plan(ToLatest(), from_backup=story.first).manifest.postgres.stop_lsn
+
+    for target in (ToTime(story.between), ToLsn(end)):
+        with pytest.raises(
+            NotRecoverable, match=f"before the end of backup {story.second}"
+        ) as seen:
+            story.plan(target, from_backup=story.second)
+
+        assert seen.value.hint is not None
+        assert "Leave out --from-backup" in seen.value.hint
+        assert f"There are: {story.first}." in seen.value.hint
+        assert story.plan(target).manifest.backup_id == story.first
+
+
+def test_where_no_backup_ended_before_the_target_none_is_promised(story: Story) -> None:
+    """The hint said that `drtool status` shows those that did."""
+    target = ToName("between")
+    facts = look(story.repository, SOURCE, target)
+    within_the_first = facts.candidates[0].manifest.postgres.start_lsn
+    facts = replace(facts, place=TargetPlace(begin=within_the_first))
+
+    with pytest.raises(NotRecoverable, match=f"the end of backup {story.first}") as seen:
+        plan_restore(facts, target)
+
+    assert seen.value.hint is not None
+    assert "No backup that can be used ended before it" in seen.value.hint
 
 
 class SlowClock(SystemClock):
