@@ -21,7 +21,7 @@ from drtool.restore.tree_chunks import Fetcher
 from drtool.restore.tree_fetch import TreeFetch, TreeWritten
 from drtool.restore.tree_look import first_answer, look_at_tree, surplus_findings
 from drtool.restore.tree_place import make_tree_place
-from drtool.restore.tree_plan import TreePlan
+from drtool.restore.tree_plan import TreePlan, no_files
 from drtool.sources.files.placing import TreeWriter
 
 WORKERS = max(2, min(4, os.cpu_count() or 2))
@@ -68,7 +68,7 @@ def run_tree_restore(
         bytes_restored=written.size_bytes,
         wal_bytes=0,
         questions=(first, seen.answer(written=written.files, same=written.same_files)),
-        findings=(*plan.findings, *findings, *seen.wrong, *stays),
+        findings=(*plan.findings, *findings, *seen.wrong, *stays, *no_files(plan, seen.files)),
         how_to_start=_how_to_use(plan, place),
         kind="files",
     )

@@ -36,7 +36,9 @@ class TreeSeen:
 
     def answer(self, *, written: int, same: int) -> Question:
         """The judgement. `written` files were placed, `same` of which were right before."""
-        told = f"{self.files:,} files, {self.others:,} directories and links"
+        files = "1 file" if self.files == 1 else f"{self.files:,} files"
+        others = "directory or link" if self.others == 1 else "directories and links"
+        told = f"{files}, {self.others:,} {others}"
         if same:
             told += f"; {same:,} of the files were right already"
         if self.wrong:

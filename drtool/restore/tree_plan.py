@@ -95,9 +95,24 @@ def preview_tree(
         recoverable_from=plan.earliest,
         recoverable_until=plan.newest,
         windows=(TimeRange(plan.earliest, plan.newest),),
-        findings=plan.findings,
+        findings=(*plan.findings, *no_files(plan, files)),
         changes=changes,
         kind="files",
+    )
+
+
+def no_files(plan: TreePlan, files: int) -> tuple[Finding, ...]:
+    """A warning where patterns were given and, by this count, no file comes with them."""
+    if plan.wanted is None or files:
+        return ()
+    return (
+        Finding(
+            severity=Severity.WARNING,
+            subject="--path",
+            fact="matches only directories and links: no file belongs to it in snapshot"
+            f" {plan.manifest.backup_id}",
+            fix="See that it is what you meant; an earlier moment may have files there.",
+        ),
     )
 
 

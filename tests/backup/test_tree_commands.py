@@ -58,6 +58,25 @@ def site(tmp_path: Path) -> Site:
     return Site(tmp_path)
 
 
+def test_a_pattern_with_no_files_is_told_in_plan_and_report(site: Site) -> None:
+    site.run("backup")
+    back = ("restore", "--to", "latest", "--into", str(site.place / "back"), "--path", "empty")
+
+    plan, report = site.run(*back, "--plan"), site.run(*back)
+    other = site.run(
+        "restore", "--to", "latest", "--into", str(site.place / "b2"), "--path", "page"
+    )
+
+    for told in (plan, report):
+        [finding] = [one for one in told["findings"] if one["subject"] == "--path"]
+        assert (finding["severity"], "no file belongs to it" in finding["fact"]) == (
+            "warning",
+            True,
+        )
+    assert (site.place / "back/empty").is_dir()
+    assert "no file belongs" not in json.dumps(other)
+
+
 def test_a_tree_is_backed_up_looked_at_verified_and_restored(site: Site) -> None:
     site.run("backup")
     [row] = site.run("status")["rows"]
