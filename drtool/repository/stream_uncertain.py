@@ -8,14 +8,14 @@ differ nobody can tell what the shard held. Plans and screens take them from her
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from itertools import pairwise, zip_longest
 
 from drtool.model.window import UncertainSpan
 from drtool.repository.extents import RedisExtent, RedisShard
-from drtool.repository.layout import ReplicationHistory
+from drtool.repository.layout import ReplicationHistory, StreamLateName
 from drtool.repository.marks import marks_between
 from drtool.repository.repository import Repository
 from drtool.repository.streambranch import StreamPath, descendants, find_path
@@ -32,6 +32,7 @@ _IDLE = re.compile(
 )
 # Four days of PING.
 _MOST_IDLE_BYTES = 512 << 10
+_INSTANT = timedelta(microseconds=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,7 +84,9 @@ def known_states(
             return []
         until = last.moment
     parted = before.shared_with(way)
-    is_parted = parted < before.end and late.begin <= parted
+    # What had arrived of an old master when the new one was joined, however far that was.
+    is_left = before.last_id != history.replication_id
+    is_parted = is_left and parted < before.end and late.begin <= parted
     first = KnownState(
         path=before if is_parted else way,
         offset=before.end if is_parted else max(late.begin, shard.offset),
@@ -95,6 +98,38 @@ def known_states(
         if late.begin <= mark.lsn <= end
     ]
     return [first, *marked, KnownState(path=way, offset=max(end, shard.offset), moment=until)]
+
+
+def late_stretch(
+    repository: Repository,
+    inventory: StreamInventory,
+    name: str,
+    *,
+    names: Sequence[StreamLateName],
+) -> LateStretch:
+    """A late stretch of the history `name`, from the words of one group.
+
+    Where nobody saw its end, and the master was left, it ends where all of the successor was received.
+    """
+    late = read_group(repository, ReplicationHistory(inventory.source, name), names)
+    links = [
+        link
+        for log in inventory.logs.values()
+        for link in log.links
+        if link.previous == name != link.replication_id and link.at > late.since
+    ]
+    if late.until is not None or not links:
+        return late
+    left = min(links, key=lambda link: link.at)
+    if left.offset < late.begin:
+        # It lies in what the old master had alone.
+        run = inventory.logs[name].run_holding(late.begin)
+        return replace(late, end=run.end if run else late.begin, until=left.at - _INSTANT)
+    until: datetime | None = left.at
+    for begin, others in late_groups(inventory.logs[left.replication_id].late):
+        if begin == left.offset:
+            until = late_stretch(repository, inventory, left.replication_id, names=others).until
+    return late if until is None else replace(late, end=left.offset, until=until)
 
 
 def is_known(repository: Repository, source: str, found: Uncertain) -> bool:
@@ -153,9 +188,11 @@ class _Looks:
     def _stretches(self, name: str) -> list[LateStretch]:
         if name not in self._late:
             log = self._inventory.logs.get(name)
-            history = ReplicationHistory(self._inventory.source, name)
             groups = late_groups(log.late)[-MOST_STRETCHES:] if log is not None else []
-            self._late[name] = [read_group(self._repository, history, one) for _, one in groups]
+            self._late[name] = [
+                late_stretch(self._repository, self._inventory, name, names=one)
+                for _, one in groups
+            ]
         return self._late[name]
 
     def _of_stretch(

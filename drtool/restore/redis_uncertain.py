@@ -9,9 +9,9 @@ from drtool.repository.extents import RedisShard
 from drtool.repository.layout import ReplicationHistory
 from drtool.repository.marks import read_mark
 from drtool.repository.repository import Repository
-from drtool.repository.stream_uncertain import KnownState, Uncertain, known_states
+from drtool.repository.stream_uncertain import KnownState, Uncertain, known_states, late_stretch
 from drtool.repository.streambranch import descendants
-from drtool.repository.streamlate import LateStretch, late_groups, read_group
+from drtool.repository.streamlate import LateStretch, late_groups
 from drtool.repository.streamlog import StreamInventory
 
 
@@ -45,14 +45,13 @@ def _stretches(
         log = inventory.logs.get(name)
         if log is None:
             continue
-        history = ReplicationHistory(inventory.source, name)
         joins = {link.offset for link in log.links}
         for begin, names in late_groups(log.late):
             ends = [one.end for one in names if one.end is not None]
             # Before the new master was joined what had arrived is the old one's, however far that was.
             if begin not in joins and not begin <= reached <= max(ends, default=reached):
                 continue
-            late = read_group(repository, history, names)
+            late = late_stretch(repository, inventory, name, names=names)
             if late.may_hold(moment):
                 yield name, late
 

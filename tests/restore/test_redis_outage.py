@@ -29,7 +29,9 @@ from drtool.repository.stream_uncertain import Uncertain, is_known, uncertain_sp
 from drtool.repository.streamlate import LateStretch, put_late
 from drtool.repository.streamlog import (
     StreamIndex,
+    StreamLink,
     StreamMoment,
+    put_link,
     put_stream,
     take_stream_inventory,
 )
@@ -210,6 +212,7 @@ def _late(repository: Repository) -> bool:
 
 
 A = "a" * 40
+B = "b" * 40
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
@@ -231,6 +234,16 @@ def late_log(*marks: tuple[float, int], is_closed: bool = True) -> Repository:
     for seconds, offset in marks:
         put_mark(repository, history, Mark(at(seconds), offset, 0))
     return repository
+
+
+def spans_to(repository: Repository) -> tuple[UncertainSpan, ...]:
+    """What the screens show, of one snapshot at the beginning."""
+    shard = RedisShard(name="main", rdb="x", replication_id=A, offset=100, taken_at=at(0), keys=())
+    extent = RedisExtent(
+        topology="standalone", server_version="7.0.0", databases=16, shards=(shard,)
+    )
+    inventory = take_stream_inventory(repository, "cache")
+    return uncertain_spans(repository, inventory, [extent])
 
 
 def uncertain(repository: Repository, seconds: float, reached: int = 200) -> Uncertain | None:
@@ -267,13 +280,8 @@ def test_of_all_moments_the_same_ones_are_uncertain_to_a_plan_and_to_the_screens
     end: float | None,
 ) -> None:
     repository = late_log((20, 230), (28, 230), (31, 260), is_closed=end is not None)
-    shard = RedisShard(name="main", rdb="x", replication_id=A, offset=100, taken_at=at(0), keys=())
-    extent = RedisExtent(
-        topology="standalone", server_version="7.0.0", databases=16, shards=(shard,)
-    )
-    inventory = take_stream_inventory(repository, "cache")
 
-    spans = uncertain_spans(repository, inventory, [extent])
+    spans = spans_to(repository)
 
     ends = [(span.begin, span.end) for span in spans]
     assert ends == [(at(10), at(20)), (at(28), end and at(end))]
@@ -310,6 +318,47 @@ def test_outside_of_the_outage_arrival_tells() -> None:
     assert uncertain(late_log(), 10) is None
     assert uncertain(late_log(), 40, reached=300) is None
     assert uncertain(late_log(), 44, reached=300) is None
+
+
+@pytest.mark.parametrize("is_late", [False, True])
+def test_a_stretch_of_a_master_that_was_left_ends_where_all_of_its_successor_is_received(
+    is_late: bool,
+) -> None:
+    """Nobody closes it: every moment up to the next snapshot was refused, long after the failover."""
+    repository = late_log(is_closed=False)
+    history = ReplicationHistory("cache", B)
+    link = StreamLink(replication_id=B, previous=A, offset=305, at=at(50))
+    put_link(repository, "cache", link)
+    for begin, end, arrived in ((305, 320, 60), (320, 330, 70)):
+        index = StreamIndex(begin, end, (StreamMoment(at(arrived), end),))
+        put_stream(repository, history, index, content=[bytes(end - begin)])
+    if is_late:
+        late = LateStretch(begin=305, since=at(10), end=320, until=at(62), reason="it was away")
+        put_late(repository, history, late)
+
+    ends = at(62) if is_late else at(50)
+    assert [(span.begin, span.end) for span in spans_to(repository)] == [(at(10), ends)]
+    assert edges(uncertain(repository, 30)) == [(200, at(10)), (305, ends)]
+    for seconds, reached in ((12, 200), (49, 310), (51, 305), (61, 320), (65, 320)):
+        found = uncertain(repository, seconds, reached=reached)
+        assert (found is not None) == (at(seconds) < ends), seconds
+
+
+def test_a_stretch_that_only_the_old_master_had_ends_when_it_was_left() -> None:
+    repository = late_log(is_closed=False)
+    link = StreamLink(replication_id=B, previous=A, offset=150, at=at(50))
+    put_link(repository, "cache", link)
+    index = StreamIndex(150, 320, (StreamMoment(at(60), 320),))
+    put_stream(repository, ReplicationHistory("cache", B), index, content=[bytes(170)])
+
+    [span] = spans_to(repository)
+
+    assert (span.begin, span.end) == (at(10), at(50) - timedelta(microseconds=1))
+    found = uncertain(repository, 30)
+    assert found is not None
+    assert found.later.path.last_id == A
+    assert [found.earlier.offset, found.later.offset] == [200, 310]
+    assert uncertain(repository, 55, reached=150) is None
 
 
 def test_a_stretch_that_nobody_saw_the_end_of_lasts_to_the_end_of_what_is_held() -> None:
