@@ -67,7 +67,8 @@ def test_a_pattern_with_no_files_is_told_in_plan_and_report(site: Site) -> None:
         "restore", "--to", "latest", "--into", str(site.place / "b2"), "--path", "page"
     )
 
-    for told in (plan, report):
+    [outcome] = report["outcomes"]
+    for told in (plan, outcome):
         [finding] = [one for one in told["findings"] if one["subject"] == "--path"]
         assert (finding["severity"], "no file belongs to it" in finding["fact"]) == (
             "warning",
