@@ -28,6 +28,7 @@ from drtool.sources.redis.psync import (
 )
 from drtool.sources.redis.refusals import unknown_release
 from drtool.sources.redis.release import Release
+from drtool.sources.redis.renamed import renamed_at
 from drtool.sources.redis.shape import Shard
 from drtool.system.clock import Clock
 from drtool.system.stopping import go_on
@@ -113,6 +114,7 @@ def take_shard(task: ShardTask, reading: Reading) -> TakenShard:
             f"the snapshot of {task.place} cannot be read: {counted}",
             hint=f"Install a newer drtool. `drtool backup {reading.source} --unread` keeps it as it is.",
         )
+    written = _look_at_writer(task, reading)
     return TakenShard(
         shard=RedisShard(
             name=task.shard.name,
@@ -125,7 +127,8 @@ def take_shard(task: ShardTask, reading: Reading) -> TakenShard:
             node_id=task.shard.master.node_id or "",
             epoch=task.shard.epoch or 0,
             replicas=len(task.shard.replicas),
-            writer_version=_writer_version(task, reading),
+            writer_version=written.version,
+            renamed=written.renamed,
         ),
         release=captured.release,
         modules=module_types,
@@ -135,6 +138,7 @@ def take_shard(task: ShardTask, reading: Reading) -> TakenShard:
         findings=(
             *task.attachment.findings,
             *captured.findings,
+            *written.findings,
             *_doubts(task, captured, counted=counted, end=end),
         ),
     )
@@ -153,13 +157,24 @@ def _fit_to_keep(captured: CapturedServer, task: ShardTask, reading: Reading) ->
     return replace(captured, secrets={}, acl_rules=(), findings=findings)
 
 
-def _writer_version(task: ShardTask, reading: Reading) -> str:
-    """Replicas pass on what their master writes: its version decides how to read it. Empty: not known."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Writer:
+    """What the master writes into the stream: its version, and the commands that have other names there."""
+
+    version: str = ""
+    renamed: tuple[str, ...] = ()
+    findings: tuple[Finding, ...] = ()
+
+
+def _look_at_writer(task: ShardTask, reading: Reading) -> _Writer:
+    """Replicas pass on what their master writes: that decides how to read it. Empty: not known."""
     try:
         with connect(task.shard.master.address, reading.login) as connection:
-            return ".".join(map(str, connection.version))
+            renamed, findings = renamed_at(connection)
+            version = ".".join(map(str, connection.version))
+            return _Writer(version=version, renamed=renamed, findings=tuple(findings))
     except SourceUnavailable:
-        return ""
+        return _Writer()
 
 
 def _granted(link: ReplicaLink) -> FullResync:

@@ -148,7 +148,8 @@ class RedisShard:
     when it had written everything before that offset. `keys` counts keys by database. `slots` are
     inclusive ranges, empty outside a cluster, as are `node_id` and `epoch`. `replicas` is how many it
     had; None in snapshots from before that was recorded. `writer_version` is the version of Redis that
-    its master wrote the stream as, empty where nobody knows.
+    its master wrote the stream as, empty where nobody knows; `renamed` are the commands that had another
+    name there, and that the stream may hold under it.
     """
 
     name: str
@@ -162,6 +163,7 @@ class RedisShard:
     epoch: int = 0
     replicas: int | None = None
     writer_version: str = ""
+    renamed: tuple[str, ...] = ()
 
     def to_json(self) -> Json:
         return {
@@ -176,6 +178,8 @@ class RedisShard:
             "epoch": self.epoch,
             "replicas": self.replicas,
             "writer_version": self.writer_version,
+            # Absent where nothing was renamed, as in manifests from before that was recorded.
+            **({"renamed": list(self.renamed)} if self.renamed else {}),
         }
 
     @classmethod
@@ -192,6 +196,7 @@ class RedisShard:
             epoch=document["epoch"],
             replicas=document.get("replicas"),
             writer_version=document.get("writer_version", ""),
+            renamed=tuple(str(name) for name in document.get("renamed", ())),
         )
 
 

@@ -165,7 +165,7 @@ def preview_redis(plan: RedisPlan, *, destination: str, masters: int) -> Restore
         backup_finished=plan.manifest.ended,
         steps=(
             f"fetch {count} snapshots, {size}, of backup {plan.manifest.backup_id} into {destination}",
-            f"replay {format_size(plan.stream_bytes)} of stream up to {_shown(plan.moment)}{shape}",
+            f"replay {format_size(plan.stream_bytes)} of stream up to {shown(plan.moment)}{shape}",
             "load each in a private server, hold it against what was recorded, and stop it",
         ),
         fetch_bytes=plan.fetch_bytes,
@@ -201,18 +201,18 @@ def _reaching(facts: RedisFacts, moment: datetime) -> RedisCandidate:
     earliest, latest = facts.window
     if not facts.candidates:
         raise NotRecoverable(
-            f"time {_shown(moment)} lies before the first snapshot of source {facts.source}:"
-            f" recoverable from {_shown(earliest)} to {_shown(latest)}",
-            hint=f"The earliest moment is {_shown(earliest)}: use --to with it or later.",
+            f"time {shown(moment)} lies before the first snapshot of source {facts.source}:"
+            f" recoverable from {shown(earliest)} to {shown(latest)}",
+            hint=f"The earliest moment is {shown(earliest)}: use --to with it or later.",
         )
     best = max(facts.candidates, key=lambda candidate: candidate.latest)
     where = "" if best.has_stream else ", which no stream follows"
     if best.uncovered_since is not None:
         where = ", which lacks a master that hash slots were moved to"
     raise NotRecoverable(
-        f"time {_shown(moment)} of source {facts.source} cannot be reached: from snapshot"
-        f" {best.manifest.backup_id}{where} one comes as far as {_shown(best.latest)}",
-        hint=f"Use --to '{_shown(best.latest)}', or --to latest for {_shown(latest)}."
+        f"time {shown(moment)} of source {facts.source} cannot be reached: from snapshot"
+        f" {best.manifest.backup_id}{where} one comes as far as {shown(best.latest)}",
+        hint=f"Use --to '{shown(best.latest)}', or --to latest for {shown(latest)}."
         " `drtool redis receive` archives the stream that leads to any moment.",
     )
 
@@ -223,18 +223,18 @@ def _behind_the_end(
     """A stream that was taken up again behind a gap is not simply at its end (PITFALLS 40)."""
     if chosen.uncovered_since is not None and not accepts_gap:
         raise NotRecoverable(
-            f"the latest moment of source {facts.source} cannot be reached: after {_shown(chosen.latest)}"
+            f"the latest moment of source {facts.source} cannot be reached: after {shown(chosen.latest)}"
             " hash slots were moved to a master that is in no snapshot yet",
             hint=f"Run `drtool backup {facts.source}` while the cluster lives. Else use --to"
-            f" '{_shown(chosen.latest)}', or --to latest --accept-gap to stop there knowingly.",
+            f" '{shown(chosen.latest)}', or --to latest --accept-gap to stop there knowingly.",
         )
     lost = [one for one in chosen.reaches if one.taken_up_again is not None]
     if lost and not accepts_gap:
         raise NotRecoverable(
             f"the latest moment of source {facts.source} cannot be reached: the stream of"
-            f" {lost[0].shard.name} has a gap after {_shown(chosen.latest)}, and no snapshot was taken"
+            f" {lost[0].shard.name} has a gap after {shown(chosen.latest)}, and no snapshot was taken"
             " behind it",
-            hint=f"Use --to '{_shown(chosen.latest)}', or --to latest --accept-gap to go to the gap"
+            hint=f"Use --to '{shown(chosen.latest)}', or --to latest --accept-gap to go to the gap"
             " knowingly; `drtool backup` begins anew.",
         )
     found = _given_up(facts, chosen)
@@ -242,7 +242,7 @@ def _behind_the_end(
         Finding(
             severity=Severity.WARNING,
             subject=one.shard.name,
-            fact=f"its stream has a gap after {_shown(chosen.latest)}: what came later is given up",
+            fact=f"its stream has a gap after {shown(chosen.latest)}: what came later is given up",
             fix=f"Run `drtool backup {facts.source}`.",
         )
         for one in lost
@@ -282,7 +282,7 @@ def _given_up(facts: RedisFacts, chosen: RedisCandidate) -> list[Finding]:
         Finding(
             severity=Severity.WARNING,
             subject=f"source {facts.source}",
-            fact=f"after {_shown(chosen.latest)} hash slots were moved to a master that is in no snapshot:"
+            fact=f"after {shown(chosen.latest)} hash slots were moved to a master that is in no snapshot:"
             " what came later is given up",
             fix=f"Run `drtool backup {facts.source}`.",
         )
@@ -301,5 +301,6 @@ def _passed_over(facts: RedisFacts) -> Sequence[Finding]:
     ]
 
 
-def _shown(moment: datetime) -> str:
+def shown(moment: datetime) -> str:
+    """A moment as --to takes it."""
     return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")

@@ -29,6 +29,7 @@ from drtool.sources.redis.clusternodes import ClusterNode
 from drtool.sources.redis.connection import RedisConnection, connect, keys_by_database
 from drtool.sources.redis.refusals import NEEDED_RIGHTS, unknown_release
 from drtool.sources.redis.release import server_mode
+from drtool.sources.redis.renamed import check_renamed
 from drtool.sources.redis.rights import missing_rights, read_rules
 from drtool.sources.redis.sentinels import (
     SentinelState,
@@ -192,6 +193,7 @@ def _look_at_node(servers: _Servers, node: RedisNode) -> Seen:
         skew = state.moment - clock.now()
         servers.samples[node.address] = Sampled(state=state, at=clock.monotonic())
         findings = [*check_node(node, state), *_rights(servers, connection)]
+        findings += check_renamed(connection, has_stream=servers.source.stream)
         findings += check_clock(connection.place, skew)
         if servers.source.topology is RedisTopology.CLUSTER:
             findings += check_cluster_state(node.address, _cluster_info(connection))

@@ -140,10 +140,14 @@ def _backlogs(
         position = Position(known.replication_id, known.end)
         choose_node(shape, shard)  # it says so where none is well
         looks: list[tuple[ServerState, BacklogMargin | None]] = []
-        for node in join_order(shard):
+        # Of the others it was said above why they could not be looked at.
+        for node in (one for one in join_order(shard) if one.address in first):
             looks.append(_margin(checking, source, node.address, position=position, first=first))
             if looks[-1][1] is not None:
                 break  # one server that still has what comes next is enough
+        if not looks:
+            shown.append(f"{shard.name} not known")
+            continue
         state, margin = looks[-1]
         findings += check_margin(shard.name, state, margin)
         shown.append(f"{shard.name} {_margin_seen(margin)}")

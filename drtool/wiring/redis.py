@@ -43,6 +43,7 @@ from drtool.restore.redis_places import (
     server_places,
 )
 from drtool.restore.redis_plan import RedisPlan, plan_redis_restore, preview_redis
+from drtool.restore.redis_renamed import require_known_commands
 from drtool.sources.redis.address import Login, NodeAddress, TlsSettings
 from drtool.sources.redis.binaries import RedisBinaries, server_user
 from drtool.sources.redis.clusternodes import BUS_OFFSET
@@ -181,6 +182,7 @@ def plan_redis_source(
     plan = plan_redis_restore(
         facts, request.target, accepts_gap=request.accepts_gap, edge=request.edge
     )
+    require_known_commands(plan, repository)
     job = _Restore(
         # Now, so that a plan says what the run would: that this machine lacks the programs.
         binaries=programs_for(source, plan.manifest.redis, writer=release_of_plan(plan)),

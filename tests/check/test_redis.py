@@ -35,6 +35,7 @@ from tests.servers.redis import (
     RedisServer,
     SentinelGroup,
     make_replica,
+    renaming,
     wait_for,
 )
 from tests.servers.redis_programs import VALKEY, bin_dir
@@ -322,6 +323,44 @@ def test_a_user_that_may_not_replicate_is_found(make_redis: MakeRedis, tmp_path:
 
     assert told(problems(without), "user drtool may not run psync, replconf, set")
     assert not told(problems(given), "may not run")
+
+
+def test_renamed_commands_are_told_and_what_was_written_under_another_name_is_not_planned(
+    make_redis: MakeRedis, tmp_path: Path
+) -> None:
+    server = make_redis(settings=WELL | renaming(set="set2", flushall="empty"))
+    stack = stack_of(tmp_path, server)
+    with receiving(stack, "cache"):
+        stack.backup()
+        report = stack.check()
+        with server.client() as client:
+            client.execute_command("set2", "a", 1)
+        until(lambda: _plan_is_refused(stack), "a plan that is refused")
+
+    assert told(problems(report), "rename-command gave SET another name")
+    assert told(facts(report, Severity.WARNING), "rename-command gave FLUSHALL another name")
+
+
+def test_a_server_without_config_is_told_and_all_else_is_looked_at(
+    make_redis: MakeRedis, tmp_path: Path
+) -> None:
+    server = make_redis(settings=WELL | renaming(config="hidden"))
+    stack = stack_of(tmp_path, server)
+    with receiving(stack, "cache"):
+        stack.backup()
+        until(lambda: has_marks(stack, "cache"), "a mark")
+        report = stack.check()
+
+    assert told(problems(report), "it has no CONFIG")
+    assert look(report, "cache", "backlog").seen == "main not known"
+
+
+def _plan_is_refused(stack: Stack) -> bool:
+    try:
+        stack.plan_restore("cache")
+    except NotRecoverable as error:
+        return "rename-command of the source gave FLUSHALL, SET" in error.message
+    return False
 
 
 @pytest.mark.parametrize(

@@ -401,3 +401,9 @@ def redis_cluster() -> Iterator[ClusterGroup]:
     group = ClusterGroup()
     yield group
     group.close()
+
+
+def renaming(**names: str) -> dict[str, str]:
+    """Settings that give commands other names; an empty one takes the command away."""
+    lines = [f'{name.upper()} "{other}"' for name, other in names.items()]
+    return {"rename-command": "\nrename-command ".join(lines)}

@@ -13,7 +13,7 @@ from enum import Enum, auto
 from types import TracebackType
 from typing import Self
 
-from drtool.errors import SourceUnavailable, SourceUnsuitable
+from drtool.errors import SourceUnavailable
 from drtool.sources.redis.address import Login, NodeAddress
 from drtool.sources.redis.crc64 import Checksum
 from drtool.sources.redis.refusals import refused, silent
@@ -208,12 +208,6 @@ class ReplicaLink:
         return self._wire.reply(self._limits.connect_seconds).startswith("+")
 
     def _no(self, answer: str) -> SourceUnavailable:
-        if answer.startswith("-ERR unknown command"):
-            return SourceUnsuitable(
-                f"{self.place} does not let replicas join: it has no PSYNC",
-                hint="Managed services block it: give drtool a server of your own that is a replica,"
-                " or use the service's own backups.",
-            )
         return refused(self.place, answer)
 
     def _begin_transfer(self, timeout_seconds: float) -> bool:

@@ -11,9 +11,10 @@ OLDEST_VERSION = (6, 2)
 # What the replication link and the checks need, as one rule of an ACL.
 NEEDED_RIGHTS = (
     "+psync +replconf +ping +info +time +config|get +acl|list +module|list +function|dump"
-    " +cluster|info +cluster|nodes +cluster|shards"
+    " +cluster|info +cluster|nodes +cluster|shards +command"
 )
 _NO_RIGHT = re.compile(r"run the '([^']+)' command")
+_UNKNOWN = re.compile(r"unknown command [`']?([\w|.-]+)")
 _NO_KEY = re.compile(r"access (?:one of )?the keys?|No permissions to access a key", re.I)
 
 
@@ -68,7 +69,17 @@ def refused(place: str, text: str) -> SourceUnavailable:
         return SourceUnavailable(
             f"{place} has no connection to spare", hint="Raise maxclients there, or find the leak."
         )
+    if (match := _UNKNOWN.search(text)) is not None:
+        return no_command(place, match[1].upper())
     return SourceUnavailable(f"{place} refuses: {_plain(text)}", hint="Look at the server's log.")
+
+
+def no_command(place: str, name: str) -> SourceUnsuitable:
+    """It was renamed or taken away, in redis.conf or by whoever sells the server."""
+    hint = f"Take `rename-command {name} ...` out of its redis.conf and restart it"
+    if name in ("PSYNC", "REPLCONF", "SYNC"):
+        hint += ", or give drtool a replica that has it. Managed services block it: use their own backups"
+    return SourceUnsuitable(f"{place} refuses: it has no {name}", hint=hint + ".")
 
 
 def unknown_release(place: str, release: Release, source: str) -> SourceUnsuitable:

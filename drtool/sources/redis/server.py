@@ -95,7 +95,7 @@ class ScratchServer:
         if code is not None:
             raise NotRecoverable(
                 f"the restored Redis does not start: it ended with exit code {code}",
-                hint="The end of its log:\n" + self.log_tail,
+                hint=_why(self.log_tail) + "The end of its log:\n" + self.log_tail,
             )
         try:
             told = self._connected().info("persistence")
@@ -255,6 +255,17 @@ def _own_settings(
     if binaries.version >= (7, 0, 0):
         settings["enable-debug-command"] = "local"
     return {name: [value] for name, value in settings.items()}
+
+
+def _why(log: str) -> str:
+    """What its log alone does not tell."""
+    if "Unknown command" not in log:
+        return ""
+    return (
+        "The stream holds a command that it does not know: rename-command of the source gave it another name,"
+        " or a module that is not named here has it. Use --backup, which replays nothing, or --to a moment"
+        " before it. "
+    )
 
 
 def _nobody() -> socket.socket:
