@@ -22,6 +22,7 @@ from drtool.mirror.catalogue import Job
 from drtool.mirror.copying import Copied, Copier, NotCopied, client_error
 from drtool.mirror.entries import MirrorEntry, from_line, to_line
 from drtool.mirror.entropy import SAMPLE_FILES, is_worth_a_look, with_entropy
+from drtool.mirror.keeping import keeps_deleted
 from drtool.mirror.keys import OWN
 from drtool.mirror.leftovers import no_parts_left
 from drtool.mirror.letting_go import let_go, tombstones
@@ -68,7 +69,7 @@ def sync_bucket(settings: BucketSettings, run: MirrorRun) -> SyncOutcome:
     for alarm in _alarms(settings, run, counts):
         raise SourceUnsuitable(f"source {settings.source}: {alarm.fact}", hint=alarm.fix)
     copied = _copy_all(run, copier, counts, told=told, began=began)
-    keeps = run.bucket.keeps_versions() if counts["deleted"] else None
+    keeps = keeps_deleted(run.bucket) if counts["deleted"] else None
     deleted = let_go(
         run.catalogue,
         run.catalogue.unseen(),

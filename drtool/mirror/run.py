@@ -15,6 +15,7 @@ from drtool.errors import IntegrityError, SourceUnsuitable
 from drtool.mirror.catalogue import Catalogue, Job
 from drtool.mirror.checking import look_at_objects
 from drtool.mirror.entries import MirrorEntry, from_line
+from drtool.mirror.keeping import keeps_deleted
 from drtool.mirror.keys import key_of
 from drtool.mirror.leftovers import no_parts_left
 from drtool.mirror.letting_go import in_the_way, let_go, make_way, tombstones
@@ -78,7 +79,7 @@ def sync_tree(tree: TreeSettings, run: MirrorRun) -> SyncOutcome:
     read_ns = int(began.timestamp() * 1_000_000_000)
     if tree.is_rehash:
         look_at_objects(run.bucket, run.catalogue, told)
-    keeps = run.bucket.keeps_versions() if found.deleted else None
+    keeps = keeps_deleted(run.bucket) if found.deleted else None
     work = _Work(tree, run, told, read_ns=read_ns)
     deleted = work.bring_up(found, keeps=keeps)
     work.read_back()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
 import threading
+import time
 from datetime import UTC, datetime
 from typing import Any
 
@@ -112,3 +114,32 @@ def test_behind_a_gap_a_new_base_backup_is_taken_at_once_and_by_itself(
     with site.receiving():
         site.mark_after(datetime.now(UTC))
     assert len(list(backups.iterdir())) == 2  # one is enough
+
+
+@pytest.mark.soak
+def test_six_backups_under_pgbench_with_the_policy_that_init_writes_leave_no_gap(
+    make_postgres: MakePostgres, site: Site
+) -> None:
+    """PITFALLS 97: three gaps in six backups, before there was a slot."""
+    server = make_postgres(15, settings={"max_wal_size": "64MB", "min_wal_size": "32MB"})
+    protected(server, site)
+    pgbench = "/usr/lib/postgresql/15/bin/pgbench"
+    filled = [pgbench, "-i", "-s", "10", "-q", server.dsn()]
+    subprocess.run(filled, check=True, capture_output=True)
+    command = [pgbench, "-c", "4", "-T", "600", "-n", server.dsn()]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as load:
+        try:
+            for _ in range(3):
+                with site.receiving():
+                    site.run("backup", SOURCE)
+                    site.run("backup", SOURCE)
+                time.sleep(10)  # nobody receives
+            with site.receiving():
+                site.mark_after(datetime.now(UTC))
+            assert load.poll() is None
+        finally:
+            load.kill()
+
+    assert len(list((site.repository / "backups" / SOURCE).iterdir())) == 6
+    assert gaps(site) == 0
+    site.run("restore", SOURCE, "--to", "latest", "--into", str(site.root / "copy"))

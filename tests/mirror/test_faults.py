@@ -530,3 +530,37 @@ def test_a_file_and_a_directory_change_places(
     if kind != "versioned":
         # Where the server can hold both, the older ones stay as other deleted files do.
         assert (first.format(0) in rig.objects()) == (kind != "plain")
+
+
+def test_a_bucket_that_only_says_that_it_keeps_versions_loses_no_deleted_file(plain: Rig) -> None:
+    plain.write("a", b"a")
+    plain.write("b", b"b")
+    plain.sync()
+    (plain.tree / "a").unlink()
+    says = "<VersioningConfiguration><Status>Enabled</Status></VersioningConfiguration>"
+    with proxied(plain.server.address) as proxy:
+        proxy.choice = lambda _number, line: (
+            Answer(200, "OK", says) if line.startswith("GET") and "versioning" in line else None
+        )
+        plain.endpoint = proxy.endpoint
+        outcome = plain.sync(max_delete_percent=100.0)
+        plain.endpoint = None
+
+    assert outcome.keeps_versions is False
+    assert plain.objects() == {"a": b"a", "b": b"b"}
+    assert contents(plain.restore("out")) == {b"b": b"b"}
+
+
+def test_nothing_is_left_of_asking_whether_a_bucket_keeps_versions(versioned: Rig) -> None:
+    versioned.write("a", b"a")
+    versioned.write("b", b"b")
+    versioned.sync()
+    (versioned.tree / "a").unlink()
+
+    outcome = versioned.sync(max_delete_percent=100.0)
+
+    assert outcome.keeps_versions is True
+    answer = versioned.server.client().list_object_versions(
+        Bucket=versioned.bucket_name, Prefix=f"{versioned.prefix}/.drtool/probe/"
+    )
+    assert [*answer.get("Versions", []), *answer.get("DeleteMarkers", [])] == []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+import shutil
 from pathlib import Path
 
 import pytest
@@ -92,3 +94,38 @@ def test_a_lock_that_a_prepared_transaction_holds_is_told_and_no_damage(
     assert "the oldest, 'locked', was prepared at" in told["prepared transactions"].fact
     assert "lock timeout" in told["pg_amcheck"].fact
     assert [one.passed for one in outcome.questions] == [None, True]
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("major", [15, 18])
+def test_random_moments_around_switches_with_a_prepared_transaction_come_back(
+    make_postgres: MakePostgres, server_root: Path, major: int
+) -> None:
+    """PITFALLS 41: 2 of 16, one at each switch, could not be restored."""
+    server = make_postgres(major, segment_mb=1, settings={"max_prepared_transactions": "5"})
+    server.query("CREATE TABLE ledger (id int PRIMARY KEY)")
+    committed: list[tuple[Lsn, int]] = []
+
+    def write(row: int) -> None:
+        server.query(f"INSERT INTO ledger VALUES ({row})")
+        [(place,)] = server.query("SELECT pg_current_wal_flush_lsn()")
+        committed.append((Lsn.parse(str(place)), row))
+
+    with protected(server, MemoryStore()) as repository:
+        take_backup(repository, server)
+        prepare(server, 1000)
+        for timeline in (1, 2, 3):
+            if timeline > 1:
+                promote_in_place(server)
+            for number in range(12):
+                write(100 * timeline + number)
+            settle(repository, server, timeline=timeline)
+    picked = [*switches(server, 3), *(place for place, _ in random.sample(committed, 14))]
+
+    for number, target in enumerate(picked):
+        restore(repository, server_root / str(number), target=ToLsn(target))
+
+        with started(major, server_root / str(number), max_prepared_transactions="5") as copy:
+            assert copy.query("SELECT gid FROM pg_prepared_xacts") == [("row 1000",)]
+            assert rows(copy) == [row for place, row in committed if place <= target], str(target)
+        shutil.rmtree(server_root / str(number))
