@@ -54,7 +54,7 @@ class StreamRecorder:
     """Records for one shard. `ask_for_base` is called when no snapshot leads to what comes next.
 
     `has_snapshot`: whether there was one as the receiver began. `node` is the master's name, `writer`
-    its product and version, where it told them. One thread.
+    its product and version, where it told them, `renamed` its commands of another name. One thread.
     """
 
     repository: Repository
@@ -67,6 +67,7 @@ class StreamRecorder:
     ask_for_base: Callable[[], None] | None
     node: str = ""
     writer: tuple[str, str] | None = None
+    renamed: tuple[str, ...] = ()
     links: int = 0
     gaps: int = 0
 
@@ -96,6 +97,7 @@ class StreamRecorder:
             shard=self.shard,
             node=self.node,
             writer=self.writer,
+            renamed=self.renamed,
         )
         self.patience.put(lambda: put_link(self.repository, self.source, word))
         self.held.forget()

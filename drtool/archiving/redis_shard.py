@@ -36,6 +36,7 @@ from drtool.sources.redis.psync import (
     StreamBytes,
 )
 from drtool.sources.redis.rdbcodes import RdbDamaged
+from drtool.sources.redis.renamed import renamed_at
 from drtool.sources.redis.shape import Shape, Shard
 from drtool.sources.redis.topology import look_at
 from drtool.system.retry import RetryLimits
@@ -268,10 +269,13 @@ class ShardReceiver:
             )
         is_late = held is not None and held.offset > offset
         writer = attached.connection.release  # never older than its master's
+        self._recorder.renamed = ()
         try:
             with connect(shard.master.address, self._site.login) as master:
                 writer = master.release
                 is_late = is_late or probe(master).position.offset > offset
+                if asked is not None and asked.replid != begun.position.replid:
+                    self._recorder.renamed, _ = renamed_at(master)
         except SourceUnavailable:
             is_late = True  # nobody tells how far it is
         self._recorder.writer = str(writer.product), writer.version_text

@@ -20,13 +20,15 @@ _BEFORE_ALL = datetime.min.replace(tzinfo=UTC)
 class Stretch:
     """A part of a path: bytes of one replication id without a gap.
 
-    `writer` is the product and version of the master that wrote it, where a failover recorded it.
+    `writer` is the product and version of the master that wrote it, where a failover recorded it,
+    and `renamed` its commands of another name.
     """
 
     replication_id: str
     begin: int
     end: int
     writer: tuple[str, str] | None = None
+    renamed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,7 +247,8 @@ def _held(
     run = log.run_holding(offset)
     if run is not None:
         last = max(log.links, key=lambda link: link.at, default=None)
-        return Stretch(name, offset, run.end, None if last is None else last.writer)
+        found = Stretch(name, offset, run.end)
+        return found if last is None else replace(found, writer=last.writer, renamed=last.renamed)
     for link in log.links:
         if offset < link.offset:
             past = _held(inventory, link.previous, offset, seen=(*seen, name))

@@ -173,7 +173,8 @@ class StreamLink:
     """`replication_id` goes on where `previous` was left: both have the same bytes before `offset`.
 
     `node` is the cluster's name for the master; empty outside of clusters, and where it was not recorded.
-    `writer` is the master's product and version, as in ("redis", "7.0.15"); None where nobody knows.
+    `writer` is the master's product and version, as in ("redis", "7.0.15"); None where nobody knows;
+    `renamed` its commands that have another name there, as in a snapshot.
     """
 
     replication_id: str
@@ -183,6 +184,7 @@ class StreamLink:
     shard: str = ""
     node: str = ""
     writer: tuple[str, str] | None = None
+    renamed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -207,7 +209,8 @@ def put_link(repository: Repository, source: str, link: StreamLink) -> None:
     key = ReplicationHistory(source, link.replication_id).link_key(link.offset)
     document = {"previous": link.previous, "offset": link.offset}
     named = {"at": link.at.isoformat(), "shard": link.shard, "node": link.node}
-    _put_word(repository, key, document | named | {"writer": link.writer})
+    written = {"writer": link.writer, **({"renamed": link.renamed} if link.renamed else {})}
+    _put_word(repository, key, document | named | written)
     if read_link(repository, source, link.replication_id, offset=link.offset).previous != (
         link.previous
     ):
@@ -231,6 +234,7 @@ def read_link(
             shard=str(document["shard"]),
             node=str(document.get("node", "")),
             writer=(str(writer[0]), str(writer[1])) if writer else None,
+            renamed=tuple(str(name) for name in document.get("renamed", ())),
         )
     except (ValueError, KeyError, TypeError, IndexError) as error:
         raise damaged(key, f"its content is no link ({error!r})") from error

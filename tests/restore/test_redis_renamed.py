@@ -18,7 +18,7 @@ from drtool.restore.redis_renamed import require_known_commands
 from drtool.system.clock import SystemClock
 from tests.archiving.redis_rig import wait_held
 from tests.restore.redis_rig import SOURCE, restore, servers_of, started, streamed, take_snapshot
-from tests.servers.redis import MakeRedis, RedisServer, renaming
+from tests.servers.redis import MakeRedis, RedisServer, make_replica, renaming
 from tests.servers.redis_programs import bin_dir
 
 pytestmark = pytest.mark.redis
@@ -107,3 +107,28 @@ def test_where_nobody_could_ask_the_failed_restore_says_what_it_may_be(
         "nobody can tell whether commands are renamed" in one.fact for one in outcome.findings
     )
     assert "rename-command of the source gave it another name" in refused.value.hint
+
+
+def test_what_a_master_that_took_over_had_renamed_is_known_too(
+    make_redis: MakeRedis, repository: Repository
+) -> None:
+    """The snapshot is of a server that renamed nothing."""
+    master = make_redis()
+    with streamed(repository, master):
+        take_snapshot(repository, servers_of(master))
+        run(master, "SET", "a", 1)
+        wait_held(repository, master)
+    heir = make_replica(make_redis, master, settings=renaming(set="set2"))
+    run(heir, "REPLICAOF", "NO", "ONE")
+    master.kill9()
+    with streamed(repository, heir):
+        run(heir, "MSET", "b", 1)
+        wait_held(repository, heir)
+        unharmed = planned(repository, ToLatest())
+        run(heir, "set2", "a", 2)
+        wait_held(repository, heir)
+
+    with pytest.raises(NotRecoverable, match="gave SET another name"):
+        planned(repository, ToLatest())
+
+    assert unharmed.stream_bytes > 0
