@@ -87,8 +87,8 @@ def test_a_bulk_load_of_a_server_that_pushes_its_wal_is_a_gap_too(
     site.run("repository", "init")
     place = server_root / f"drtool/{SOURCE}.sock"
     archiving = f"{reachable_python()} {server_root}/push.py push --socket {place} %p"
+    server.restart(archive_mode="on", archive_command=archiving)
     with site.receiving():
-        server.restart(archive_mode="on", archive_command=archiving)
         server.query("CREATE TABLE ledger (id int)")
         site.run("backup", SOURCE)
         write_and_wait(server, site)
