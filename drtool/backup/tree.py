@@ -229,6 +229,8 @@ class _Run:
         for entry, omitted in self._reader.take_vanished():
             again.unread(entry.path, omitted)
             self._files -= 1
+        for entry in self._reader.take_others():
+            again.read_instead(entry.path, entry)
 
     def _take_missed(self, look: Iterator[Missed | Omitted], tree: TreeSource) -> None:
         for item in look:

@@ -57,6 +57,7 @@ class TreeReader:
         self.omitted: set[bytes] = set()
         self.unreadable = 0
         self._vanished: list[tuple[TreeEntry, Omitted]] = []
+        self._others: list[TreeEntry] = []
 
     def close(self) -> None:
         """Let the directories go; no thread reads any more."""
@@ -108,6 +109,12 @@ class TreeReader:
             vanished, self._vanished = self._vanished, []
         return vanished
 
+    def take_others(self) -> list[TreeEntry]:
+        """Those that were read under the name of a file that had gone from there, once."""
+        with self._lock:
+            others, self._others = self._others, []
+        return others
+
     def _ended(self, wanted: Wanted, reading: _Reading, ended: FileEnded) -> None:
         entry = ended.entry
         if ended.torn is not None:
@@ -119,6 +126,8 @@ class TreeReader:
         with self._lock:
             # It may have been gone at an earlier look.
             self.omitted.discard(wanted.entry.path)
+            if entry.inode != wanted.entry.inode or entry.device != wanted.entry.device:
+                self._others.append(ended.entry)
             self.files += 1
             self.size_bytes += entry.size_bytes
             if wanted.looked_random is None:

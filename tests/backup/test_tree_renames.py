@@ -6,8 +6,9 @@ import os
 import random
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -193,3 +194,53 @@ while True:
     bring_back(repository, tmp_path / "back")
     assert len(files) >= 2
     assert all((tmp_path / "back" / os.fsdecode(path)).read_bytes() == content for path in files)
+
+
+class AfterWalk(threading.Event):
+    """Asked before each item that the walk gives: does something when the last one, its end, has come."""
+
+    def __init__(self, items: int, do: Callable[[], object]) -> None:
+        super().__init__()
+        self._left = items
+        self._do = do
+
+    def is_set(self) -> bool:
+        self._left -= 1
+        if self._left == 0:
+            self._do()
+        return super().is_set()
+
+
+def test_a_log_that_is_rotated_before_it_is_read_is_there_beside_the_new_one(
+    tmp_path: Path,
+) -> None:
+    """Under the name that was met stands another file by then: the one that was met is looked for."""
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    (tree / "app.log").write_text("old")
+    os.utime(tree / "app.log", ns=(1, 1_600_000_000_000_000_000))
+
+    def rotate() -> None:
+        (tree / "app.log").rename(tree / "app.log.1")
+        (tree / "app.log").write_text("new")
+
+    repository = new_repository()
+    snapshot(repository, tree, clock=CLOCK, stop=AfterWalk(3, rotate))
+
+    bring_back(repository, tmp_path / "back")
+    found = {path.name: path.read_text() for path in (tmp_path / "back").iterdir()}
+    assert found == {"app.log": "new", "app.log.1": "old"}
+
+
+def test_what_is_mounted_in_a_tree_is_not_looked_into_again(tmp_path: Path) -> None:
+    tree = a_maildir(tmp_path / "tree", files=3)
+    again = SecondLook(tree, began_ns=time.time_ns())
+    for item in walk_tree(tree):
+        if isinstance(item, TreeEntry):
+            # As if all below the root were mounts.
+            again.met(item if item.path else item._replace(device=item.device + 1))
+    late = tree / "cur/late"
+    late.write_text("late")
+    os.utime(late, ns=(1, 1_600_000_000_000_000_000))
+
+    assert [missed for look in again.looks() for missed in look] == []

@@ -61,6 +61,8 @@ class SecondLook:
         self._exclude = exclude
         self._one_file_system = one_file_system
         self._xattrs_of = xattrs_of
+        self._device: int | None = None
+        self._elsewhere: set[bytes] = set()  # mounts, which are given and not entered
         self._paths: list[bytes] = []
         self._identities = array("q")
         self._linked: set[int] = set()
@@ -69,6 +71,7 @@ class SecondLook:
         # Gone where it was met: by identity, what to say if it is found nowhere else.
         self._gone: dict[int, Omitted] = {}
         self._unread: dict[bytes, Omitted] = {}
+        self._instead: dict[bytes, int] = {}
         # Directories that are to be entered again wherever they stand: something below could not be read.
         self._due: set[int] = set()
         self._index: _Index | None = None
@@ -80,6 +83,10 @@ class SecondLook:
     def met(self, entry: TreeEntry) -> None:
         """An entry that the walk gave."""
         if entry.kind is TreeKind.DIRECTORY:
+            if self._device is None:
+                self._device = entry.device  # the root comes first
+            if entry.device != self._device and self._one_file_system:
+                self._elsewhere.add(entry.path)
             self._directories[entry.path] = _Directory(_place_of(entry), entry.changed_ns)
             return
         identity = _identity_of(entry)
@@ -109,6 +116,15 @@ class SecondLook:
         elif (identity := self._index.at(path)) is not None:
             self._gone[identity] = omitted
             self._index.forget(path, identity)
+
+    def read_instead(self, path: bytes, entry: TreeEntry) -> None:
+        """What was read under this path is another file than was met there, which is wanted yet."""
+        self._make_due(path)
+        if self._index is None:
+            self._instead[path] = _identity_of(entry)
+        elif (identity := self._index.at(path)) is not None:
+            self._index.forget(path, identity)
+            self._index.add(path, _identity_of(entry))
 
     def looks(self) -> Iterator[Iterator[Missed | Omitted]]:
         """At most eight looks, none where nothing changed: each to be used up, and read, before the next."""
@@ -170,7 +186,7 @@ class SecondLook:
             if path in self._unread:
                 self._gone[identity] = self._unread[path]
             else:
-                index.add(path, identity)
+                index.add(path, self._instead.get(path, identity))
         return index
 
     def _changed(self, root: int) -> list[bytes]:
@@ -181,7 +197,7 @@ class SecondLook:
                 status = os.stat(path or b".", dir_fd=root, follow_symlinks=False)
             except OSError:
                 continue  # gone, or with a path that is too long: its parent says where
-            if (
+            if path not in self._elsewhere and (
                 status.st_ctime_ns != known.changed_ns
                 or status.st_ctime_ns >= self._began_ns - _TICK_NS
                 or hash((status.st_dev, status.st_ino)) != known.identity
