@@ -68,7 +68,13 @@ def run_tree_restore(
         bytes_restored=written.size_bytes,
         wal_bytes=0,
         questions=(first, seen.answer(written=written.files, same=written.same_files)),
-        findings=(*plan.findings, *findings, *seen.wrong, *stays, *no_files(plan, seen.files)),
+        findings=(
+            *plan.findings,
+            *findings,
+            *seen.wrong,
+            *stays,
+            *no_files(plan, seen.files + seen.links),
+        ),
         how_to_start=_how_to_use(plan, place),
         kind="files",
     )

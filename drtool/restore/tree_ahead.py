@@ -46,6 +46,7 @@ class TreeAhead:
     """What a restore would bring: its files, their bytes, and the bytes that they take on a disk."""
 
     files: int
+    links: int
     size_bytes: int
     occupied_bytes: int
     facts: tuple[Fact, ...] = ()
@@ -72,6 +73,7 @@ def look_ahead(plan: TreePlan, repository: Repository, *, place: Path | None = N
         facts = scan.changes.facts(scan.paths.surplus_in(place, asked, go_on=lambda: None))
     return TreeAhead(
         files=scan.files,
+        links=scan.links,
         size_bytes=scan.size_bytes,
         occupied_bytes=scan.occupied_bytes,
         facts=facts,
@@ -87,7 +89,7 @@ class _Scan:
         self._writer = writer
         self.paths = SnapshotPaths()
         self.changes = _Changes()
-        self.files = self.size_bytes = self.occupied_bytes = self.matched = 0
+        self.files = self.links = self.size_bytes = self.occupied_bytes = self.matched = 0
 
     def run(self) -> None:
         is_wanted = False
@@ -100,6 +102,7 @@ class _Scan:
                 if is_wanted and entry.path:
                     self.matched += 1
                     self.files += entry.kind is EntryKind.FILE
+                    self.links += entry.kind is EntryKind.SYMLINK
                     self.size_bytes += entry.size_bytes
                     self.paths.add(entry.path)
                     if self._writer is not None:

@@ -27,9 +27,10 @@ _HEAD_BYTES = 1 << 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TreeSeen:
-    """`files`, and `others` (directories and links), that belong there; what is `wrong` with them."""
+    """`files`, and `others` (directories and `links`), that belong there; what is `wrong` with them."""
 
     files: int
+    links: int
     others: int
     wrong: tuple[Finding, ...]
     surplus: Surplus
@@ -85,6 +86,7 @@ def look_at_tree(plan: TreePlan, table: Table, place: Path, *, phases: Phases) -
     nothing = Surplus(files=0, directories=0, first=())
     return TreeSeen(
         files=counts[EntryKind.FILE],
+        links=counts[EntryKind.SYMLINK],
         others=counts[EntryKind.DIRECTORY] + counts[EntryKind.SYMLINK],
         wrong=tuple(wrong),
         surplus=paths.surplus_in(place, asked if plan.is_delta else None, go_on=phases.go_on)

@@ -72,7 +72,13 @@ def plan_tree(
 
 
 def preview_tree(
-    plan: TreePlan, *, destination: str, files: int, size_bytes: int, changes: tuple[Fact, ...] = ()
+    plan: TreePlan,
+    *,
+    destination: str,
+    files: int,
+    links: int,
+    size_bytes: int,
+    changes: tuple[Fact, ...] = (),
 ) -> RestorePreview:
     """What `--plan` shows: so many files with so many bytes, and for a delta what it would change."""
     manifest = plan.manifest
@@ -95,21 +101,21 @@ def preview_tree(
         recoverable_from=plan.earliest,
         recoverable_until=plan.newest,
         windows=(TimeRange(plan.earliest, plan.newest),),
-        findings=(*plan.findings, *no_files(plan, files)),
+        findings=(*plan.findings, *no_files(plan, files + links)),
         changes=changes,
         kind="files",
     )
 
 
-def no_files(plan: TreePlan, files: int) -> tuple[Finding, ...]:
-    """A warning where patterns were given and, by this count, no file comes with them."""
-    if plan.wanted is None or files:
+def no_files(plan: TreePlan, files_and_links: int) -> tuple[Finding, ...]:
+    """A warning where patterns were given and, by this count, only directories come with them."""
+    if plan.wanted is None or files_and_links:
         return ()
     return (
         Finding(
             severity=Severity.WARNING,
             subject="--path",
-            fact="matches only directories and links: no file belongs to it in snapshot"
+            fact="matches only directories: no file or link belongs to it in snapshot"
             f" {plan.manifest.backup_id}",
             fix="See that it is what you meant; an earlier moment may have files there.",
         ),

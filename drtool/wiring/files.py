@@ -174,6 +174,7 @@ class _Restore:
             self.plan,
             destination=str(place),
             files=ahead.files,
+            links=ahead.links,
             size_bytes=ahead.size_bytes,
             changes=ahead.facts,
         )

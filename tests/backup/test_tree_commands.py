@@ -70,12 +70,12 @@ def test_a_pattern_with_no_files_is_told_in_plan_and_report(site: Site) -> None:
     [outcome] = report["outcomes"]
     for told in (plan, outcome):
         [finding] = [one for one in told["findings"] if one["subject"] == "--path"]
-        assert (finding["severity"], "no file belongs to it" in finding["fact"]) == (
+        assert (finding["severity"], "no file or link belongs to it" in finding["fact"]) == (
             "warning",
             True,
         )
     assert (site.place / "back/empty").is_dir()
-    assert "no file belongs" not in json.dumps(other)
+    assert "no file or link belongs" not in json.dumps(other)
 
 
 def test_a_tree_is_backed_up_looked_at_verified_and_restored(site: Site) -> None:
