@@ -132,6 +132,8 @@ class PostgresBackup:
     def _facts(self) -> ServerFacts:
         facts = read_facts(self._dsn)
         require_ready(facts)
+        # The backup ends with SQL: that it is refused must not be learned after hours of reading.
+        read_clock(self._dsn)
         if self._dsn != self._settings.dsn:
             primary = read_facts(self._settings.dsn)
             if primary.system_id != facts.system_id:
@@ -139,6 +141,7 @@ class PostgresBackup:
                     f"{facts.place} is no standby of {primary.place}: their system identifiers differ",
                     hint="Let `backup_from.dsn` lead to a standby of the source.",
                 )
+            self._warn_of_no_mark()
             accepts = self.request.accepts_source
             require_archived_branch(
                 self.repository, self.name, self._settings.dsn, accepts_new=accepts
@@ -148,6 +151,13 @@ class PostgresBackup:
             self.repository, self.name, self._dsn, accepts_new=self.request.accepts_source
         )
         return replace(facts, system_id=archived.system_id, flushed=archived.flushed)
+
+    def _warn_of_no_mark(self) -> None:
+        """The mark at the end is made on the primary, by SQL."""
+        try:
+            read_clock(self._settings.dsn)
+        except SourceUnavailable as error:
+            self.around.emit(Noted(f"no mark can be made: {error.message}", "warning"))
 
     def _plan(self, facts: ServerFacts) -> BackupPlan:
         earlier = look_back(self.repository, self.name, self.around)

@@ -129,6 +129,39 @@ def test_5_a_role_that_may_not_replicate_is_told_the_sql_that_helps(
     says(ran, f"127.0.0.1:{postgres15.port}", "ALTER ROLE", "REPLICATION")
 
 
+@pytest.fixture
+def without_sql(make_postgres: MakePostgres) -> PostgresServer:
+    """A server that lets the role replicator in for replication and for nothing else."""
+    server = make_postgres(15)
+    server.make_role("replicator")
+    server.write_hba(
+        "local all all trust\nlocal replication all trust\nhost replication replicator 127.0.0.1/32 trust"
+    )
+    server.query("SELECT pg_reload_conf()")
+    return server
+
+
+def test_5_sql_that_is_refused_is_told_before_the_base_backup(
+    site: Site, without_sql: PostgresServer
+) -> None:
+    """The trial: it read 100 % of the cluster, and then ended with 5."""
+    site.write_policy()
+    site.run("repository", "init")
+    before = sorted(site.repository.rglob("*"))
+    ways = {
+        without_sql.dsn(user="replicator"): ("lets this role in", "hostssl all ROLE"),
+        without_sql.socket_dsn(dbname="nodb"): ("nodb", "has no such database"),
+    }
+
+    for dsn, words in ways.items():
+        for option in ([], ["--dry-run"]):
+            ran = site.run("backup", SOURCE, *option, code=5, MAIN_DB_DSN=dsn)
+
+            says(ran, str(without_sql.port), *words)
+    kept = [path for path in site.repository.rglob("*") if "leases" not in path.parts]
+    assert [path for path in kept if path not in before] == []
+
+
 @pytest.mark.parametrize("command", [("backup", SOURCE), RECEIVE], ids=["backup", "wal receive"])
 def test_5_a_server_without_wal_is_told_the_setting(
     protected: Site, make_postgres: MakePostgres, command: tuple[str, ...]

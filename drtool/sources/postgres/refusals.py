@@ -71,6 +71,7 @@ def _refusal(pattern: str, error: type[SourceUnavailable], *, fact: str, hint: s
     return Refusal(pattern=re.compile(pattern, re.I | re.S), error=error, fact=fact, hint=hint)
 
 
+_UNQUOTED = r"(?:\"[^\"]*\"|«[^»]*»|»[^«]*«|„[^“]*“|[^\"«»„])*?"
 _REFUSALS = (
     _refusal(
         r"max_wal_senders \(\D*0\)",
@@ -87,7 +88,10 @@ _REFUSALS = (
         " ALTER SYSTEM SET max_wal_senders and a restart.",
     ),
     _refusal(
-        r"pg_hba\.conf.*(replication|replikation|réplication|replicación|replica|repli|репликац)",
+        # Not in quotes, where a role may be called replicator.
+        r"pg_hba\.conf"
+        + _UNQUOTED
+        + r"(replication|replikation|réplication|replica|repli|репликац)",
         SourceUnsuitable,
         fact="has no pg_hba.conf entry that lets this role open replication connections from here",
         hint="Add a line such as 'hostssl replication ROLE ADDRESS scram-sha-256' to its pg_hba.conf"
