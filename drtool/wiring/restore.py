@@ -27,6 +27,7 @@ from drtool.system.durable import make_directory
 from drtool.system.users import current_user, give, user_of
 from drtool.wiring.files import plan_files, require_trees
 from drtool.wiring.met_damage import damage_remembered
+from drtool.wiring.occupied import require_unoccupied
 from drtool.wiring.origins import require_own_backups
 from drtool.wiring.parts import opened_repository, restorable_sources
 from drtool.wiring.planned import Planned
@@ -60,6 +61,7 @@ def restore(
     _require_sensible(request, now=around.clock.now())
     require_temporary_files()
     places = _places(request, list(sources), policy, now=around.clock.now())
+    require_unoccupied(places, policy)
     with opened_repository(policy, around) as repository:
         if not request.accepts_source:
             for name, source in sources.items():

@@ -25,6 +25,7 @@ from drtool.stores.bucket import Bucket, open_bucket
 from drtool.stores.protocol import Store
 from drtool.stores.remote import RemoteStore
 from drtool.system.access import require_temporary_files
+from drtool.wiring.occupied import require_unoccupied
 from drtool.wiring.origins import origin_now
 from drtool.wiring.parts import opened_store
 from drtool.wiring.side_by_side import side_by_side, with_failures
@@ -52,6 +53,7 @@ def restore(request: SyncRestore, policy: Policy, around: Surroundings) -> FactS
     """Write a source's files again from its mirror. Needs the bucket alone, not the repository."""
     [source] = _mirrored((request.source,), policy).values()
     require_temporary_files()
+    require_unoccupied({request.source: request.into.absolute()}, policy)
     wanted = MirrorRestore(
         source=request.source,
         moment=request.moment,
