@@ -10,7 +10,7 @@ from pathlib import Path
 
 from drtool.errors import DestinationRefused
 from drtool.policy.sources import FilesSource
-from drtool.sources.postgres.data_directories import holds_cluster
+from drtool.sources.postgres.cluster_files import holds_cluster
 from drtool.sources.redis.running import running_servers
 
 _HINT = "Restore --into a directory that lies outside of it."
