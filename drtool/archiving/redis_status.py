@@ -18,6 +18,7 @@ from drtool.repository.stream_uncertain import uncertain_spans
 from drtool.repository.stream_windows import stream_windows
 from drtool.repository.streambranch import (
     DeadBranch,
+    StreamChange,
     StreamPath,
     dead_branches,
     family_of,
@@ -33,9 +34,9 @@ class ShardStatus:
     """One shard. `end` is how far the stream goes from the newest snapshot without a gap.
 
     `recoverable_until` is when the last of that arrived, or when the snapshot was taken; None without
-    a snapshot. `gaps` are where the log had to begin anew; `is_joined` says that what is received
-    now is joined to the snapshot. `dead` is what failovers since then left behind of the old master;
-    `path` is the stream that is replayed on the newest snapshot.
+    a snapshot. `gaps` are where the log had to begin anew; `left` is the change since which what is
+    received is not joined to the snapshot, None if it is. `dead` is what failovers since then left behind
+    of the old master; `path` is the stream that is replayed on the newest snapshot.
     """
 
     name: str
@@ -43,9 +44,14 @@ class ShardStatus:
     end: int | None
     recoverable_until: datetime | None
     gaps: tuple[StreamBegin, ...]
-    is_joined: bool
+    left: StreamChange | None = None
     dead: tuple[DeadBranch, ...] = ()
     path: StreamPath | None = None
+
+    @property
+    def is_joined(self) -> bool:
+        """Whether what is received now leads on from the newest snapshot."""
+        return self.path is not None and self.left is None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,14 +146,14 @@ def _live_snapshot(
 ) -> dict[str, RedisShard]:
     """The newest snapshot that leads to what is received now; for want of one, the newest."""
     for extent in reversed(extents):
-        if not any(_is_left(inventory, shard) for shard in extent.shards):
+        if all(_left(inventory, shard) is None for shard in extent.shards):
             return {shard.name: shard for shard in extent.shards}
     return {shard.name: shard for shard in extents[-1].shards} if extents else {}
 
 
-def _is_left(inventory: StreamInventory, shard: RedisShard) -> bool:
+def _left(inventory: StreamInventory, shard: RedisShard) -> StreamChange | None:
     name, begin, after = shard.replication_id, shard.offset, shard.taken_at
-    return left_behind(inventory, name, begin=begin, after=after) is not None
+    return left_behind(inventory, name, begin=begin, after=after)
 
 
 def _shard_status(
@@ -170,7 +176,6 @@ def _shard_status(
             end=ends[-1].offset if ends else None,
             recoverable_until=None,
             gaps=ordered,
-            is_joined=False,
         )
     path = find_path(inventory, snapshot.replication_id, begin=snapshot.offset)
     last = newest(repository, inventory.source, path)
@@ -180,7 +185,7 @@ def _shard_status(
         end=path.end,
         recoverable_until=last.moment if last else snapshot.taken_at,
         gaps=ordered,
-        is_joined=not _is_left(inventory, snapshot),
+        left=_left(inventory, snapshot),
         dead=dead_branches(inventory, snapshot.replication_id, begin=snapshot.offset),
         path=path,
     )

@@ -14,6 +14,7 @@ from drtool.model.measure import age_of, format_size
 from drtool.model.window import UncertainSpan
 from drtool.policy.sources import RedisSource
 from drtool.repository.recovery_findings import Zone, log_damage_findings, shown
+from drtool.repository.streambranch import StreamChange
 from drtool.restore.redis_fetch import release_on_way
 from drtool.wiring.redis_restorable import check_restorable
 from drtool.wiring.state_facts import StateFacts, backup_findings, state_of
@@ -89,15 +90,8 @@ def stream_findings(name: str, stream: StreamStatus, *, zone: Zone) -> Iterator[
                 fix=f"Run `drtool backup {name}`.",
                 harm=Harm.UNREACHABLE,
             )
-        elif not shard.is_joined:
-            yield Finding(
-                severity=Severity.PROBLEM,
-                subject=subject,
-                fact=f"it has a gap, recorded at {_last_gap(shard, zone)}, and no snapshot was taken behind"
-                " it: what is received now is of no use yet",
-                fix=f"Run `drtool backup {name}`.",
-                harm=Harm.UNREACHABLE,
-            )
+        elif shard.left is not None:
+            yield _left_finding(name, shard, shard.left, zone=zone)
         elif shard.gaps:
             count = len(shard.gaps)
             gaps = "a gap" if count == 1 else f"{count} gaps, the last of them"
@@ -110,6 +104,37 @@ def stream_findings(name: str, stream: StreamStatus, *, zone: Zone) -> Iterator[
 
         yield from _branch_findings(subject, shard, zone)
     yield from _uncertain_findings(name, stream, zone)
+
+
+def _left_finding(name: str, shard: ShardStatus, left: StreamChange, *, zone: Zone) -> Finding:
+    """Why what is received now is of no use: a recorded gap, a failover, or objects that are gone."""
+    begin, end = (shard.path.begin, shard.path.end) if shard.path is not None else (0, 0)
+    fix = f"Run `drtool backup {name}`."
+    harm = Harm.UNREACHABLE
+    if any((one.at, one.offset) == (left.at, left.offset) for one in shard.gaps):
+        fact = (
+            f"it has a gap, recorded at {shown(left.at, zone)}, and no snapshot was taken behind it"
+        )
+    elif left.offset < begin:
+        fact = (
+            f"the newest snapshot is of a history that a failover, seen at {shown(left.at, zone)}, has"
+            " ended, and no snapshot was taken since"
+        )
+    else:
+        fact = (
+            f"it is held from the newest snapshot up to offset {end} only, and goes on as"
+            f" {left.replication_id} from {left.offset}, since {shown(left.at, zone)}: what lies between"
+            " them is missing, or was found damaged, and no snapshot was taken behind it"
+        )
+        fix = f"Run `drtool backup {name}`; `drtool verify {name}` tells what is missing."
+        harm = Harm.DAMAGE
+    return Finding(
+        severity=Severity.PROBLEM,
+        subject=f"stream of {name}, {shard.name}",
+        fact=f"{fact}: what is received now is of no use yet",
+        fix=fix,
+        harm=harm,
+    )
 
 
 def _branch_findings(subject: str, shard: ShardStatus, zone: Zone) -> Iterator[Finding]:

@@ -303,7 +303,6 @@ def test_what_arrives_while_it_comes_late_proves_nothing_of_what_was_written_mea
         end=310,
         recoverable_until=at(45),
         gaps=(),
-        is_joined=True,
     )
     lasts = UncertainSpan(begin=at(10), end=None, shard="main", reason="it was away")
     over = replace(lasts, end=at(40))
