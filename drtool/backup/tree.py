@@ -176,6 +176,8 @@ class _Run:
         self._kept: list[tuple[bytes, int, bytes]] = []
         self._first_names: dict[tuple[int, int], bytes] = {}
         self._names: list[tuple[TreeEntry, bytes]] = []
+        # Paths at which another file than was met stands by now, and what it shares its names with.
+        self._replaced: dict[bytes, tuple[int, int] | None] = {}
         self._files = self._empty = self._seen = 0
         self._new_signs: set[int] = set()
         self._kept_bytes = self._kept_random = 0
@@ -231,6 +233,7 @@ class _Run:
             self._files -= 1
         for entry in self._reader.take_others():
             again.read_instead(entry.path, entry)
+            self._replaced[entry.path] = entry.link_group
 
     def _take_missed(self, look: Iterator[Missed | Omitted], tree: TreeSource) -> None:
         for item in look:
@@ -241,6 +244,7 @@ class _Run:
             if item.is_in_place_of:
                 self._stores.table.withdraw(item.entry.path)
                 self._files -= 1
+                self._replaced[item.entry.path] = item.entry.link_group
             self._meet(item.entry)
 
     def _give_up(self, again: SecondLook) -> None:
@@ -323,18 +327,22 @@ class _Run:
     def _link_names(self) -> None:
         """Further names of files that were read; one whose first name is gone is read itself."""
         lost = self._reader.omitted
-        instead: dict[bytes, bytes] = {}
+        instead: dict[tuple[int, int] | None, bytes] = {}
         for entry, first in self._names:
-            if first not in lost:
+            group = entry.link_group
+            if self._replaced.get(entry.path, group) != group:
+                continue
+            if first not in lost and self._replaced.get(first, group) == group:
                 self._stores.table.add_name(entry.path, first)
-            elif first in instead:
-                self._stores.table.add_name(entry.path, instead[first])
+            elif group in instead:
+                self._stores.table.add_name(entry.path, instead[group])
             else:
                 self._take(entry, self._stores.previous)
                 self._submit_small()
                 self._wait(0)
-                if entry.path not in lost:
-                    instead[first] = entry.path
+                is_other = any(other.path == entry.path for other in self._reader.take_others())
+                if entry.path not in lost and not is_other:
+                    instead[group] = entry.path
 
     def _moved(self) -> int:
         """Of the files that the previous snapshot had, those that are here under a new name."""

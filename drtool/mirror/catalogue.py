@@ -191,20 +191,17 @@ class Catalogue:
 
     def saw(self, entries: Iterable[TreeEntry]) -> None:
         """These are in the tree."""
-        rows = [
-            (
-                entry.path, tables.KINDS[entry.kind], entry.size_bytes, *tables.signs(entry),
-            )
-            for entry in entries
-        ]  # fmt: skip
+        kinds = tables.KINDS
+        rows = [(one.path, kinds[one.kind], one.size_bytes, *tables.signs(one)) for one in entries]
         with self._change() as database:
             database.executemany("REPLACE INTO seen VALUES (?,?,?,?,?,?)", rows)
 
-    def begin_anew(self, *, gone: Iterable[bytes]) -> None:
-        """Forget the jobs that were planned so far, and that these were seen in the tree."""
+    def end_work(self, *, vanished: Iterable[bytes] = ()) -> None:
+        """Forget the jobs that were planned so far; these were seen, and could not be read any more."""
         with self._change() as database:
             database.execute("DELETE FROM work")
-            database.executemany("DELETE FROM seen WHERE path = ?", [(path,) for path in gone])
+            database.executemany("REPLACE INTO vanished VALUES (?)", [(one,) for one in vanished])
+            database.execute(tables.UNSEE_RENAMED)
 
     def plan_files(self, *, trusts_signs: bool) -> FilesPlanned:
         """Add the seen files that are not known, or not unchanged, to the work of this run."""
@@ -278,11 +275,14 @@ class Catalogue:
         [(count,)] = self._rows(tables.MOVED)
         return int(count)
 
+    def renamed(self) -> list[tuple[bytes, bool]]:
+        """As `unseen`, of files that are stored under the names they have now."""
+        return [(path, True) for (path,) in self._rows(tables.RENAMED)]
+
     def seen_as(self, path: bytes) -> TreeKind | None:
         """What stands at a path of the tree, if anything was seen there."""
-        kinds = {number: kind for kind, number in tables.KINDS.items()}
         rows = self._rows("SELECT kind FROM seen WHERE path = ?", (path,))
-        return kinds[rows[0][0]] if rows else None
+        return tables.kind_of(rows[0][0]) if rows else None
 
     def sample(self, most: int) -> Iterator[MirrorEntry]:
         """At most `most` known files, spread evenly over all paths."""

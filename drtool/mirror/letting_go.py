@@ -87,3 +87,14 @@ def tombstones(count: int) -> Finding:
         " versions, so deleting them would be for good",
         fix="Turn on versioning of the bucket.",
     )
+
+
+def kept_for_now(count: int) -> Finding:
+    """What a person must know of what was not found while the tree changed."""
+    return Finding(
+        severity=Severity.WARNING,
+        subject=f"{count:,} files and directories",
+        fact="are not where they were, and stay in the mirror for this run if they were met nowhere else:"
+        " others were moved or removed while the tree was looked at",
+        fix="Run `drtool sync` again; what is not found then is let go.",
+    )

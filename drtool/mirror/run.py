@@ -18,7 +18,7 @@ from drtool.mirror.entries import MirrorEntry, from_line
 from drtool.mirror.keeping import keeps_deleted
 from drtool.mirror.keys import key_of
 from drtool.mirror.leftovers import no_parts_left
-from drtool.mirror.letting_go import in_the_way, let_go, make_way, tombstones
+from drtool.mirror.letting_go import in_the_way, kept_for_now, let_go, make_way, tombstones
 from drtool.mirror.pages import pages
 from drtool.mirror.plan import Survey, Told, TreeSettings, alarms, plan_missed, survey
 from drtool.mirror.publishing import Owner, Publisher, catch_up
@@ -91,7 +91,10 @@ def sync_tree(tree: TreeSettings, run: MirrorRun) -> SyncOutcome:
     if found.deleted_entries:
         # Where the bucket is not known to keep versions, deleting would be for good.
         delete = _delete_from(run.bucket) if keeps else None
-        gone = run.catalogue.unseen()
+        settled = found.again.is_settled
+        gone = run.catalogue.unseen() if settled else run.catalogue.renamed()
+        if not settled:
+            told.add(kept_for_now(found.deleted_entries))
         count = let_go(run.catalogue, gone, check=run.check, delete=delete)
         if count and not keeps:
             told.add(tombstones(count))
@@ -245,7 +248,7 @@ class _Work:
         """Try again what was refused while other objects stood in the way."""
         self._may_be_blocked = False
         catalogue, blocked = self._run.catalogue, self._blocked
-        catalogue.begin_anew(gone=())
+        catalogue.end_work()
         catalogue.plan(Job(path, 0, None) for path in blocked)
         self.put_all(jobs=len(blocked), size_bytes=0)
 
@@ -265,7 +268,7 @@ class _Work:
 
     def _wanted_again(self, again: SecondLook) -> None:
         vanished, self._vanished = self._vanished, {}
-        self._run.catalogue.begin_anew(gone=vanished)
+        self._run.catalogue.end_work(vanished=vanished)
         for path, omitted in vanished.items():
             again.unread(path, omitted)
 

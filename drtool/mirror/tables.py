@@ -32,6 +32,16 @@ CREATE TEMP TABLE work (
 );
 CREATE TEMP TABLE shielded (path BLOB PRIMARY KEY) WITHOUT ROWID;
 CREATE TEMP TABLE met (path BLOB PRIMARY KEY) WITHOUT ROWID;
+-- Of names that were gone when they were to be read, and of all former names of files that are
+-- stored under a name that they were seen under.
+CREATE TEMP TABLE vanished (path BLOB PRIMARY KEY) WITHOUT ROWID;
+CREATE TEMP VIEW renamed AS
+SELECT DISTINCT former.path
+FROM entries AS former JOIN entries AS now ON now.inode = former.inode
+    AND now.size_bytes = former.size_bytes AND now.modified_ns = former.modified_ns
+WHERE former.is_file AND now.is_file AND now.path <> former.path
+    AND EXISTS (SELECT 1 FROM seen WHERE seen.path = now.path AND seen.inode = now.inode)
+    AND NOT EXISTS (SELECT 1 FROM vanished WHERE vanished.path = now.path);
 """
 
 MET = "SELECT path FROM met WHERE path = ?"
@@ -57,6 +67,12 @@ JOIN entries ON entries.inode = seen.inode AND entries.size_bytes = seen.size_by
 WHERE work.is_new AND entries.is_file
     AND NOT EXISTS (SELECT 1 FROM seen AS still WHERE still.path = entries.path)
 """
+RENAMED = """
+SELECT path FROM renamed WHERE NOT EXISTS (SELECT 1 FROM seen WHERE seen.path = renamed.path)
+"""
+UNSEE_RENAMED = """
+DELETE FROM seen WHERE path IN (SELECT path FROM renamed JOIN vanished USING (path))
+"""
 RECORD = """
 INSERT INTO entries VALUES (?,?,?,?,?,?,?,?,?) ON CONFLICT (path) DO UPDATE SET
     is_file = excluded.is_file, size_bytes = excluded.size_bytes,
@@ -80,3 +96,8 @@ def signs(entry: TreeEntry) -> tuple[int, int, int]:
 def _held_time(nanoseconds: int) -> int:
     """The nearest time that a column holds (1677 to 2262); an entry's line has the time itself."""
     return min(max(nanoseconds, -_MOST_INTEGER), _MOST_INTEGER - 1)
+
+
+def kind_of(number: int) -> TreeKind:
+    """What a column `kind` says."""
+    return next(kind for kind, known in KINDS.items() if known == number)

@@ -244,3 +244,53 @@ def test_what_is_mounted_in_a_tree_is_not_looked_into_again(tmp_path: Path) -> N
     os.utime(late, ns=(1, 1_600_000_000_000_000_000))
 
     assert [missed for look in again.looks() for missed in look] == []
+
+
+@pytest.mark.parametrize("day", ["daily.0", "daily.1"])
+def test_a_name_of_a_hard_linked_file_that_is_replaced_is_no_name_of_it(
+    tmp_path: Path, day: str
+) -> None:
+    """As rsnapshot does: the new file comes by a rename, with a time of modification of its own."""
+    tree = tmp_path / "tree"
+    for name in ("daily.0", "daily.1"):
+        (tree / name).mkdir(parents=True)
+    (tree / "daily.0/f").write_text("old")
+    os.link(tree / "daily.0/f", tree / "daily.1/f")
+
+    def replace() -> None:
+        new = tmp_path / "new"
+        new.write_text("new")
+        os.utime(new, ns=(1, 1_600_000_000_000_000_000))
+        new.rename(tree / day / "f")
+
+    for number, items in enumerate((6, 8)):
+        # After the walk, before anything is read; and while the look after it goes on.
+        repository = new_repository()
+        snapshot(repository, tree, clock=CLOCK, stop=AfterWalk(items, replace))
+
+        bring_back(repository, tmp_path / str(number))
+        other = "daily.1" if day == "daily.0" else "daily.0"
+        assert (tmp_path / str(number) / other / "f").read_text() == "old"
+        assert (tmp_path / str(number) / day / "f").read_text() == "new"
+
+
+def test_a_root_that_is_replaced_meanwhile_is_told_and_never_mixed(tmp_path: Path) -> None:
+    tree = tmp_path / "site"
+    tree.mkdir()
+    (tree / "page").write_text("former")
+    (tmp_path / "site.new").mkdir()
+    (tmp_path / "site.new/page").write_text("later one")
+    (tmp_path / "site.new/only here").write_text("later")
+
+    def replace() -> None:
+        tree.rename(tmp_path / "site.was")
+        (tmp_path / "site.new").rename(tree)
+
+    repository = new_repository()
+    outcome = snapshot(repository, tree, clock=CLOCK, stop=AfterWalk(3, replace))
+
+    bring_back(repository, tmp_path / "back")
+    found = {path.name: path.read_text() for path in (tmp_path / "back").iterdir()}
+    [finding] = outcome.findings
+    assert found == {"page": "former"}
+    assert "was replaced by another directory" in finding.fact

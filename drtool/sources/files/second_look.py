@@ -66,6 +66,7 @@ class SecondLook:
         self._paths: list[bytes] = []
         self._identities = array("q")
         self._linked: set[int] = set()
+        self._recent: set[int] = set()  # written since the walk began: nobody is owed these
         self._directories: dict[bytes, _Directory] = {}
         self._told: set[bytes] = set()
         # Gone where it was met: by identity, what to say if it is found nowhere else.
@@ -78,6 +79,7 @@ class SecondLook:
         self._moved: dict[bytes, TreeEntry] = {}
         self._moves = 0
         self._looks = 0
+        self._is_replaced = False
         self._missed: list[bytes] = []
 
     def met(self, entry: TreeEntry) -> None:
@@ -94,6 +96,8 @@ class SecondLook:
         self._identities.append(identity)
         if entry.links > 1:
             self._linked.add(identity)
+        if entry.modified_ns >= self._began_ns:
+            self._recent.add(identity)
 
     def left_out(self, omitted: Omitted) -> bool:
         """Something the walk left out: whether it is to be told. What was gone is told at the end."""
@@ -127,17 +131,27 @@ class SecondLook:
             self._index.add(path, _identity_of(entry))
 
     def looks(self) -> Iterator[Iterator[Missed | Omitted]]:
-        """At most eight looks, none where nothing changed: each to be used up, and read, before the next."""
+        """At most eight looks, none where nothing changed: each to be used up, and read, before the next.
+
+        Two that find nothing are enough, if nothing that existed before is wanted yet.
+        """
         self._looks = clean = 0
         with open_tree(self._root) as root:
-            while self._looks < MOST_LOOKS and clean < _CLEAN_LOOKS:
+            if self._is_another(root):
+                return
+            while self._looks < MOST_LOOKS and (clean < _CLEAN_LOOKS or self._is_wanting()):
                 changed = self._changed(root)
                 if not changed:
                     return
                 self._looks += 1
                 self._missed.clear()
-                yield self._look(changed, self._index or self._begin_index())
+                yield self._look(root, changed, self._index or self._begin_index())
                 clean = 0 if self._missed else clean + 1
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether what was not met is not there: nothing was moved, or is missed or wanted yet."""
+        return not (self._missed or self._moves or self._is_replaced or self._is_wanting())
 
     def gone(self) -> Iterator[Omitted]:
         """What could not be read, and was not found under another name."""
@@ -162,6 +176,13 @@ class SecondLook:
 
     def findings(self) -> Iterator[Finding]:
         """A warning if there was no end to it, a note if directories were moved."""
+        if self._is_replaced:
+            yield Finding(
+                severity=Severity.WARNING,
+                subject=str(self._root),
+                fact="was replaced by another directory while it was read: what was read is the former one",
+                fix="Run it again now.",
+            )
         if self._looks == MOST_LOOKS and self._missed:
             directories = sorted({split(path)[0] for path in self._missed})
             more = f" and {len(directories) - 1:,} more" if len(directories) > 1 else ""
@@ -179,6 +200,20 @@ class SecondLook:
                 subject=subject,
                 fact="moved while the tree was read: what is in there stands under the old or the new name",
             )
+
+    def _is_wanting(self) -> bool:
+        if not (self._gone or self._unread):
+            return False
+        index = self._index or self._begin_index()
+        return any(not index.has(one) for one in self._gone.keys() - self._recent)
+
+    def _is_another(self, root: int) -> bool:
+        """Whether another directory stands where the tree was walked: there is nothing to find in it."""
+        status = os.fstat(root)
+        known = self._directories.get(b"")
+        place = hash((status.st_dev, status.st_ino))
+        self._is_replaced = known is not None and known.identity != place
+        return self._is_replaced
 
     def _begin_index(self) -> _Index:
         self._index = index = _Index(self._linked)
@@ -205,7 +240,7 @@ class SecondLook:
                 changed.append(path)
         return changed
 
-    def _look(self, changed: list[bytes], index: _Index) -> Iterator[Missed | Omitted]:
+    def _look(self, root: int, changed: list[bytes], index: _Index) -> Iterator[Missed | Omitted]:
         due, self._due = self._due, set()
         identities = {known.identity for known in self._directories.values()}
 
@@ -215,7 +250,7 @@ class SecondLook:
             return known is None or known.identity != identity or identity in due
 
         for item in list_again(
-            self._root,
+            root,
             changed,
             exclude=self._exclude,
             one_file_system=self._one_file_system,

@@ -109,7 +109,7 @@ def walk_tree(
 
 
 def list_again(
-    root: Path,
+    root: int,
     directories: Sequence[bytes],
     *,
     exclude: ExcludeRules,
@@ -119,10 +119,10 @@ def list_again(
 ) -> Iterator[TreeEntry | Omitted]:
     """What is in these directories now, and below those of them for which `descends` says so.
 
-    As `walk_tree`, in the thread that asks. Directories that are gone give an `Omitted`.
+    As `walk_tree`, in the thread that asks. Directories that are gone give an `Omitted`. `root` stays
+    the caller's to close.
     """
-    descriptor = open_root(root)
-    walk = _Walk(descriptor, exclude, one_file_system=one_file_system, skip_caches=False)
+    walk = _Walk(root, exclude, one_file_system=one_file_system, skip_caches=False)
     walk.xattrs_of = xattrs_of
     walk.descends = descends
     try:
@@ -130,7 +130,6 @@ def list_again(
         yield from walk.items_again()
     finally:
         walk.pending.close()
-        os.close(descriptor)
 
 
 class _Walk:
