@@ -17,7 +17,7 @@ from drtool.archiving.patience import Patience
 from drtool.archiving.receive_settings import Received, ReceiveSettings, lease_name
 from drtool.archiving.removed import first_resumable, record_gap
 from drtool.archiving.slot_keeping import KeptSlot
-from drtool.archiving.start import ends_held, first_start
+from drtool.archiving.start import ends_held, first_start, put_word
 from drtool.archiving.stream import Intake
 from drtool.archiving.wal_events import told_of_minimal
 from drtool.errors import SourceUnavailable, SourceUnsuitable
@@ -257,6 +257,9 @@ class Receiver:
         if self._is_begun:
             return plan_start(self._ends, path, first, segment_bytes=facts.segment_bytes)
         self._is_begun = True
+        if self._settings.accepts_new_system:
+            lineage = self._lineage(facts, facts.timeline)
+            put_word(self._repository, lineage, facts.flushed, patience=self._patience)
         return first_start(
             self._repository, self._settings.source, facts, path=path, ends=self._ends, first=first
         )
@@ -317,12 +320,8 @@ class Receiver:
     def _finish_timeline(self, start: StartPoint, ended: TimelineEnded) -> None:
         assert self._ends is not None
         self._ends[start.timeline] = max(ended.switch_point, start.durable)
-        self._emit(
-            Noted(
-                f"timeline {start.timeline} has ended at {ended.switch_point};"
-                f" it goes on as timeline {ended.next_timeline}"
-            )
-        )
+        told = f"timeline {start.timeline} has ended at {ended.switch_point};"
+        self._emit(Noted(f"{told} it goes on as timeline {ended.next_timeline}"))
 
     def _remember(self, start: StartPoint, keeper: LogKeeper, intake: Intake) -> None:
         assert self._ends is not None
@@ -346,9 +345,8 @@ class Receiver:
         now = self._clock.monotonic()
         if now - self._told_at < _TELL_SECONDS:
             return
-        self._told_at = now
-        detail = f"durable to {durable}"
-        self._emit(PhaseAdvanced(phase="wal", done=self._durable_bytes, detail=detail))
+        self._told_at, told = now, f"durable to {durable}"
+        self._emit(PhaseAdvanced(phase="wal", done=self._durable_bytes, detail=told))
 
     def _keep(self, lineage: Lineage, durable: Lsn) -> None:
         """The storing thread has made WAL durable up to there."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from drtool.archiving.begin import StartPoint, held_ends, held_from, plan_start, segment_start
+from drtool.archiving.patience import Patience
 from drtool.model.wal import Lsn, TimelineHistory, WalSegment
 from drtool.repository.layout import Lineage
 from drtool.repository.log import list_parts, take_inventory
+from drtool.repository.production import put_production
 from drtool.repository.repository import Repository
 from drtool.sources.postgres.facts import ServerFacts
 
@@ -53,3 +55,9 @@ def first_start(
     if not list_parts(repository, lineage, name):
         return start
     return StartPoint(timeline=start.timeline, begin=before.begin(size), durable=start.durable)
+
+
+def put_word(repository: Repository, lineage: Lineage, lsn: Lsn, *, patience: Patience) -> None:
+    """A person has said of the server at `lsn` that it is production: kept once the store is there."""
+    now = patience.clock.now()
+    patience.put(lambda: put_production(repository, lineage, lsn, moment=now))

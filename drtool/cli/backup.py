@@ -15,7 +15,8 @@ from drtool.cli.verdicts import leave
 @click.option(
     "--accept-source",
     is_flag=True,
-    help="A source that looks empty or shrunken, or a tree moved or encrypted, is as it should be.",
+    help="A source that looks empty or shrunken, or a tree moved or encrypted, is as it should be; of two"
+    " servers that were backed up under one name, this one is production.",
 )
 @click.option(
     "--unread",

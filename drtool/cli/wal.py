@@ -21,7 +21,7 @@ from drtool.cli.verdicts import leave
     "accept_source",
     is_flag=True,
     help="The source is a new cluster under its old name, as after pg_upgrade, or of another stack, or was"
-    " put back from a copy and goes on from there.",
+    " put back from a copy and goes on from there; of two servers under one name, this one is production.",
 )
 @click.pass_obj
 def receive(front: Front, *, source: str, dry_run: bool, accept_source: bool) -> None:

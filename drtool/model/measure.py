@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 from zoneinfo import ZoneInfo
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(B|KiB|MiB|GiB|TiB|kB|MB|GB|TB)")
@@ -113,6 +113,11 @@ def format_promise(span: timedelta) -> str:
     for zeros in (" 00 s", " 00 min", " 00 h"):
         text = text.removesuffix(zeros)
     return f"{text[:-4]} s" if text.endswith(".0 s") else text
+
+
+def format_exact(moment: datetime, zone: tzinfo) -> str:
+    """To the microsecond, as `--to` takes it: `2024-05-01T10:00:00.25+02:00`."""
+    return moment.astimezone(zone).isoformat().replace("+00:00", "Z")
 
 
 def format_moment(moment: datetime, zone: ZoneInfo) -> str:

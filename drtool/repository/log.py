@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 
 from drtool.errors import AlreadyExists, IntegrityError, ObjectMissing
 from drtool.model.wal import Lsn, TimelineHistory, WalSegment
@@ -229,6 +230,7 @@ class LogInventory:
 
     `known_ends` are positions that each timeline is known to have reached, from what else tells of
     it: marks and manifests. Where the log ends before one of them, WAL is missing.
+    `known_moments` are the newest moments of each timeline that the same tell of.
     """
 
     source: str
@@ -237,6 +239,7 @@ class LogInventory:
     timelines: dict[int, TimelineLog]
     histories: frozenset[int]
     known_ends: Mapping[int, Lsn] = field(default_factory=dict)
+    known_moments: Mapping[int, datetime] = field(default_factory=dict)
 
 
 def take_inventory(

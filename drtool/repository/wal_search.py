@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, timezone
+from zoneinfo import ZoneInfo
 
 from drtool.model.progress import Emit, PhaseAdvanced, PhaseBegan, PhaseEnded, silent
 from drtool.system.clock import Clock, Stopwatch, SystemClock
@@ -16,9 +18,21 @@ _PHASE = "search"
 
 
 class WalSearch:
-    """One search after the other, each for what `title` names. One thread at a time."""
+    """One search after the other, each for what `title` names. One thread at a time.
 
-    def __init__(self, title: str, *, clock: Clock, emit: Emit, stop: threading.Event) -> None:
+    `zone` is that of whoever waits for it: moments are told in it.
+    """
+
+    def __init__(
+        self,
+        title: str,
+        *,
+        clock: Clock,
+        emit: Emit,
+        stop: threading.Event,
+        zone: ZoneInfo | timezone = UTC,
+    ) -> None:
+        self.zone = zone
         self._title, self._clock, self._emit, self._stop = title, clock, emit, stop
         self._watch = Stopwatch(clock)
         self._total: int | None = None

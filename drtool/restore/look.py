@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import UTC, datetime
 
 from drtool.errors import NotRecoverable, ObjectMissing
 from drtool.model.objective import Mark
@@ -18,10 +18,11 @@ from drtool.repository.backups import Manifest, name_backups, read_manifests
 from drtool.repository.damage import known_damage
 from drtool.repository.extents import PostgresExtent
 from drtool.repository.layout import Lineage
-from drtool.repository.live_timelines import live_timelines, require_one_alive
+from drtool.repository.live_timelines import LiveTimeline, live_timelines, require_one_alive
 from drtool.repository.log import LogInventory, read_history, take_inventory
 from drtool.repository.logpath import Chain, walk
 from drtool.repository.marks import first_mark_after, last_mark_until
+from drtool.repository.recovery_findings import Zone
 from drtool.repository.recovery_windows import (
     find_reaches,
     find_windows,
@@ -64,6 +65,8 @@ class RecoveryFacts:
     greatest position, whether the log reaches it or not. Of a time target `around` are the marks of all
     timelines, and `stop` the position it means, where WAL and marks tell. Of a transaction or a restore
     point `place` is where it is. `is_named`: the backup to begin with was named, and is the only candidate.
+    `choices` are timelines between which a person must choose where none was asked for. `zone` is that of
+    the reader. `also` are the timelines with a mark behind the moment of a time target.
     """
 
     source: str
@@ -80,6 +83,9 @@ class RecoveryFacts:
     stop: StopPosition | None = None
     place: TargetPlace | None = None
     is_named: bool = False
+    zone: Zone = UTC
+    choices: tuple[LiveTimeline, ...] = ()
+    also: tuple[int, ...] = ()
 
     def ended_by(self, candidate: Candidate, moment: datetime) -> bool:
         """Whether a backup had ended by then. Marks tell by its position; its own clock counts only
@@ -109,8 +115,10 @@ def look(
 
     Only the backup `from_backup` is a candidate where it is named. `search` watches a search in the WAL.
     """
-    facts = _gathered(repository, source, target, timeline=timeline, from_backup=from_backup)
     search = search or unwatched()
+    facts = _gathered(
+        repository, source, target, timeline=timeline, from_backup=from_backup, zone=search.zone
+    )
     stop = _stop(repository, facts, search=search)
     return replace(facts, stop=stop, place=_place(repository, facts, target, search=search))
 
@@ -122,6 +130,7 @@ def _gathered(
     *,
     timeline: int | None,
     from_backup: str | None,
+    zone: Zone,
 ) -> RecoveryFacts:
     """What listings and marks tell: everything but what the WAL is read for."""
     manifests, errors = read_manifests(repository, source)
@@ -144,8 +153,8 @@ def _gathered(
     inventory = inventoried()
     timelines = find_timelines(repository, inventory, marks)
     around = _marks_around(repository, timelines, target)
-    asked, timeline = timeline, _wanted(timeline, target, extent, around=around, known=timelines)
-    history = _path_to(repository, inventory, wanted=timeline)
+    wanted = timeline or _wanted(target, extent, around=around, known=timelines, zone=zone)
+    history = _path_to(repository, inventory, wanted=wanted)
     on_path = _on_path(here, history, from_backup=from_backup)
     covering = _covering(repository, inventory, history, target=target)
     candidates = _candidates(repository, inventory, history, manifests=on_path)
@@ -154,8 +163,6 @@ def _gathered(
         inventory = inventoried()
         candidates = _candidates(repository, inventory, history, manifests=on_path)
         timelines = find_timelines(repository, inventory, marks)
-    if isinstance(target, ToLatest) and asked is None:
-        _require_one_alive(repository, timelines, here)
     reaches = find_reaches(repository, timelines, {m.backup_id: m.postgres for m in here})
     return RecoveryFacts(
         source=source,
@@ -170,30 +177,43 @@ def _gathered(
         windows=find_windows(repository, timelines, reaches),
         around=around,
         is_named=from_backup is not None,
+        zone=zone,
+        choices=() if timeline else _alive(repository, timelines, here, target=target, zone=zone),
+        also=tuple(one.timeline for one in timelines.paths if around and around.reach(one)),
     )
 
 
 def _wanted(
-    asked: int | None,
     target: RecoveryTarget,
     extent: PostgresExtent,
     *,
     around: MomentMarks | None,
     known: Timelines,
+    zone: Zone,
 ) -> int | None:
-    """The timeline that was asked for, or that the target is on; None for the newest."""
-    if asked is not None:
-        return asked
+    """The timeline that the target is on, or on which the source goes on; None for the newest."""
     if isinstance(target, ToBackup):
         return extent.timeline
-    return None if around is None else timeline_of(around, known)
+    found = None if around is None else timeline_of(around, known, zone=zone)
+    if found is None and any(path.timeline > known.main.timeline for path in known.paths):
+        return known.main.timeline
+    return found
 
 
-def _require_one_alive(
-    repository: Repository, timelines: Timelines, manifests: list[Manifest]
-) -> None:
+def _alive(
+    repository: Repository,
+    timelines: Timelines,
+    manifests: list[Manifest],
+    *,
+    target: RecoveryTarget,
+    zone: Zone,
+) -> tuple[LiveTimeline, ...]:
+    """The timelines between which a person must choose; NotRecoverable where that is to be now."""
     extents = [manifest.postgres for manifest in manifests]
-    require_one_alive(timelines.inventory.source, live_timelines(repository, timelines, extents))
+    live = live_timelines(repository, timelines, extents)
+    if isinstance(target, ToLatest):
+        require_one_alive(timelines.inventory.source, live, zone=zone)
+    return live
 
 
 def _marks_around(

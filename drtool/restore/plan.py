@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 
 from drtool.errors import NotRecoverable
 from drtool.model.finding import Finding, Severity
-from drtool.model.measure import format_size
+from drtool.model.measure import format_exact, format_size
 from drtool.model.objective import Mark
 from drtool.model.outcome import RestorePreview
 from drtool.model.target import (
@@ -26,14 +25,15 @@ from drtool.model.window import TimeRange
 from drtool.repository.backups import Manifest
 from drtool.repository.log_events import PARAMETERS
 from drtool.repository.logpath import PlacedEvent, WalSpan, events_between
-from drtool.repository.recovery_windows import latest_moment
 from drtool.restore.look import Candidate, RecoveryFacts
-from drtool.restore.place_choice import (
-    before_place,
-    named_is_behind,
-    no_backup_before,
-    stop_at_place,
-    told_of_place,
+from drtool.restore.place_choice import before_place, stop_at_place, told_of_place
+from drtool.restore.refused import (
+    before_everything,
+    beyond_marks,
+    hole,
+    lack,
+    nothing_usable,
+    window,
 )
 from drtool.restore.stop_position import StopPosition
 
@@ -159,25 +159,12 @@ def _misdated(facts: RecoveryFacts, moment: datetime) -> list[Finding]:
         Finding(
             severity=Severity.WARNING,
             subject="clocks",
-            fact=f"{len(times)} of the commits before {_shown(moment)} bear a later time, up to"
-            f" {_shown(max(times))}: the server's clock had jumped. They are kept, by their place in the"
-            " WAL; if one was made after that moment, nobody can tell",
+            fact=f"{len(times)} of the commits before {format_exact(moment, facts.zone)} bear a later time,"
+            f" up to {format_exact(max(times), facts.zone)}: the server's clock had jumped. They are kept, by"
+            " their place in the WAL; if one was made after that moment, nobody can tell",
             fix="Let the server keep its time by NTP without steps.",
         )
     ]
-
-
-def window(facts: RecoveryFacts) -> tuple[datetime | None, datetime | None]:
-    """The earliest and the latest moment that can be returned to; None where nobody can tell."""
-    usable = [candidate for candidate in facts.candidates if candidate.is_consistent]
-    if not usable:
-        return None, None
-    earliest = min(candidate.manifest.postgres.stopped_at for candidate in usable)
-    return earliest, _latest(usable[-1])
-
-
-def _latest(candidate: Candidate) -> datetime | None:
-    return latest_moment(candidate.newest, candidate.manifest.postgres)
 
 
 def _proven_end(candidate: Candidate, wal_end: Lsn) -> Lsn:
@@ -219,7 +206,7 @@ def _choose_backup(facts: RecoveryFacts, target: RecoveryTarget) -> Candidate:
     """The newest backup that ends at or before the target, on its path (PITFALLS 42, 51)."""
     usable = [candidate for candidate in facts.candidates if candidate.is_consistent]
     if not usable:
-        raise _nothing_usable(facts, target)
+        raise nothing_usable(facts, target)
     match target:
         case ToBackup(backup_id):
             fitting = [c for c in usable if c.manifest.backup_id == backup_id]
@@ -232,53 +219,8 @@ def _choose_backup(facts: RecoveryFacts, target: RecoveryTarget) -> Candidate:
         case _:
             fitting = usable
     if not fitting:
-        raise _before_everything(facts, usable, target)
+        raise before_everything(facts, usable, target)
     return fitting[-1]
-
-
-def _nothing_usable(facts: RecoveryFacts, target: RecoveryTarget) -> NotRecoverable:
-    if facts.candidates:
-        worst = facts.candidates[-1]
-        missing = worst.chain.missing
-        name = missing.name(facts.inventory.segment_bytes) if missing else "of its end"
-        return NotRecoverable(
-            f"backup {worst.manifest.backup_id} of source {facts.source} cannot be made consistent:"
-            f" WAL segment {name} is not in the repository",
-            hint="Run `drtool wal gaps` to see what is missing, and `drtool backup` to begin anew.",
-        )
-    others = ", ".join(manifest.backup_id for manifest in facts.elsewhere) or "none"
-    return NotRecoverable(
-        f"no backup of source {facts.source} lies on the way to timeline {facts.history.timeline},"
-        f" so {describe_target(target)} cannot be reached there",
-        hint=f"Choose another timeline with --timeline; backups on other ones: {others}.",
-    )
-
-
-def _before_everything(
-    facts: RecoveryFacts, usable: Sequence[Candidate], target: RecoveryTarget
-) -> NotRecoverable:
-    if isinstance(target, ToBackup):
-        return NotRecoverable(
-            f"backup {target.backup_id} of source {facts.source} cannot be made consistent: WAL of"
-            " its own stretch is not in the repository",
-            hint="Run `drtool wal gaps` to see what is missing, and restore from another backup.",
-        )
-    first = usable[0].manifest
-    if facts.is_named:
-        return named_is_behind(facts, first, target)
-    if isinstance(target, ToXid | ToName):
-        return no_backup_before(facts, usable, target)
-    if isinstance(target, ToLsn):
-        return NotRecoverable(
-            f"{describe_target(target)} lies before the end of the first backup of source"
-            f" {facts.source}, {first.postgres.stop_lsn}",
-            hint=f"The earliest position is {first.postgres.stop_lsn}: use --to-lsn with a later one.",
-        )
-    return NotRecoverable(
-        f"{describe_target(target)} lies before the end of the first backup of source"
-        f" {facts.source}: {_window_text(facts)}",
-        hint=f"The earliest moment is {_shown(first.postgres.stopped_at)}: use --to with it or later.",
-    )
 
 
 def _covering_mark(facts: RecoveryFacts, chosen: Candidate, moment: datetime) -> Mark:
@@ -287,28 +229,15 @@ def _covering_mark(facts: RecoveryFacts, chosen: Candidate, moment: datetime) ->
     if mark is not None and mark.lsn <= chosen.chain.end:
         return mark
     if mark is not None:
-        raise _hole(facts, chosen, f"time {_shown(moment)} cannot be reached")
-    if chosen.newest is None and facts.furthest is None:
-        raise NotRecoverable(
-            f"source {facts.source} has no marks, so nobody can tell which WAL position belongs to"
-            f" {_shown(moment)}",
-            hint="Use --to latest, --to-lsn, --to-xid, --to-name or --backup; marks are made by"
-            " `drtool wal receive`.",
-        )
-    latest = window(facts)[1]
-    advice = f"use --to '{_shown(latest)}' or --to latest" if latest else "use --to latest"
-    raise NotRecoverable(
-        f"time {_shown(moment)} lies after what can be recovered of source {facts.source}:"
-        f" {_window_text(facts)}",
-        hint=f"To come as near as possible, {advice}.",
-    )
+        raise hole(facts, chosen, f"time {format_exact(moment, facts.zone)} cannot be reached")
+    raise beyond_marks(facts, chosen, moment)
 
 
 def _require_position(facts: RecoveryFacts, chosen: Candidate, lsn: Lsn) -> None:
     if lsn <= chosen.chain.end:
         return
     if chosen.chain.is_cut:
-        raise _hole(facts, chosen, f"WAL position {lsn} cannot be reached")
+        raise hole(facts, chosen, f"WAL position {lsn} cannot be reached")
     raise NotRecoverable(
         f"WAL position {lsn} lies after the end of the WAL in the repository, {chosen.chain.end}",
         hint=f"Use --to-lsn with a position up to {chosen.chain.end}, or --to latest.",
@@ -324,45 +253,25 @@ def _require_no_gap(facts: RecoveryFacts, chosen: Candidate, *, accepts_gap: boo
     if not chain.is_cut and not was_further:
         return []
     if not accepts_gap:
-        raise _hole(facts, chosen, "the latest moment cannot be reached")
+        raise hole(facts, chosen, "the latest moment cannot be reached")
     known = [chain.beyond] if chain.beyond is not None else []
     known += [Lsn(furthest.lsn)] if furthest is not None else []
     until = f"up to {max(known)} at least" if known else "whatever came later"
-    since = f", every change after {_shown(chosen.newest.moment)}" if chosen.newest else ""
+    since = (
+        f", every change after {format_exact(chosen.newest.moment, facts.zone)}"
+        if chosen.newest
+        else ""
+    )
     return [
         Finding(
             severity=Severity.WARNING,
             subject=f"source {facts.source}",
-            fact=f"WAL after {chain.end} is given up, {until}{since}: {_lack(facts, chosen)}",
+            fact=f"WAL after {chain.end} is given up, {until}{since}: {lack(facts, chosen)}",
             fix=_WHY_NOT_MINIMAL
             if chain.blocked is not None
             else "Nothing brings it back unless a server still has that segment in its pg_wal.",
         )
     ]
-
-
-def _hole(facts: RecoveryFacts, chosen: Candidate, what: str) -> NotRecoverable:
-    latest = _latest(chosen)
-    how = f"use --to '{_shown(latest)}'" if latest else f"use --to-lsn {chosen.chain.end}"
-    return NotRecoverable(
-        f"{what}: of source {facts.source} {_lack(facts, chosen)}; without a gap it reaches"
-        f" {chosen.chain.end}",
-        hint=f"For the newest moment before the gap {how}; to go to the gap knowingly, --to latest"
-        " --accept-gap. `drtool wal gaps` shows every gap.",
-    )
-
-
-def _lack(facts: RecoveryFacts, chosen: Candidate) -> str:
-    """What keeps the replay from going on, as a clause."""
-    size, chain = facts.inventory.segment_bytes, chosen.chain
-    if chain.blocked is not None:
-        return f"WAL {chain.blocked.lack}"
-    if chain.missing is not None:
-        name = chain.missing.name(size)
-    else:
-        span = WalSpan(chain.timeline, chain.end, Lsn(chain.end + 1))
-        name = next(span.segments(size)).name(size)
-    return f"WAL segment {name} is not in the repository, though later WAL was"
 
 
 def _warnings(facts: RecoveryFacts, chosen: Candidate) -> list[Finding]:
@@ -388,13 +297,3 @@ def _warnings(facts: RecoveryFacts, chosen: Candidate) -> list[Finding]:
                 )
             )
     return found + list(chosen.manifest.findings)
-
-
-def _window_text(facts: RecoveryFacts) -> str:
-    earliest, latest = window(facts)
-    until = _shown(latest) if latest else "a moment that no mark tells"
-    return f"recoverable from {_shown(earliest) if earliest else 'nowhere'} to {until}"
-
-
-def _shown(moment: datetime) -> str:
-    return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")

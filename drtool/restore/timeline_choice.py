@@ -6,28 +6,34 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from drtool.errors import NotRecoverable
+from drtool.model.measure import format_exact
 from drtool.model.objective import Mark
 from drtool.model.wal import Lsn, TimelineHistory
 from drtool.repository.layout import Lineage
-from drtool.repository.live_timelines import require_one_written
+from drtool.repository.live_timelines import beside, require_one_written
 from drtool.repository.log import LogInventory
 from drtool.repository.marks import first_mark_after, last_mark_until, newest_mark
+from drtool.repository.recovery_findings import Zone
 from drtool.repository.repository import Repository
 from drtool.repository.timelines import Timelines
 
 
 @dataclass(frozen=True, slots=True)
 class MomentMarks:
-    """The last mark of each timeline until `moment`, and the timelines that have one after it."""
+    """The last mark of each timeline until `moment`, and the first one after it."""
 
     moment: datetime
     before: dict[int, Mark]
-    alive: frozenset[int]
+    after: dict[int, Mark]
 
     @property
     def witness(self) -> Mark | None:
         """The newest mark until the moment, on whatever timeline: what a copy must hold."""
         return max(self.before.values(), default=None)
+
+    def reach(self, path: TimelineHistory) -> bool:
+        """Whether a mark after the moment lies on the path."""
+        return any(path.holds(timeline, Lsn(mark.lsn)) for timeline, mark in self.after.items())
 
 
 def marks_around(
@@ -35,22 +41,24 @@ def marks_around(
 ) -> MomentMarks:
     """What the marks of all timelines say of one moment."""
     before: dict[int, Mark] = {}
-    alive: set[int] = set()
+    after: dict[int, Mark] = {}
     for timeline in timelines.newest_marks:
         lineage = Lineage(inventory.source, inventory.system_id, timeline)
         mark = last_mark_until(repository, lineage, moment)
         if mark is not None:
             before[timeline] = mark
-            if first_mark_after(repository, lineage, moment) is not None:
-                alive.add(timeline)
-    return MomentMarks(moment, before, frozenset(alive))
+        behind = first_mark_after(repository, lineage, moment)
+        if behind is not None:
+            after[timeline] = behind
+    return MomentMarks(moment, before, after)
 
 
-def timeline_of(marks: MomentMarks, timelines: Timelines) -> int | None:
+def timeline_of(marks: MomentMarks, timelines: Timelines, *, zone: Zone) -> int | None:
     """The timeline whose path holds what had been acknowledged by the moment; None for the newest. Pure.
 
     NotRecoverable if that timeline cannot be followed, or if two were written at that moment: then only
-    a person knows which one is meant.
+    a person knows which one is meant, and may have said so for good. That also settles a moment at which
+    the newest had ended and theirs goes on.
     """
     witness = marks.witness
     if witness is None:
@@ -60,14 +68,17 @@ def timeline_of(marks: MomentMarks, timelines: Timelines) -> int | None:
     )
     if chosen is None:
         raise NotRecoverable(
-            f"time {marks.moment.isoformat()} was on timeline {witness.timeline}, as its marks tell, and"
-            " the history of that timeline cannot be read",
+            f"time {format_exact(marks.moment, zone)} was on timeline {witness.timeline}, as its marks tell,"
+            " and the history of that timeline cannot be read",
             hint="Put the history file back with `drtool-wal push`, or choose another timeline with"
             " --timeline.",
         )
-    written = [mark for timeline, mark in marks.before.items() if timeline in marks.alive]
-    source, moment = timelines.inventory.source, marks.moment
-    require_one_written(source, chosen, witness, written=written, moment=moment)
+    written = [mark for timeline, mark in marks.before.items() if timeline in marks.after]
+    source, told = timelines.inventory.source, format_exact(marks.moment, zone)
+    if timelines.is_said and marks.reach(timelines.main):
+        if beside(chosen, written) or not marks.reach(chosen):
+            return timelines.main.timeline
+    require_one_written(source, chosen, witness, written=written, told=told)
     return chosen.timeline
 
 

@@ -24,6 +24,7 @@ from drtool.policy.sources import PostgresSource, WalMode
 from drtool.repository.backups import read_manifest
 from drtool.repository.layout import Lineage
 from drtool.repository.marks import put_mark
+from drtool.repository.production import put_production
 from drtool.repository.repository import Repository
 from drtool.sources.postgres.basebackup import BaseBackup
 from drtool.sources.postgres.connection import connect, connect_replication
@@ -113,6 +114,10 @@ class PostgresBackup:
                 emit=around.emit,
             )
         extent = read_manifest(self.repository, self.name, outcome.backup_id).postgres
+        if self.request.accepts_source:
+            lineage = Lineage(self.name, extent.system_id, extent.timeline)
+            moment = around.clock.now()
+            put_production(self.repository, lineage, extent.stop_lsn, moment=moment)
         here = check_restorable(self.name, self.source, extent, severity=Severity.WARNING)
         return replace(outcome, findings=(*outcome.findings, *here))
 

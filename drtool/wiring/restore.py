@@ -208,7 +208,7 @@ class _Stack:
                     name,
                     source,
                     request,
-                    objective=objective,
+                    policy=self.policy,
                     repository=repository,
                     around=around,
                 )

@@ -15,6 +15,7 @@ from drtool.model.progress import Emit
 from drtool.model.request import RestoreRequest
 from drtool.model.target import ToBackup, ToTime, describe_target
 from drtool.model.wal import Lsn
+from drtool.policy.policy import Policy
 from drtool.policy.sources import PostgresSource, SourcePolicy
 from drtool.repository.repository import Repository
 from drtool.repository.wal_search import WalSearch
@@ -125,7 +126,7 @@ def plan_postgres(
     source: PostgresSource,
     request: RestoreRequest,
     *,
-    objective: Objective,
+    policy: Policy,
     repository: Repository,
     around: Surroundings,
 ) -> Planned:
@@ -141,6 +142,7 @@ def plan_postgres(
             clock=around.clock,
             emit=around.emit,
             stop=around.stop,
+            zone=policy.timezone,
         ),
     )
     plan = plan_restore(facts, request.target, accepts_gap=request.accepts_gap)
@@ -152,7 +154,7 @@ def plan_postgres(
     job = _Job(
         source=source,
         request=request,
-        objective=objective,
+        objective=policy.objective_of(name),
         repository=repository,
         around=around,
         plan=plan,

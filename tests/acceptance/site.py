@@ -162,12 +162,16 @@ class Site:
     def mark_after(self, moment: datetime) -> None:
         """Wait until the repository holds a mark that was made after `moment`."""
 
-        def is_there() -> bool:
-            names = (path.parts[-2:] for path in self.repository.glob("marks/*/*/*/*/*"))
-            marks = (parse_mark_name("/".join(name)) for name in names)
-            return any(mark is not None and mark[0] > moment for mark in marks)
+        until(lambda: self._marks_after(moment), f"a mark after {moment}")
 
-        until(is_there, f"a mark after {moment}")
+    def first_mark_after(self, moment: datetime) -> datetime:
+        """The moment of the first mark after `moment`."""
+        return min(self._marks_after(moment))
+
+    def _marks_after(self, moment: datetime) -> list[datetime]:
+        names = (path.parts[-2:] for path in self.repository.glob("marks/*/*/*/*/*"))
+        marks = (parse_mark_name("/".join(name)) for name in names)
+        return [mark[0] for mark in marks if mark is not None and mark[0] > moment]
 
 
 def until(condition: Callable[[], object], what: str) -> None:

@@ -52,9 +52,25 @@ def test_two_live_timelines_are_a_problem_and_latest_asks_which(
     asked = site.run("restore", SOURCE, "--to", "latest", "--plan", code=4)
     chosen = site.run("restore", SOURCE, "--to", "latest", "--timeline", "1", "--plan")
     status = site.run("status", code=None)
+    between = (site.first_mark_after(taken) - timedelta(milliseconds=20)).isoformat()
+    ended = site.run("restore", SOURCE, "--to", between, "--plan", code=4)
+    with site.receiving():
+        site.run("backup", SOURCE, "--accept-source")
+        accepted = datetime.now(UTC)
+        site.mark_after(accepted)
 
     assert "on timeline 2" in clear.out  # as after any failover
     assert "--timeline 2 or --timeline 1" in asked.err
     assert "on timeline 1" in chosen.out
     assert status.code != 0
     assert "two servers write it, on timelines 2 (until" in status.out, str(status)
+    told = " ".join(status.out.split())
+    assert "Timeline 2 has had no new mark since" in told, told
+    assert "counts as alive until" in told, told
+    assert "--timeline 1" in ended.err, str(ended)
+    settled = site.run("status", code=None)
+    latest = site.run("restore", SOURCE, "--to", "latest", "--plan")
+    at_moment = site.run("restore", SOURCE, "--to", between, "--plan")
+    assert "two servers" not in settled.out, str(settled)
+    assert "on timeline 1" in latest.out
+    assert "on timeline 1" in at_moment.out

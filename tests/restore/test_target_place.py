@@ -229,7 +229,7 @@ def planned(
         SOURCE,
         source,
         request,
-        objective=policy.objective_of(SOURCE),
+        policy=policy,
         repository=story.repository,
         around=around,
     )
