@@ -24,6 +24,7 @@ from drtool.mirror.entries import MirrorEntry, from_line
 from drtool.mirror.manifests import Run, ended_at, fold, list_runs, state_at
 from drtool.mirror.pages import pages
 from drtool.model.finding import Finding, Severity
+from drtool.model.measure import CLOCK_SKEW
 from drtool.model.origin import NOT_TOLD, Origin
 from drtool.model.outcome import Fact, FactSheet
 from drtool.model.progress import Emit, PhaseAdvanced, PhaseBegan, PhaseEnded
@@ -58,14 +59,15 @@ class MirrorRestore:
 def restore_from_mirror(wanted: MirrorRestore, bucket: Bucket) -> FactSheet:
     """Bring the tree back as of the newest run that ended at or before the moment.
 
-    NotRecoverable, before anything is written, if there is no such run or if files were overwritten
-    since in a bucket without versions. DestinationRefused unless `into` is new or empty. An
-    IntegrityError or a missing object ends it: what is written so far is then not to be used.
+    NotRecoverable, before anything is written, if there is no such run, if the moment has not come yet, or
+    if files were overwritten since in a bucket without versions. DestinationRefused unless `into` is new
+    or empty. An IntegrityError or a missing object ends it: what is written so far is then not to be used.
     """
     watch = Stopwatch(wanted.clock)
     chain = state_at(bucket, wanted.moment)
     if not chain:
         raise _too_early(wanted, bucket)
+    _require_past(wanted, newest=chain[-1].ended)
     fact = chain[-1].origin.difference(wanted.origin)
     if fact is not None:
         raise NotRecoverable(
@@ -279,6 +281,18 @@ def _check_place(into: Path) -> None:
             f"destination {into} is not empty: found {shown(bytes(first.name, 'utf-8', 'surrogateescape'))}",
             hint="Restore --into a new directory.",
         )
+
+
+def _require_past(wanted: MirrorRestore, *, newest: datetime) -> None:
+    """This machine's clock may be the one that is behind, so the newest run counts too."""
+    now = wanted.clock.now()
+    if wanted.moment is None or wanted.moment <= max(now, newest) + CLOCK_SKEW:
+        return
+    raise NotRecoverable(
+        f"{wanted.moment.isoformat()} has not come yet, so the mirror of {wanted.source} does not hold it:"
+        f" now is {now.isoformat()}",
+        hint=f"Its newest run ended at {newest.isoformat()}: use --to with it, or --to latest.",
+    )
 
 
 def _too_early(wanted: MirrorRestore, bucket: Bucket) -> NotRecoverable:

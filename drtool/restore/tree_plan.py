@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 from drtool.errors import NotRecoverable
 from drtool.model.finding import Finding, Severity
-from drtool.model.measure import format_size
+from drtool.model.measure import CLOCK_SKEW, format_size, format_span
 from drtool.model.outcome import Fact, RestorePreview
 from drtool.model.target import RecoveryTarget, ToBackup, ToLatest, ToTime, describe_target
 from drtool.model.window import TimeRange
@@ -44,10 +44,15 @@ def plan_tree(
     *,
     manifests: Sequence[Manifest],
     damaged: Sequence[str],
+    now: datetime,
     wanted: ExcludeRules | None = None,
     is_delta: bool = False,
 ) -> TreePlan:
-    """The newest snapshot that was whole by the target's moment; NotRecoverable says why there is none."""
+    """The newest snapshot that was whole by the target's moment; NotRecoverable says why there is none.
+
+    Also for a moment that has not come yet, by `now` and by the last snapshot: this machine's clock may
+    be the one that is behind.
+    """
     for manifest in manifests:
         manifest.require_kind("files")
     if not manifests:
@@ -55,6 +60,7 @@ def plan_tree(
             f"source {source} has no snapshot that can be read",
             hint=f"Run `drtool verify`, and `drtool backup {source}`.",
         )
+    _require_past(source, target, manifests, now=now)
     fitting = _fitting(source, target, manifests)
     if not fitting:
         raise _before_everything(source, target, manifests)
@@ -67,7 +73,11 @@ def plan_tree(
         newest=max(manifest.files.taken_until for manifest in manifests),
         wanted=wanted,
         is_delta=is_delta,
-        findings=(*_warnings(source, chosen, fitting, damaged=damaged), *chosen.findings),
+        findings=(
+            *_as_of(source, target, chosen),
+            *_warnings(source, chosen, fitting, damaged=damaged),
+            *chosen.findings,
+        ),
     )
 
 
@@ -84,6 +94,7 @@ def preview_tree(
     manifest = plan.manifest
     which = " that match" if plan.wanted else ""
     what = f"{files:,} files{which}, {format_size(size_bytes)},"
+    snapshot = f"snapshot {manifest.backup_id}, as of {_shown(manifest.files.taken_from)},"
     how = "and change only what differs" if plan.is_delta else "and write them"
     return RestorePreview(
         source=plan.source,
@@ -92,7 +103,7 @@ def preview_tree(
         backup_id=manifest.backup_id,
         backup_finished=manifest.ended,
         steps=(
-            f"fetch {what} of snapshot {manifest.backup_id} {how} in {destination}",
+            f"fetch {what} of {snapshot} {how} in {destination}",
             "make hard links, set owners, modes and times of directories, and sync the disk",
             "look at every file once more",
         ),
@@ -144,11 +155,48 @@ def _fitting(source: str, target: RecoveryTarget, manifests: Sequence[Manifest])
             )
 
 
+def _require_past(
+    source: str, target: RecoveryTarget, manifests: Sequence[Manifest], *, now: datetime
+) -> None:
+    if not isinstance(target, ToTime):
+        return
+    ends = [manifest.files.taken_until for manifest in manifests]
+    # The last that was taken, since an earlier one may bear a time of years ahead.
+    present = max(now, ends[-1]) + CLOCK_SKEW
+    if target.moment <= present:
+        return
+    first, newest = min(ends), max(end for end in ends if end <= present)
+    raise NotRecoverable(
+        f"{describe_target(target)} has not come yet, so source {source} has no snapshot of it: now is"
+        f" {_shown(now)}, and its snapshots are from {_shown(first)} to {_shown(newest)}",
+        hint=f"The newest moment is {_shown(newest)}: use --to with it, or --to latest.",
+    )
+
+
+def _as_of(source: str, target: RecoveryTarget, chosen: Manifest) -> list[Finding]:
+    """A note that a snapshot stands for a later moment than it was taken at."""
+    taken = chosen.files.taken_from
+    if not isinstance(target, ToTime) or taken >= target.moment:
+        return []
+    return [
+        Finding(
+            severity=Severity.NOTE,
+            subject=f"source {source}",
+            fact=f"it comes back as of {_shown(taken)}, {format_span(target.moment - taken)} before the"
+            f" moment asked for: snapshot {chosen.backup_id} is the newest that had ended by then",
+        )
+    ]
+
+
+def _shown(moment: datetime) -> str:
+    return moment.astimezone(UTC).isoformat()
+
+
 def _before_everything(
     source: str, target: RecoveryTarget, manifests: Sequence[Manifest]
 ) -> NotRecoverable:
     first = min(manifest.files.taken_until for manifest in manifests)
-    shown = first.astimezone(UTC).isoformat()
+    shown = _shown(first)
     return NotRecoverable(
         f"{describe_target(target)} lies before the end of the first snapshot of source {source},"
         f" {shown}",

@@ -136,6 +136,7 @@ def plan_files(
         request.target,
         manifests=usable,
         damaged=[error.message for error in (*errors, *passed_over)],
+        now=around.clock.now(),
         wanted=compile_rules(request.patterns) if request.patterns else None,
         is_delta=request.is_delta,
     )

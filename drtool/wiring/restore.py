@@ -171,7 +171,7 @@ class _Stack:
     def _newest_for_all(self, request: RestoreRequest) -> _Newest:
         """The newest moment that each source reaches, found by planning it: no other would do."""
         ends = [self._plan_one(name, request) for name in self.sources]
-        latest = [one.latest for one in ends if one.latest is not None]
+        latest = [one.latest for one in ends if one.latest is not None] or self._newest_of_trees()
         earliest = [one.earliest for one in ends if one.earliest is not None]
         if not latest or (earliest and max(earliest) > min(latest)):
             raise NotRecoverable(
@@ -190,6 +190,13 @@ class _Stack:
                 raise self._not_for_all(target, failed, newest=None)
             moment, why = earlier, next(iter(failed.values())).message
         raise self._not_for_all(ToTime(moment), {}, newest=None)
+
+    def _newest_of_trees(self) -> list[datetime]:
+        """Of trees alone: when the last of them had its newest snapshot."""
+        ends = [one.end for ranges in self._windows().values() for one in ranges]
+        now = self.around.clock.now()
+        # One that bears a time to come has been taken by now.
+        return [max(ends) if max(ends) <= now + CLOCK_SKEW else now] if ends else []
 
     def _earlier(self, moment: datetime, failed: Mapping[str, NotRecoverable]) -> datetime | None:
         """The next moment to try where `moment` is not reached by those that `failed`."""

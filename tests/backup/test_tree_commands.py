@@ -132,6 +132,27 @@ def test_a_plan_of_a_part_or_a_delta_fails_where_the_run_would_and_counts_what_i
     assert ["mine" in finding["fact"] for finding in done["outcomes"][0]["findings"]] == [True]
 
 
+def test_a_moment_to_come_is_refused_for_one_tree_and_for_all_with_the_newest(site: Site) -> None:
+    """The trial: two hours ahead was planned with 0, restored, and MISSED. And trees alone have a latest."""
+    policy = site.place / "policy.yaml"
+    other = '  more: {kind: files, path: "PLACE/tree/photos"}\n'.replace("PLACE", str(site.place))
+    policy.write_text(policy.read_text() + other)
+    site.run("backup")
+    ahead = (datetime.now(UTC) + timedelta(hours=2)).isoformat()
+    into = ("--into", str(site.place / "back"))
+
+    one = site.run("restore", "uploads", "--to", ahead, *into, "--plan", code=4)
+    every = site.run("restore", "--to", ahead, *into, code=4)
+    plans = site.run("restore", "--to", "latest", *into, "--plan")
+
+    assert "has not come yet" in one["message"]
+    assert "The newest moment is" in one["hint"]
+    assert "cannot be reached by 2 of 2 sources" in every["message"]
+    assert "The newest moment that all sources reach is" in every["hint"]
+    assert [plan["recoverable_until"] is not None for plan in plans["items"]] == [True, True]
+    assert not (site.place / "back").exists()
+
+
 def test_a_restored_tree_is_judged_by_what_changed_until_the_disaster(site: Site) -> None:
     """Also where a moment was asked for; and a snapshot of after the disaster may hold what it did."""
     policy = site.place / "policy.yaml"

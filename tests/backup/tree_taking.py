@@ -88,6 +88,7 @@ def plan_of(
         target or ToLatest(),
         manifests=manifests,
         damaged=[error.message for error in errors],
+        now=CLOCK.now(),
         wanted=compile_rules(patterns) if patterns else None,
         is_delta=is_delta,
     )

@@ -8,12 +8,18 @@ import sqlite3
 import tempfile
 from contextlib import closing
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
-from drtool.errors import DestinationRefused, LeaseHeld, SourceUnavailable, SourceUnsuitable
+from drtool.errors import (
+    DestinationRefused,
+    LeaseHeld,
+    NotRecoverable,
+    SourceUnavailable,
+    SourceUnsuitable,
+)
 from drtool.model.finding import Severity
 from tests.mirror.rig import Rig, contents, settle
 
@@ -151,6 +157,17 @@ def test_a_deleted_file_keeps_its_object_where_the_bucket_keeps_no_versions(plai
     assert plain.objects()["a"] == b"a"
     assert b"a" not in contents(plain.restore("now"))
     assert contents(plain.restore("then", before))[b"a"] == b"a"
+
+
+def test_a_moment_that_has_not_come_is_refused_with_the_newest_run(plain: Rig) -> None:
+    plain.write("a", b"a")
+    plain.sync()
+
+    with pytest.raises(NotRecoverable, match="has not come yet") as refused:
+        plain.restore("ahead", datetime.now(UTC) + timedelta(hours=2))
+
+    assert "Its newest run ended at" in refused.value.hint
+    assert plain.restore("now", datetime.now(UTC) + timedelta(seconds=30)).exists()
 
 
 def test_an_empty_source_stops_the_run_and_the_mirror_stays(rig: Rig) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -86,6 +86,38 @@ def test_the_latest_snapshot_is_the_one_that_was_taken_last(tree: Path, tmp_path
 
     assert misdated > last
     assert bring_back(repository, tmp_path / "new", target=ToLatest()).backup_id == last
+
+
+def test_a_moment_that_has_not_come_is_refused_with_the_newest(tree: Path) -> None:
+    """The trial: two hours ahead was restored, and judged MISSED. A misdated snapshot moves nothing."""
+    repository = new_repository()
+    snapshot(repository, tree, clock=Ahead())
+    snapshot(repository, tree)
+    newest = read_manifests(repository, SOURCE)[0][-1].files.taken_until
+    now = datetime.now(UTC)
+
+    with pytest.raises(NotRecoverable) as refused:
+        plan_of(repository, target=ToTime(now + timedelta(hours=2)))
+    plan = plan_of(repository, target=ToTime(now + timedelta(seconds=50)))
+
+    assert "has not come yet" in refused.value.message
+    assert newest.isoformat() in refused.value.hint
+    assert plan.manifest.files.taken_until == newest
+    [note] = plan.findings
+    assert f"as of {plan.manifest.files.taken_from.isoformat()}" in note.fact
+    assert note.severity is Severity.NOTE
+
+
+def test_a_clock_that_is_behind_refuses_no_moment_that_has_a_snapshot(tree: Path) -> None:
+    """A new machine on the worst day may have lost its time."""
+    repository = new_repository()
+    snapshot(repository, tree, clock=Ahead())
+    [manifest] = read_manifests(repository, SOURCE)[0]
+
+    plan = plan_of(repository, target=ToTime(manifest.files.taken_until))
+
+    assert plan.manifest == manifest
+    assert plan_of(repository).findings == ()
 
 
 def test_a_moment_before_the_first_snapshot_is_refused_with_the_earliest(
