@@ -40,6 +40,12 @@ class SlotKind(StrEnum):
     KEY_FILE = "key-file"
     NONE = "none"
 
+    @property
+    def taken(self) -> str:
+        """What opens such a slot, in words."""
+        words = {"passphrase": "a passphrase", "key-file": "a key file", "none": "no key at all"}
+        return words[self.value]
+
 
 @dataclass(frozen=True, slots=True)
 class KeySecret:
@@ -48,7 +54,8 @@ class KeySecret:
     kind: SlotKind
     content: bytes
 
-    def __post_init__(self) -> None:
+    def require_strong(self) -> None:
+        """UsageError for one that no slot may be made for. To one that is there it is just the wrong key."""
         if self.kind is SlotKind.PASSPHRASE and len(self.content) < SHORTEST_PASSPHRASE:
             raise UsageError(
                 f"the repository passphrase is shorter than {SHORTEST_PASSPHRASE} characters",
@@ -134,7 +141,11 @@ def unwrap_key(wrapping_key: bytes, wrapped: bytes, context: bytes) -> bytes:
 
 
 def make_slot(master: bytes, secret: KeySecret, *, repository_id: bytes, created: str) -> Slot:
-    """Wrap the master key for `secret`. The caller opens the slot once before relying on it."""
+    """Wrap the master key for `secret`. The caller opens the slot once before relying on it.
+
+    UsageError for a secret that is too short.
+    """
+    secret.require_strong()
     slot_id = os.urandom(8).hex()
     salt = os.urandom(32)
     scrypt = (SCRYPT_N, SCRYPT_R, SCRYPT_P)
@@ -151,7 +162,9 @@ def make_slot(master: bytes, secret: KeySecret, *, repository_id: bytes, created
 def open_slot(slot: Slot, secret: KeySecret, *, repository_id: bytes) -> bytes:
     """The master key; WrongKey if `secret` is not this slot's."""
     if slot.kind is not secret.kind:
-        raise WrongKey(f"slot {slot.slot_id} is opened by a {slot.kind}, not by a {secret.kind}")
+        raise WrongKey(
+            f"slot {slot.slot_id} is opened by {slot.kind.taken}, not by {secret.kind.taken}"
+        )
     if slot.kind is SlotKind.NONE:
         return slot.wrapped
     context = _slot_context(repository_id, slot.slot_id, slot.kind)

@@ -235,9 +235,10 @@ def _open_keys(store: Store, root: RepositoryRoot, secret: KeySecret) -> KeyRing
     if opened is None and errors:
         raise errors[0]
     if opened is None:
-        kinds = ", ".join(sorted({str(slot.kind) for slot in slots})) or "nothing"
+        kinds = " or ".join(sorted({slot.kind.taken for slot in slots}))
+        takes = f"its slots take {kinds}" if slots else "it has no key slot"
         raise WrongKey(
-            f"the repository key given does not open {store.url}: its slots take {kinds}",
+            f"the repository key given does not open {store.url}: {takes}",
             hint="Check what `repository.key` in the policy refers to: env: holds a passphrase, file: names"
             " a key file. Whoever made the repository, or an escrowed copy, has the right one.",
         )

@@ -56,6 +56,7 @@ def run_repository(request: RepositoryRequest, policy: Policy, around: Surroundi
 def _init(request: RepositoryInit, policy: Policy, around: Surroundings) -> FactSheet:
     secret = key_secret(policy.repository.key, around)
     if request.is_dry_run:
+        secret.require_strong()
         return FactSheet(
             kind="repository-init-plan",
             title="Would create a repository; nothing was done",
@@ -71,6 +72,7 @@ def _init(request: RepositoryInit, policy: Policy, around: Surroundings) -> Fact
                 f"there is a repository in {store.url} already",
                 hint="Run `drtool repository info` to see whose it is, or choose another url.",
             )
+        secret.require_strong()
         capabilities = probe_store(store, clock=around.clock)
         if not capabilities.reads_after_write:
             raise NotKept(
@@ -199,6 +201,7 @@ def _add_key(request: KeyAdd, repository: Repository, around: Surroundings) -> F
     except ValueError as error:
         raise UsageError(str(error), hint="For example: env:DRTOOL_SECOND_KEY.") from None
     secret = key_secret(reference, around)
+    secret.require_strong()
     if request.is_dry_run:
         return FactSheet(
             kind="repository-key-add-plan",

@@ -63,7 +63,7 @@ def test_a_repository_opens_with_its_key_file_and_with_no_other(store: Store) ->
     new_repository(store)
 
     assert open_repository(store, SECRET).ring.newest == 1
-    with pytest.raises(WrongKey, match="key-file"):
+    with pytest.raises(WrongKey, match="its slots take a key file"):
         open_repository(store, OTHER)
     with pytest.raises(WrongKey):
         open_repository(store, NO_SECRET)
@@ -85,13 +85,36 @@ def test_a_newline_at_the_end_of_a_key_file_is_no_part_of_the_key() -> None:
         assert open_repository(repository.store, secret).ring.master == repository.ring.master
 
 
-def test_short_secrets_are_refused_without_being_repeated() -> None:
-    with pytest.raises(UsageError) as refused:
-        KeySecret(SlotKind.PASSPHRASE, b"hunter2")
+SHORT = (KeySecret(SlotKind.PASSPHRASE, b"hunter2"), KeySecret(SlotKind.KEY_FILE, b"x" * 31))
 
-    assert "hunter2" not in refused.value.message + refused.value.hint
-    with pytest.raises(UsageError):
-        KeySecret(SlotKind.KEY_FILE, b"x" * 31)
+
+@pytest.mark.parametrize("short", SHORT, ids=str)
+def test_no_slot_is_made_for_a_short_secret_and_it_is_not_repeated(short: KeySecret) -> None:
+    repository, store = new_repository(), MemoryStore()
+    slots = objects_of(repository.store)
+
+    for make in (
+        lambda: new_repository(store, short),
+        lambda: add_slot(repository, short, now=NOW),
+    ):
+        with pytest.raises(UsageError) as refused:
+            make()
+        assert short.content.decode() not in refused.value.message + refused.value.hint
+
+    assert list(store.list("")) == []
+    assert objects_of(repository.store) == slots
+
+
+@pytest.mark.parametrize("short", SHORT, ids=str)
+def test_to_a_repository_that_is_there_a_short_secret_is_the_wrong_key(short: KeySecret) -> None:
+    """The trial: whoever mistyped it was told to make a new one, which opens nothing."""
+    repository = new_repository()
+
+    with pytest.raises(WrongKey, match=r"its slots take a key file$") as refused:
+        open_repository(repository.store, short)
+
+    assert "an escrowed copy" in refused.value.hint
+    assert "openssl" not in refused.value.hint
 
 
 def test_a_store_without_a_repository_says_so(store: Store) -> None:
