@@ -116,6 +116,8 @@ class Receiving:
 def check_receiver(receiving: Receiving, *, fix: str) -> Iterator[Finding]:
     """A problem if nobody receives what the policy says is received, or if who should does not get on.
 
+    `fix` is for where nobody does.
+
     A receiver that runs is no receiver while it cannot reach its server or its store: its own word
     tells that, and where that does not come, the age of its newest mark.
     """
@@ -125,6 +127,11 @@ def check_receiver(receiving: Receiving, *, fix: str) -> Iterator[Finding]:
         fact = "nobody receives it: every change from now on would be lost"
     elif receiving.trouble is not None:
         fact = f"its receiver, {receiving.holder}, runs and receives nothing: {receiving.trouble}"
+        # Another one would be refused, since this one has the lease.
+        fix = (
+            "Mend that: start the server if it is down, and look at the network between. The receiver tries"
+            " again and goes on by itself."
+        )
     elif is_stale and receiving.mark_age is not None and receiving.every is not None:
         fact = (
             f"its receiver, {receiving.holder}, runs and does not get on: the newest mark is"

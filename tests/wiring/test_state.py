@@ -218,6 +218,8 @@ def test_what_keeps_a_receiver_from_its_work_is_told_in_its_own_words(past: Past
         later = past.checked()
 
     assert "receives nothing: server db:5432 does not answer" in receiver_look(part)[0].fact
+    assert "drtool wal receive" not in receiver_look(part)[0].fix  # which would end with 9
+    assert "goes on by itself" in receiver_look(part)[0].fix
     assert part.readiness is Readiness.NOT_READY
     assert later.readiness is Readiness.READY
 
