@@ -7,6 +7,7 @@ import struct
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -100,6 +101,37 @@ def test_a_malformed_dsn_is_refused_without_quoting_it(dsn: str) -> None:
     assert caught.value.__suppress_context__
 
 
+def test_a_password_that_was_not_given_is_told_apart_from_a_wrong_one(
+    make_postgres: MakePostgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The trial: no ~/.pgpass, or one that libpq ignores for its mode, was a password that was refused."""
+    server = make_postgres(15)
+    server.query(f"CREATE ROLE secured LOGIN REPLICATION PASSWORD '{SECRET}'")
+    server.write_hba("local all all trust\nhost all,replication secured 127.0.0.1/32 scram-sha-256")
+    server.query("SELECT pg_reload_conf()")
+    file, dsn = tmp_path / "pgpass", server.dsn(user="secured")
+    monkeypatch.setenv("PGPASSFILE", str(file))
+
+    absent = _refusal(lambda: connect(dsn, purpose="test"))
+    file.write_text(f"127.0.0.1:{server.port}:*:secured:{SECRET}\n")
+    file.chmod(0o644)
+    readable = _refusal(lambda: connect_replication(dsn, purpose="test"))
+    file.chmod(0o600)
+    connect(dsn, purpose="test").close()
+    connect_replication(dsn, purpose="test").close()
+    file.write_text(f"*:*:*:*:{SECRET}-old\n")
+    wrong = _refusal(lambda: connect(dsn, purpose="test"))
+
+    for error in (absent, readable):
+        assert "none was given" in error.message
+        assert "refused" not in error.message
+        assert "~/.pgpass" in error.hint
+        assert "mode 0600" in error.hint
+    assert "refused the password" in wrong.message
+    assert "taken from that file" in wrong.hint
+    assert "into the DSN" not in wrong.hint
+
+
 def test_each_refusal_of_the_server_has_its_own_answer(make_postgres: MakePostgres) -> None:
     server = make_postgres(15, settings={"max_wal_senders": "1", "max_connections": "30"})
     server.query(f"CREATE ROLE secured LOGIN REPLICATION PASSWORD '{SECRET}'")
@@ -128,6 +160,7 @@ def test_each_refusal_of_the_server_has_its_own_answer(make_postgres: MakePostgr
         )
 
     assert "refused the password" in password.message
+    assert "into the DSN" in password.hint
     assert "no such database" in database.message
     assert "no such role" in role.message
     assert "pg_hba.conf" in hba.message

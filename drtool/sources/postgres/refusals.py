@@ -15,6 +15,10 @@ from drtool.errors import SourceUnavailable, SourceUnsuitable
 
 OLDEST_VERSION = 150000
 _IN_DSN = "Put the right one into the DSN that the policy refers to."
+_INTO_FILE = (
+    "Put it into ~/.pgpass of the user that runs drtool, as HOST:PORT:DATABASE:ROLE:PASSWORD, where"
+    " DATABASE is * (replication asks too), with mode 0600 (libpq ignores a file that others may read)"
+)
 
 
 class WalRemoved(SourceUnavailable):
@@ -111,7 +115,19 @@ _REFUSALS = (
         hint="Run ALTER ROLE the_role WITH REPLICATION there as a superuser.",
     ),
     _refusal(
-        r"password authentication failed|no password supplied|Passw?ort",
+        r"no password supplied|fe_sendauth: kein Passw?ort",
+        SourceUnsuitable,
+        fact="asks for a password, and none was given",
+        hint=f"{_INTO_FILE}, or into the DSN that the policy refers to.",
+    ),
+    _refusal(
+        r"password retrieved from file",
+        SourceUnsuitable,
+        fact="refused the password",
+        hint=f"It was taken from that file. {_INTO_FILE}.",
+    ),
+    _refusal(
+        r"password authentication failed|Passw?ort",
         SourceUnsuitable,
         fact="refused the password",
         hint=_IN_DSN,
