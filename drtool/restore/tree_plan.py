@@ -44,15 +44,10 @@ def plan_tree(
     *,
     manifests: Sequence[Manifest],
     damaged: Sequence[str],
-    now: datetime,
     wanted: ExcludeRules | None = None,
     is_delta: bool = False,
 ) -> TreePlan:
-    """The newest snapshot that was whole by the target's moment; NotRecoverable says why there is none.
-
-    Also for a moment that has not come yet, by `now` and by the last snapshot: this machine's clock may
-    be the one that is behind.
-    """
+    """The newest snapshot that was whole by the target's moment; NotRecoverable says why there is none."""
     for manifest in manifests:
         manifest.require_kind("files")
     if not manifests:
@@ -60,7 +55,6 @@ def plan_tree(
             f"source {source} has no snapshot that can be read",
             hint=f"Run `drtool verify`, and `drtool backup {source}`.",
         )
-    _require_past(source, target, manifests, now=now)
     fitting = _fitting(source, target, manifests)
     if not fitting:
         raise _before_everything(source, target, manifests)
@@ -155,10 +149,14 @@ def _fitting(source: str, target: RecoveryTarget, manifests: Sequence[Manifest])
             )
 
 
-def _require_past(
+def require_come(
     source: str, target: RecoveryTarget, manifests: Sequence[Manifest], *, now: datetime
 ) -> None:
-    if not isinstance(target, ToTime):
+    """NotRecoverable, naming the newest moment, for one that has not come yet.
+
+    By `now` and by the last snapshot: this machine's clock may be the one that is behind.
+    """
+    if not isinstance(target, ToTime) or not manifests:
         return
     ends = [manifest.files.taken_until for manifest in manifests]
     # The last that was taken, since an earlier one may bear a time of years ahead.

@@ -124,19 +124,19 @@ def plan_files(
     """NotRecoverable, naming the earliest moment, if there is no snapshot for the target."""
     from drtool.repository.damage import known_damage
     from drtool.restore.damage import without_damaged
-    from drtool.restore.tree_plan import plan_tree
+    from drtool.restore.tree_plan import plan_tree, require_come
     from drtool.sources.files.exclude import compile_rules
 
     manifests, errors = read_manifests(repository, name)
     usable, passed_over = without_damaged(manifests, known_damage(repository), request.target)
     if not usable and passed_over:
         raise passed_over[0]
+    require_come(name, request.target, usable, now=around.clock.now())
     plan = plan_tree(
         name,
         request.target,
         manifests=usable,
         damaged=[error.message for error in (*errors, *passed_over)],
-        now=around.clock.now(),
         wanted=compile_rules(request.patterns) if request.patterns else None,
         is_delta=request.is_delta,
     )

@@ -22,7 +22,7 @@ from drtool.restore.phases import Phases
 from drtool.restore.tree import run_tree_restore
 from drtool.restore.tree_ahead import look_ahead
 from drtool.restore.tree_place import check_tree_place
-from drtool.restore.tree_plan import TreePlan, plan_tree
+from drtool.restore.tree_plan import TreePlan, plan_tree, require_come
 from drtool.sources.files.exclude import compile_rules
 from drtool.stores.local import LocalStore
 from drtool.system.clock import Clock, SystemClock
@@ -83,12 +83,12 @@ def plan_of(
 ) -> TreePlan:
     """Plan a restore as the command does."""
     manifests, errors = read_manifests(repository, SOURCE)
+    require_come(SOURCE, target or ToLatest(), manifests, now=CLOCK.now())
     return plan_tree(
         SOURCE,
         target or ToLatest(),
         manifests=manifests,
         damaged=[error.message for error in errors],
-        now=CLOCK.now(),
         wanted=compile_rules(patterns) if patterns else None,
         is_delta=is_delta,
     )
