@@ -52,6 +52,10 @@ class ServerClock:
             with contextlib.suppress(SourceUnavailable):
                 self.look(connection)
 
+    def doubt(self) -> None:
+        """Look the next time in any case: our clock may have stood still, or the server's was set."""
+        self._tried_at = float("-inf")
+
     def now(self) -> datetime:
         """What the server's clock says now; ours before the first look."""
         told = self._told()

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from drtool.archiving.redis_lateness import Lateness, Probe
-from drtool.errors import DrtoolError
+from drtool.errors import DrtoolError, SourceUnavailable
 from drtool.model.objective import Mark
 from drtool.model.progress import Emit, Noted
 from drtool.repository.layout import ReplicationHistory
@@ -25,16 +25,18 @@ MOST_PENDING = 1000
 LONGEST_PAUSE_SECONDS = 60.0
 # What a beat needs: a connection to the shard's master, and the key; None: the master is only asked.
 Master = Callable[[], tuple[RedisConnection, str | None]]
-_STEP_SECONDS = 0.5
+# What arrives between two questions is told by the first, so they leave room in TOLERATED_LAG.
+_ASK_SECONDS = 0.25
 _HURRIED_SECONDS = 0.1
 
 
 class StreamHeart:
     """Beats every `seconds`, in a thread of its own, until `close`.
 
-    Without a key nothing is written, and the master is only asked how far it is; `probe` is what it
-    said last. While `hurries` is set it is asked ten times a second. A master that cannot be asked is
-    reported once and looked for again; receiving goes on meanwhile.
+    Between two beats the master is asked four times a second how far it is; `probe` is what it said
+    last. Without a key nothing is written, and it is only asked. While `hurries` is set it is asked ten
+    times a second. A master that cannot be asked is reported once and looked for again; receiving goes
+    on meanwhile.
     """
 
     def __init__(self, master: Master, *, seconds: float, clock: Clock, emit: Emit) -> None:
@@ -90,31 +92,48 @@ class StreamHeart:
             try:
                 connection, key = self._master()
                 with connection:
-                    while not self._stop.is_set():
-                        self._beat(connection, key)
+                    while self._beat(connection, key) and not self._stop.is_set():
+                        pass
             except DrtoolError as error:
-                if not self._failures:
-                    text = f"the master is not asked how far it is: {error.message}. {error.hint}"
-                    self._emit(Noted(f"no marks are made, and {text}", "warning"))
+                self._say("no marks are made, and the master is not asked how far it is", error)
                 self._failures = min(self._failures + 1, 10)
-                pause = min(self._seconds * 2**self._failures, LONGEST_PAUSE_SECONDS)
+                pause = min(_ASK_SECONDS * 2**self._failures, LONGEST_PAUSE_SECONDS)
                 self._clock.wait(pause, self._stop)
 
-    def _beat(self, connection: RedisConnection, key: str | None) -> None:
-        """One beat, and probes until the next is due."""
+    def _say(self, what: str, error: DrtoolError) -> None:
+        if not self._failures:
+            self._emit(Noted(f"{what}: {error.message}. {error.hint}", "warning"))
+
+    def _beat(self, connection: RedisConnection, key: str | None) -> bool:
+        """One beat, and probes until the next is due; False if the master is to be looked for again."""
         begin = at = self._clock.monotonic()
-        mark = probe(connection) if key is None else beat(connection, key)
-        if key is not None:
-            self._pending.append(mark)
-        self.probe = Probe(mark.position, at)
-        self._failures = 0
-        while (at := self._clock.monotonic()) < begin + self._seconds:
-            left = begin + self._seconds - at
-            if self.hurries.is_set():
-                self.probe = Probe(probe(connection).position, at)
-                left = min(left, _HURRIED_SECONDS)
-            if self._clock.wait(min(left, _STEP_SECONDS), self._stop):
-                return
+        made = self._mark(connection, key) if key is not None else None
+        told = made or probe(connection)
+        self.probe = Probe(told.position, at, told.moment)
+        if made is not None or key is None:
+            self._failures = 0
+        while (left := begin + self._seconds - self._clock.monotonic()) > 0:
+            pause = _HURRIED_SECONDS if self.hurries.is_set() else _ASK_SECONDS
+            if self._clock.wait(min(left, pause), self._stop):
+                return False
+            if left > pause:
+                at = self._clock.monotonic()
+                told = probe(connection)
+                self.probe = Probe(told.position, at, told.moment)
+        return made is not None or key is None
+
+    def _mark(self, connection: RedisConnection, key: str) -> RedisMark | None:
+        """None if the master takes no write: it has no memory left, or too few replicas, or the user
+        may not. How far it is is asked all the same, or all that it sends would look late.
+        """
+        try:
+            made = beat(connection, key)
+        except SourceUnavailable as error:
+            self._say("no marks are made", error)
+            self._failures = max(self._failures, 1)
+            return None
+        self._pending.append(made)
+        return made
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,3 +148,7 @@ class Timing:
         self.lateness.look(offset, self.heart.probe)
         if self.lateness.is_late != self.heart.hurries.is_set():
             (self.heart.hurries.set if self.lateness.is_late else self.heart.hurries.clear)()
+
+    def arrived(self, offset: int, moment: datetime) -> None:
+        """Judge bytes up to `offset` that have arrived just now, at `moment`."""
+        self.lateness.arrived(offset, moment)

@@ -29,12 +29,7 @@ from drtool.sources.redis.address import Login, NodeAddress
 from drtool.sources.redis.connection import RedisConnection, connect
 from drtool.sources.redis.heartbeat import heartbeat_key, probe
 from drtool.sources.redis.node_choice import choose_node, join_order
-from drtool.sources.redis.psync import (
-    FullResync,
-    Position,
-    ReplicaLink,
-    StreamBytes,
-)
+from drtool.sources.redis.psync import FullResync, Position, ReplicaLink, StreamBytes
 from drtool.sources.redis.rdbcodes import RdbDamaged
 from drtool.sources.redis.renamed import renamed_at
 from drtool.sources.redis.shape import Shape, Shard
@@ -258,10 +253,10 @@ class ShardReceiver:
     def _how_joined(self, attached: Attached, shard: Shard) -> Joined:
         """Since when the stream that comes now was written, by whom, and whether some of it is late."""
         begun, asked = attached.link.begun, attached.start.position
-        offset, now = begun.position.offset, self._server_clock.now()
+        offset, now, at = begun.position.offset, self._server_clock.now(), self._clock.monotonic()
         if isinstance(begun, FullResync):
             # The stream waits while the snapshot is sent.
-            return Joined(offset=offset, since=now, is_late=True)
+            return Joined(offset=offset, since=now, at=at, is_late=True)
         since, held = self._arrived_until, self._position
         if since is None and asked is not None:
             since = held_since(
@@ -273,17 +268,20 @@ class ShardReceiver:
         try:
             with connect(shard.master.address, self._site.login) as master:
                 writer = master.release
-                is_late = is_late or probe(master).position.offset > offset
                 if asked is not None and asked.replid != begun.position.replid:
                     self._recorder.renamed, _ = renamed_at(master)
+                now, at = self._server_clock.now(), self._clock.monotonic()
+                is_late = is_late or probe(master).position.offset > offset
         except SourceUnavailable:
             is_late = True  # nobody tells how far it is
         self._recorder.writer = str(writer.product), writer.version_text
-        return Joined(offset=offset, since=since or now, is_late=is_late)
+        # Where it has no more than we have, all that was written until it was asked is held.
+        since = (since or now) if is_late else now
+        return Joined(offset=offset, since=since, at=at, is_late=is_late)
 
     def _stream(self, attached: Attached, joined: Joined) -> None:
         site, link = self._site, attached.link
-        begun = link.begun.position
+        begun, heart = link.begun.position, self._begin_to_beat()
         self._recorder.record(link, attached.start, self._position)
         history = ReplicationHistory(site.source, begun.replid)
         lateness = Lateness(
@@ -301,7 +299,6 @@ class ShardReceiver:
             ),
         )
         self._position = begun
-        heart = self._begin_to_beat()
         is_stream = False
         try:
             is_stream = self._receive(attached, keeper, Timing(lateness, heart))
@@ -341,6 +338,7 @@ class ShardReceiver:
             if isinstance(item, StreamBytes):
                 is_stream = True
                 self._arrived_until = self._server_clock.now()
+                timing.arrived(item.end, self._arrived_until)
                 arrivals.give(item.content, self._arrived_until)
                 self._received_bytes += len(item.content)
                 if _ASKS in bytes(item.content[-_ASKS_WITHIN_BYTES:]):
