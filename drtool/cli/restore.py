@@ -164,6 +164,7 @@ def restore(
         edge=Edge(uncertain) if uncertain else None,
         accepts_source=accept_source,
         from_backup=from_backup,
+        zone=policy.timezone,
     )
     with front.progress() as view:
         outcome = carry_out(request, policy, front.surroundings(view))

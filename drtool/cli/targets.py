@@ -67,13 +67,15 @@ def read_target(options: TargetOptions, zone: ZoneInfo) -> RecoveryTarget:
 def read_moment(text: str, zone: ZoneInfo, *, option: str) -> datetime:
     """The moment an option names; UsageError if it names none."""
     try:
-        return parse_moment(text, zone)
+        return parse_moment(text, zone).astimezone(zone)
     except ValueError as error:
         raise UsageError(f"{option}: {error}", hint="Write it as 2024-05-01T10:00.") from error
 
 
 def _read_time(text: str, zone: ZoneInfo) -> RecoveryTarget:
-    return ToLatest() if text == LATEST else ToTime(parse_moment(text, zone))
+    if text == LATEST:
+        return ToLatest()
+    return ToTime(parse_moment(text, zone).astimezone(zone))
 
 
 def _read_xid(text: str) -> ToXid:

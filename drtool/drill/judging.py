@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from zoneinfo import ZoneInfo
 
 from drtool.drill.loss import Loss
-from drtool.model.measure import CLOCK_SKEW, format_span
+from drtool.model.measure import CLOCK_SKEW, UTC_ZONE, format_moment, format_span
 from drtool.model.objective import LossInterval, Objective, Verdict, judge
 from drtool.model.outcome import Judgement, Phase, Promise
 from drtool.model.target import RecoveryTarget, ToLatest, ToTime
@@ -46,6 +47,11 @@ class Asked:
     declared: datetime
     lost_at: datetime | None = None
     is_latest: bool = False
+    zone: ZoneInfo = UTC_ZONE
+
+    def shown(self, moment: datetime) -> str:
+        """A moment as whoever asked reads it."""
+        return format_moment(moment, self.zone)
 
     @property
     def moment(self) -> datetime | None:
@@ -88,7 +94,7 @@ def judge_loss(
             None, objective, "no mark tells up to which moment the copy holds everything"
         )
     if _lies_ahead(asked, proven_until):
-        return _ahead(objective, "the newest mark", proven_until)
+        return _ahead(asked, objective, what="the newest mark", moment=proven_until)
     if _holds_disaster(asked, proven_until):
         return _after_disaster(
             asked, objective, what="the copy holds what was written by", reached=proven_until
@@ -101,17 +107,17 @@ def judge_loss(
             promised=objective.rpo,
             measured=interval,
             verdict=Verdict.UNKNOWN,
-            explanation=f"nothing acknowledged by {proven_until.isoformat()} is lost; whether"
+            explanation=f"nothing acknowledged by {asked.shown(proven_until)} is lost; whether"
             f" anything was written in the {format_span(span)} after it, only the moment of the"
             " disaster tells: give it with --lost-at",
         )
     if asked.moment is not None and not span:
-        told = f"everything acknowledged by {asked.moment.isoformat()} is there"
+        told = f"everything acknowledged by {asked.shown(asked.moment)} is there"
         return _judged(interval, objective, told)
     return _judged(
         interval,
         objective,
-        f"nothing acknowledged by {proven_until.isoformat()} is lost, and {asked.since}"
+        f"nothing acknowledged by {asked.shown(proven_until)} is lost, and {asked.since}"
         f" {format_span(span)} later",
     )
 
@@ -137,18 +143,18 @@ def judge_stream(
         return _judged(
             LossInterval(timedelta(0), span),
             objective,
-            f"what had arrived {format_span(index_step)} before {moment.isoformat()} is there; what had"
+            f"what had arrived {format_span(index_step)} before {asked.shown(moment)} is there; what had"
             f" not arrived may not be{_after(asked)}. How long it was on its way, only marks tell: set"
             " `heartbeat_key`",
         )
     if _lies_ahead(asked, proven_until):
-        return _ahead(objective, "the newest mark", proven_until)
+        return _ahead(asked, objective, what="the newest mark", moment=proven_until)
     span = max(until - proven_until, timedelta(0))
     return _judged(
         LossInterval(timedelta(0), span),
         objective,
-        f"everything acknowledged by {proven_until.isoformat()} is there; of what came in the"
-        f" {format_span(max(moment - proven_until, timedelta(0)))} from then to {moment.isoformat()},"
+        f"everything acknowledged by {asked.shown(proven_until)} is there; of what came in the"
+        f" {format_span(max(moment - proven_until, timedelta(0)))} from then to {asked.shown(moment)},"
         f" what had not arrived here may not be{_after(asked)}",
     )
 
@@ -169,7 +175,7 @@ def judge_snapshot(asked: Asked, objective: Objective, *, taken_from: datetime) 
     if asked.is_position and asked.lost_at is None:
         return None
     if _lies_ahead(asked, taken_from):
-        return _ahead(objective, "the beginning of the snapshot", taken_from)
+        return _ahead(asked, objective, what="the beginning of the snapshot", moment=taken_from)
     if _holds_disaster(asked, taken_from):
         return _after_disaster(
             asked, objective, what="the snapshot was begun at", reached=taken_from
@@ -203,11 +209,11 @@ def _lies_ahead(asked: Asked, moment: datetime) -> bool:
     return asked.moment is None and moment > asked.declared + CLOCK_SKEW
 
 
-def _ahead(objective: Objective, what: str, moment: datetime) -> Judgement:
+def _ahead(asked: Asked, objective: Objective, *, what: str, moment: datetime) -> Judgement:
     return _judged(
         None,
         objective,
-        f"{what}, of {moment.isoformat()}, lies ahead of this machine's clock: one of the clocks was"
+        f"{what}, of {asked.shown(moment)}, lies ahead of this machine's clock: one of the clocks was"
         " wrong, so nobody can tell how much was lost",
     )
 
@@ -220,11 +226,11 @@ def _holds_disaster(asked: Asked, reached: datetime) -> bool:
 def _after_disaster(
     asked: Asked, objective: Objective, *, what: str, reached: datetime
 ) -> Judgement:
-    lost_at = asked.until.isoformat()
+    lost_at = asked.shown(asked.until)
     return _judged(
         None,
         objective,
-        f"{what} {reached.isoformat()}, which is after the disaster of {lost_at}: it may hold what the"
+        f"{what} {asked.shown(reached)}, which is after the disaster of {lost_at}: it may hold what the"
         f" disaster did, and lack what that took. Restore --to a moment before {lost_at}",
     )
 

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from drtool.mirror.entries import MirrorEntry, from_line
 from drtool.mirror.manifests import Run, ended_at, fold, list_runs, state_at
 from drtool.mirror.pages import pages
 from drtool.model.finding import Finding, Severity
-from drtool.model.measure import CLOCK_SKEW
+from drtool.model.measure import CLOCK_SKEW, format_exact
 from drtool.model.origin import NOT_TOLD, Origin
 from drtool.model.outcome import Fact, FactSheet
 from drtool.model.progress import Emit, PhaseAdvanced, PhaseBegan, PhaseEnded
@@ -288,10 +288,11 @@ def _require_past(wanted: MirrorRestore, *, newest: datetime) -> None:
     now = wanted.clock.now()
     if wanted.moment is None or wanted.moment <= max(now, newest) + CLOCK_SKEW:
         return
+    zone = wanted.moment.tzinfo or UTC
     raise NotRecoverable(
-        f"{wanted.moment.isoformat()} has not come yet, so the mirror of {wanted.source} does not hold it:"
-        f" now is {now.isoformat()}",
-        hint=f"Its newest run ended at {newest.isoformat()}: use --to with it, or --to latest.",
+        f"{format_exact(wanted.moment, zone)} has not come yet, so the mirror of {wanted.source} does not"
+        f" hold it: now is {format_exact(now, zone)}",
+        hint=f"Its newest run ended at {format_exact(newest, zone)}: use --to with it, or --to latest.",
     )
 
 
@@ -302,7 +303,9 @@ def _too_early(wanted: MirrorRestore, bucket: Bucket) -> NotRecoverable:
             f"{bucket.url} holds no run of a mirror",
             hint=f"Take one with `drtool sync {wanted.source}`, or restore from a backup.",
         )
+    asked = wanted.moment or ended_at(runs[0])
+    zone = asked.tzinfo or UTC  # as it was asked for
     return NotRecoverable(
-        f"the mirror of {wanted.source} has no run that had ended at {wanted.moment}",
-        hint=f"Its first one ended at {ended_at(runs[0]).isoformat()}.",
+        f"the mirror of {wanted.source} has no run that had ended at {format_exact(asked, zone)}",
+        hint=f"Its first one ended at {format_exact(ended_at(runs[0]), zone)}: use --to with it or later.",
     )

@@ -15,6 +15,8 @@ _SIZE_UNITS = {
 _SPAN_SECONDS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 
 
+UTC_ZONE = ZoneInfo("UTC")
+
 # Clocks of two machines are never quite the same, and `now` may be read before what is held against it.
 # What lies farther ahead than this bears a wrong time.
 CLOCK_SKEW = timedelta(minutes=1)
@@ -71,6 +73,15 @@ def parse_moment(text: str, zone: ZoneInfo) -> datetime:
     return early
 
 
+def read_iso(text: str) -> datetime | None:
+    """A moment with an offset as a program writes it; None for anything else."""
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    return moment if moment.tzinfo is not None else None
+
+
 def format_size(size_bytes: int) -> str:
     """`1.4 GB`: three significant figures in powers of a thousand."""
     size = float(size_bytes)
@@ -121,8 +132,12 @@ def format_exact(moment: datetime, zone: tzinfo) -> str:
 
 
 def format_moment(moment: datetime, zone: ZoneInfo) -> str:
-    """Local time with offset and zone, then UTC: `2024-05-01 10:00:00+02:00 Europe/Warsaw (08:00:00Z)`."""
+    """Local time with offset and zone, then UTC: `2024-05-01 10:00:00+02:00 Europe/Warsaw (08:00:00Z)`;
+    where the zone is UTC itself, once: `2024-05-01 08:00:00Z`.
+    """
     local, universal = moment.astimezone(zone), moment.astimezone(UTC)
+    if zone.key == UTC_ZONE.key:
+        return universal.strftime("%Y-%m-%d %H:%M:%SZ")
     same_day = local.date() == universal.date()
     shown = universal.strftime("%H:%M:%SZ" if same_day else "%Y-%m-%d %H:%M:%SZ")
     return f"{local.isoformat(sep=' ', timespec='seconds')} {zone.key} ({shown})"

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
+from drtool.model.measure import UTC_ZONE
 from drtool.model.target import RecoveryTarget
 
 
@@ -77,6 +79,7 @@ class RestoreRequest:
     moment is refused) are for Redis. `accepts_source`: backups of another stack or another tree under
     this name are the right ones.
     Of PostgreSQL alone: `from_backup` is the backup to begin with, else the newest before the target.
+    Moments are told in `zone`.
     """
 
     sources: tuple[str, ...]
@@ -96,6 +99,7 @@ class RestoreRequest:
     edge: Edge | None = None
     accepts_source: bool = False
     from_backup: str | None = None
+    zone: ZoneInfo = UTC_ZONE
 
 
 class VerifyLevel(StrEnum):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 
 from drtool.errors import NotRecoverable
 from drtool.model.finding import Finding, Severity
@@ -25,6 +25,7 @@ from drtool.model.window import TimeRange
 from drtool.repository.backups import Manifest
 from drtool.repository.log_events import PARAMETERS
 from drtool.repository.logpath import PlacedEvent, WalSpan, events_between
+from drtool.repository.recovery_findings import Zone
 from drtool.restore.look import Candidate, RecoveryFacts
 from drtool.restore.place_choice import before_place, stop_at_place, told_of_place
 from drtool.restore.refused import (
@@ -71,6 +72,7 @@ class RestorePlan:
     history: TimelineHistory
     stop: StopPosition | None = None
     witness: Mark | None = None
+    zone: Zone = UTC
     changes: tuple[PlacedEvent, ...] = ()
 
     @property
@@ -138,6 +140,7 @@ def plan_restore(
         stop=stop,
         changes=_changes(facts, chosen, wal_end),
         witness=facts.around.witness if facts.around else None,
+        zone=facts.zone,
     )
 
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 from drtool.errors import NotRecoverable
+from drtool.model.measure import format_exact
 from drtool.model.target import RecoveryTarget, ToBackup, ToTime
 from drtool.model.window import TimeRange, UncertainSpan
 from drtool.repository.backups import Manifest, name_backups, read_manifests
 from drtool.repository.cluster_coverage import TopologyLog
 from drtool.repository.damage import known_damage
 from drtool.repository.extents import RedisShard
+from drtool.repository.recovery_findings import Zone
 from drtool.repository.repository import Repository
 from drtool.repository.stream_uncertain import Uncertain, is_known, uncertain_spans
 from drtool.repository.stream_windows import stream_windows
@@ -82,7 +84,7 @@ class RedisCandidate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RedisFacts:
-    """`candidates` are the snapshots that a restore may begin with, newest first."""
+    """`candidates` are the snapshots that a restore may begin with, newest first; `zone` the reader's."""
 
     source: str
     candidates: tuple[RedisCandidate, ...]
@@ -90,9 +92,16 @@ class RedisFacts:
     damaged: tuple[str, ...]
     windows: tuple[TimeRange, ...] = ()
     uncertain: tuple[UncertainSpan, ...] = ()
+    zone: Zone = UTC
+
+    def told(self, moment: datetime) -> str:
+        """A moment as --to takes it, and as the reader's clock shows it."""
+        return format_exact(moment, self.zone)
 
 
-def look_redis(repository: Repository, source: str, target: RecoveryTarget) -> RedisFacts:
+def look_redis(
+    repository: Repository, source: str, target: RecoveryTarget, *, zone: Zone = UTC
+) -> RedisFacts:
     """Find what a restore to `target` may use; NotRecoverable if there is no snapshot at all."""
     manifests, errors = read_manifests(repository, source)
     damage = known_damage(repository)
@@ -131,6 +140,7 @@ def look_redis(repository: Repository, source: str, target: RecoveryTarget) -> R
         damaged=tuple(error.message for error in errors),
         windows=stream_windows(repository, inventory, extents),
         uncertain=uncertain_spans(repository, inventory, extents),
+        zone=zone,
     )
 
 

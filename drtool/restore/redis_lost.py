@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 
 from drtool.errors import IntegrityError, NotRecoverable
 from drtool.model.finding import Finding, Severity
-from drtool.model.measure import format_size
+from drtool.model.measure import format_exact, format_size
+from drtool.repository.recovery_findings import Zone, shown
 from drtool.repository.repository import Repository
 from drtool.repository.streambranch import DeadBranch
 from drtool.repository.streampath import newest, read_path
@@ -48,7 +49,7 @@ def _count(repository: Repository, source: str, branch: DeadBranch) -> LostAtFai
     return LostAtFailover(branch=branch, count=count, until=last.moment if last else None)
 
 
-def tell_lost(shard: str, lost: Sequence[LostAtFailover]) -> list[Finding]:
+def tell_lost(shard: str, lost: Sequence[LostAtFailover], *, zone: Zone) -> list[Finding]:
     """What a restore that follows the new master has to say of the old one."""
     found = []
     for one in lost:
@@ -56,12 +57,12 @@ def tell_lost(shard: str, lost: Sequence[LostAtFailover]) -> list[Finding]:
         what = size if one.count is None else f"{one.count} writes, {size}"
         where = "before that failover"
         if one.until is not None:
-            where = f"'{one.until.astimezone(UTC).isoformat().replace('+00:00', 'Z')}'"
+            where = f"'{format_exact(one.until, zone)}'"
         found.append(
             Finding(
                 severity=Severity.WARNING,
                 subject=shard,
-                fact=f"the failover seen at {one.branch.at.astimezone(UTC):%Y-%m-%d %H:%M:%S}Z lost what the"
+                fact=f"the failover seen at {shown(one.branch.at, zone)} lost what the"
                 f" new master had not received of the old one ({what}): it is not in this copy",
                 fix=f"To look at it, restore --to {where} into another directory.",
             )

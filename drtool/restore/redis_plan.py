@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 from drtool.errors import NotRecoverable
 from drtool.model.finding import Finding, Severity
-from drtool.model.measure import format_size
+from drtool.model.measure import format_exact, format_size
 from drtool.model.outcome import RestorePreview
 from drtool.model.request import Edge
 from drtool.model.target import (
@@ -21,6 +21,7 @@ from drtool.model.target import (
 from drtool.model.window import TimeRange, UncertainSpan
 from drtool.repository.backups import Manifest
 from drtool.repository.extents import RedisShard
+from drtool.repository.recovery_findings import Zone
 from drtool.repository.streambranch import StreamPath
 from drtool.restore.redis_look import (
     MOVING_MARGIN,
@@ -69,6 +70,7 @@ class RedisPlan:
     findings: tuple[Finding, ...]
     uncertain: tuple[UncertainSpan, ...] = ()
     owners: SlotOwners | None = None
+    zone: Zone = UTC
 
     @property
     def missing_span(self) -> timedelta:
@@ -115,9 +117,9 @@ def plan_redis_restore(
     match target:
         case ToTime(moment):
             chosen = _reaching(facts, moment)
-            require_known(facts.source, moment, chosen, edge=edge)
+            require_known(facts, moment, chosen, edge=edge)
             plans = [_at_moment(one, moment, edge) for one in chosen.reaches]
-            findings += tell_uncertain(moment, chosen, edge=edge)
+            findings += tell_uncertain(facts, moment, chosen, edge=edge)
             findings += _moving(chosen)
         case ToLatest():
             chosen = facts.candidates[0]
@@ -135,7 +137,9 @@ def plan_redis_restore(
             )
     if not isinstance(target, ToBackup):
         findings += [
-            finding for one in chosen.reaches for finding in tell_lost(one.shard.name, one.lost)
+            finding
+            for one in chosen.reaches
+            for finding in tell_lost(one.shard.name, one.lost, zone=facts.zone)
         ]
     earliest, latest = facts.window
     return RedisPlan(
@@ -150,12 +154,14 @@ def plan_redis_restore(
         windows=facts.windows,
         uncertain=facts.uncertain,
         findings=(*findings, *chosen.manifest.findings),
+        zone=facts.zone,
     )
 
 
 def preview_redis(plan: RedisPlan, *, destination: str, masters: int) -> RestorePreview:
     """What `--plan` shows."""
     count, size = len(plan.shards), format_size(plan.fetch_bytes)
+    stream = format_size(plan.stream_bytes)
     shape = "" if masters == count else f", dealt out anew to {masters} masters"
     return RestorePreview(
         source=plan.source,
@@ -165,7 +171,7 @@ def preview_redis(plan: RedisPlan, *, destination: str, masters: int) -> Restore
         backup_finished=plan.manifest.ended,
         steps=(
             f"fetch {count} snapshots, {size}, of backup {plan.manifest.backup_id} into {destination}",
-            f"replay {format_size(plan.stream_bytes)} of stream up to {shown(plan.moment)}{shape}",
+            f"replay {stream} of stream up to {format_exact(plan.moment, plan.zone)}{shape}",
             "load each in a private server, hold it against what was recorded, and stop it",
         ),
         fetch_bytes=plan.fetch_bytes,
@@ -201,18 +207,19 @@ def _reaching(facts: RedisFacts, moment: datetime) -> RedisCandidate:
     earliest, latest = facts.window
     if not facts.candidates:
         raise NotRecoverable(
-            f"time {shown(moment)} lies before the first snapshot of source {facts.source}:"
-            f" recoverable from {shown(earliest)} to {shown(latest)}",
-            hint=f"The earliest moment is {shown(earliest)}: use --to with it or later.",
+            f"time {facts.told(moment)} lies before the first snapshot of source {facts.source}:"
+            f" recoverable from {facts.told(earliest)} to {facts.told(latest)}",
+            hint=f"The earliest moment is {facts.told(earliest)}: use --to with it or later.",
         )
     best = max(facts.candidates, key=lambda candidate: candidate.latest)
+    further = "" if latest == best.latest else f" for {facts.told(latest)}"
     where = "" if best.has_stream else ", which no stream follows"
     if best.uncovered_since is not None:
         where = ", which lacks a master that hash slots were moved to"
     raise NotRecoverable(
-        f"time {shown(moment)} of source {facts.source} cannot be reached: from snapshot"
-        f" {best.manifest.backup_id}{where} one comes as far as {shown(best.latest)}",
-        hint=f"Use --to '{shown(best.latest)}', or --to latest for {shown(latest)}."
+        f"time {facts.told(moment)} of source {facts.source} cannot be reached: from snapshot"
+        f" {best.manifest.backup_id}{where} one comes as far as {facts.told(best.latest)}",
+        hint=f"Use --to '{facts.told(best.latest)}', or --to latest{further}."
         " `drtool redis receive` archives the stream that leads to any moment.",
     )
 
@@ -223,18 +230,18 @@ def _behind_the_end(
     """A stream that was taken up again behind a gap is not simply at its end (PITFALLS 40)."""
     if chosen.uncovered_since is not None and not accepts_gap:
         raise NotRecoverable(
-            f"the latest moment of source {facts.source} cannot be reached: after {shown(chosen.latest)}"
+            f"the latest moment of source {facts.source} cannot be reached: after {facts.told(chosen.latest)}"
             " hash slots were moved to a master that is in no snapshot yet",
             hint=f"Run `drtool backup {facts.source}` while the cluster lives. Else use --to"
-            f" '{shown(chosen.latest)}', or --to latest --accept-gap to stop there knowingly.",
+            f" '{facts.told(chosen.latest)}', or --to latest --accept-gap to stop there knowingly.",
         )
     lost = [one for one in chosen.reaches if one.taken_up_again is not None]
     if lost and not accepts_gap:
         raise NotRecoverable(
             f"the latest moment of source {facts.source} cannot be reached: the stream of"
-            f" {lost[0].shard.name} has a gap after {shown(chosen.latest)}, and no snapshot was taken"
+            f" {lost[0].shard.name} has a gap after {facts.told(chosen.latest)}, and no snapshot was taken"
             " behind it",
-            hint=f"Use --to '{shown(chosen.latest)}', or --to latest --accept-gap to go to the gap"
+            hint=f"Use --to '{facts.told(chosen.latest)}', or --to latest --accept-gap to go to the gap"
             " knowingly; `drtool backup` begins anew.",
         )
     found = _given_up(facts, chosen)
@@ -242,7 +249,7 @@ def _behind_the_end(
         Finding(
             severity=Severity.WARNING,
             subject=one.shard.name,
-            fact=f"its stream has a gap after {shown(chosen.latest)}: what came later is given up",
+            fact=f"its stream has a gap after {facts.told(chosen.latest)}: what came later is given up",
             fix=f"Run `drtool backup {facts.source}`.",
         )
         for one in lost
@@ -282,8 +289,8 @@ def _given_up(facts: RedisFacts, chosen: RedisCandidate) -> list[Finding]:
         Finding(
             severity=Severity.WARNING,
             subject=f"source {facts.source}",
-            fact=f"after {shown(chosen.latest)} hash slots were moved to a master that is in no snapshot:"
-            " what came later is given up",
+            fact=f"after {facts.told(chosen.latest)} hash slots were moved to a master that is in no"
+            " snapshot: what came later is given up",
             fix=f"Run `drtool backup {facts.source}`.",
         )
     ]
@@ -299,8 +306,3 @@ def _passed_over(facts: RedisFacts) -> Sequence[Finding]:
         )
         for message in facts.damaged
     ]
-
-
-def shown(moment: datetime) -> str:
-    """A moment as --to takes it."""
-    return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")

@@ -5,12 +5,13 @@ from __future__ import annotations
 from datetime import datetime
 
 from drtool.errors import NotRecoverable
+from drtool.model.measure import format_exact
 from drtool.model.target import ToTime
 from drtool.repository.repository import Repository
 from drtool.repository.streampath import read_arrivals
 from drtool.restore.redis_look import look_redis
 from drtool.restore.redis_outage import MomentUncertain
-from drtool.restore.redis_plan import RedisPlan, ShardPlan, plan_redis_restore, shown
+from drtool.restore.redis_plan import RedisPlan, ShardPlan, plan_redis_restore
 from drtool.sources.redis.renamed import first_renamed
 
 
@@ -33,11 +34,11 @@ def require_known_commands(plan: RedisPlan, repository: Repository) -> None:
         reach = f"Use --backup {backup_id}, which replays nothing"
         nearest = _nearest(plan, repository, before)
         if nearest is not None:
-            reach += f", or --to '{shown(nearest)}', before it"
+            reach += f", or --to '{format_exact(nearest, plan.zone)}', before it"
         raise NotRecoverable(
             f"the stream of {one.shard.name} of source {plan.source} cannot be replayed to the moment asked"
             f" for: rename-command of the source gave {', '.join(renamed)} another name, and from"
-            f" {shown(moment)} on it holds a write under one that no restored server knows",
+            f" {format_exact(moment, plan.zone)} on it holds a write under one that no restored server knows",
             hint=f"{reach}. Then take rename-command out of the source's redis.conf, restart it and run"
             f" `drtool backup {plan.source}`.",
         )

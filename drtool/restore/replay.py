@@ -13,10 +13,12 @@ from drtool.errors import (
     NotRecoverable,
     RepositoryUnavailable,
 )
+from drtool.model.measure import format_exact
 from drtool.model.outcome import Reached
 from drtool.model.progress import PhaseAdvanced
 from drtool.model.target import ToLatest, ToTime, describe_target
 from drtool.model.wal import Lsn, TimelineHistory, history_name
+from drtool.repository.recovery_findings import Zone, shown
 from drtool.restore.destination import Destination
 from drtool.restore.phases import Phases
 from drtool.restore.plan import RestorePlan
@@ -138,7 +140,7 @@ def reached(watch: ReplayWatch, plan: RestorePlan, destination: Destination) -> 
     moment = target.moment if isinstance(target, ToTime) and stop is None else None
     if moment is not None and watch.last_commit and watch.last_commit > moment:
         raise IntegrityError(
-            f"the copy holds a commit of {watch.last_commit.isoformat()}, which is after"
+            f"the copy holds a commit of {format_exact(watch.last_commit, plan.zone)}, which is after"
             f" {describe_target(target)}",
             hint="Do not use it; report this with the server's log.",
         )
@@ -204,7 +206,7 @@ def _why_it_ended(
     told = "; ".join(watch.failures) or "it ended without saying why"
     log = f"The end of its log:\n{server.log_tail}"
     if any(_TARGET_MISSED in text for text in watch.failures):
-        since = f", {format_when(watch.last_commit)}" if watch.last_commit else ""
+        since = f", {format_when(watch.last_commit, plan.zone)}" if watch.last_commit else ""
         return NotRecoverable(
             f"{describe_target(plan.target)} was not reached: the WAL in the repository ends before it,"
             f" at {watch.place}{since}",
@@ -212,7 +214,7 @@ def _why_it_ended(
             f" {log}",
         )
     if any(_MINIMAL in text for text in watch.failures):
-        since = f", {format_when(watch.last_commit)}" if watch.last_commit else ""
+        since = f", {format_when(watch.last_commit, plan.zone)}" if watch.last_commit else ""
         return NotRecoverable(
             f"{describe_target(plan.target)} was not reached: WAL from {watch.place} on was written with"
             f" wal_level = minimal and lacks changes{since}",
@@ -234,9 +236,9 @@ def _why_it_ended(
     return NotRecoverable(f"the restored server failed during recovery: {told}", hint=hint)
 
 
-def format_when(moment: datetime) -> str:
+def format_when(moment: datetime, zone: Zone) -> str:
     """A moment of the log, for messages."""
-    return f"with the last commit at {moment.isoformat()}"
+    return f"with the last commit at {shown(moment, zone)}"
 
 
 def _branch_point(destination: Destination, timeline: int) -> Lsn | None:

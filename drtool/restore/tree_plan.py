@@ -8,11 +8,12 @@ from datetime import UTC, datetime
 
 from drtool.errors import NotRecoverable
 from drtool.model.finding import Finding, Severity
-from drtool.model.measure import CLOCK_SKEW, format_size, format_span
+from drtool.model.measure import CLOCK_SKEW, format_exact, format_size, format_span
 from drtool.model.outcome import Fact, RestorePreview
 from drtool.model.target import RecoveryTarget, ToBackup, ToLatest, ToTime, describe_target
 from drtool.model.window import TimeRange
 from drtool.repository.backups import Manifest, name_backups
+from drtool.repository.recovery_findings import Zone
 from drtool.sources.files.exclude import ExcludeRules
 
 
@@ -31,6 +32,7 @@ class TreePlan:
     wanted: ExcludeRules | None
     is_delta: bool
     findings: tuple[Finding, ...]
+    zone: Zone = UTC
 
     @property
     def size_bytes(self) -> int:
@@ -88,7 +90,7 @@ def preview_tree(
     manifest = plan.manifest
     which = " that match" if plan.wanted else ""
     what = f"{files:,} files{which}, {format_size(size_bytes)},"
-    snapshot = f"snapshot {manifest.backup_id}, as of {_shown(manifest.files.taken_from)},"
+    snapshot = f"snapshot {manifest.backup_id}, as of {format_exact(manifest.files.taken_from, plan.zone)},"
     how = "and change only what differs" if plan.is_delta else "and write them"
     return RestorePreview(
         source=plan.source,
@@ -166,8 +168,8 @@ def require_come(
     first, newest = min(ends), max(end for end in ends if end <= present)
     raise NotRecoverable(
         f"{describe_target(target)} has not come yet, so source {source} has no snapshot of it: now is"
-        f" {_shown(now)}, and its snapshots are from {_shown(first)} to {_shown(newest)}",
-        hint=f"The newest moment is {_shown(newest)}: use --to with it, or --to latest.",
+        f" {_shown(now, target)}, and its snapshots are from {_shown(first, target)} to {_shown(newest, target)}",
+        hint=f"The newest moment is {_shown(newest, target)}: use --to with it, or --to latest.",
     )
 
 
@@ -180,21 +182,23 @@ def _as_of(source: str, target: RecoveryTarget, chosen: Manifest) -> list[Findin
         Finding(
             severity=Severity.NOTE,
             subject=f"source {source}",
-            fact=f"it comes back as of {_shown(taken)}, {format_span(target.moment - taken)} before the"
+            fact=f"it comes back as of {_shown(taken, target)}, {format_span(target.moment - taken)} before the"
             f" moment asked for: snapshot {chosen.backup_id} is the newest that had ended by then",
         )
     ]
 
 
-def _shown(moment: datetime) -> str:
-    return moment.astimezone(UTC).isoformat()
+def _shown(moment: datetime, target: ToTime) -> str:
+    """In the zone of the moment that was asked for."""
+    return format_exact(moment, target.moment.tzinfo or UTC)
 
 
 def _before_everything(
     source: str, target: RecoveryTarget, manifests: Sequence[Manifest]
 ) -> NotRecoverable:
     first = min(manifest.files.taken_until for manifest in manifests)
-    shown = _shown(first)
+    zone = target.moment.tzinfo if isinstance(target, ToTime) else UTC
+    shown = format_exact(first, zone or UTC)
     return NotRecoverable(
         f"{describe_target(target)} lies before the end of the first snapshot of source {source},"
         f" {shown}",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import closing
+from functools import partial
 
 from drtool.archiving.branch import require_archived_branch
 from drtool.archiving.receive_settings import ReceiveSettings
@@ -120,8 +121,9 @@ def _look_at_log(
     checking: Checking, source: PostgresSource, facts: ServerFacts | None, *, dsn: str
 ) -> Iterator[Look]:
     settings = ReceiveSettings(source=checking.name, dsn=dsn, wal=source.wal)
+    look = partial(look_at_slot, settings, zone=checking.policy.timezone)
     if facts is not None and settings.slot is not None and checking.known() is None:
-        yield attempt("slot", lambda: look_at_slot(settings, repository=None, log=None))
+        yield attempt("slot", lambda: look(repository=None, log=None))
     found = read_facts_of_state(checking.name, checking.policy, checking.opened(), now=checking.now)
     log = read_log(found)
     state = postgres_state(found, source, log=log)
@@ -135,7 +137,7 @@ def _look_at_log(
     if facts is not None:
         if settings.slot is not None:
             repository = checking.opened()
-            yield attempt("slot", lambda: look_at_slot(settings, repository=repository, log=log))
+            yield attempt("slot", lambda: look(repository=repository, log=log))
         if state.receiver is None and log.system_id is not None:
             yield attempt("branch", lambda: _branch(checking, dsn))
     yield checking.recoverable(state)

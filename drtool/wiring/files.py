@@ -143,7 +143,11 @@ def plan_files(
     if not request.accepts_source:
         require_own_tree(plan.manifest, source, newest=manifests[-1])
     job = _Restore(
-        plan=plan, request=request, objective=objective, repository=repository, around=around
+        plan=replace(plan, zone=request.zone),
+        request=request,
+        objective=objective,
+        repository=repository,
+        around=around,
     )
     return Planned(
         source=name,

@@ -15,7 +15,11 @@ from drtool.model.target import RecoveryTarget
 def asked_of(request: RestoreRequest, target: RecoveryTarget, *, declared: datetime) -> Asked:
     """What the loss of a restore is judged against."""
     return Asked(
-        target=target, declared=declared, lost_at=request.lost_at, is_latest=request.is_latest
+        target=target,
+        declared=declared,
+        lost_at=request.lost_at,
+        is_latest=request.is_latest,
+        zone=request.zone,
     )
 
 

@@ -178,7 +178,7 @@ def plan_redis_source(
     around: Surroundings,
 ) -> Planned:
     """NotRecoverable, naming what can be reached, if the target cannot be."""
-    facts = look_redis(repository, name, request.target)
+    facts = look_redis(repository, name, request.target, zone=request.zone)
     plan = plan_redis_restore(
         facts, request.target, accepts_gap=request.accepts_gap, edge=request.edge
     )

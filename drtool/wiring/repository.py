@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from zoneinfo import ZoneInfo
+
 from drtool.errors import NotKept, UsageError
 from drtool.model.finding import Finding, Severity
+from drtool.model.measure import format_moment, read_iso
 from drtool.model.outcome import Fact, FactSheet
 from drtool.model.request import (
     KeyAdd,
@@ -43,12 +46,12 @@ def run_repository(request: RepositoryRequest, policy: Policy, around: Surroundi
             case RepositoryInspect():
                 return _describe(repository)
             case KeyList():
-                return _slots(repository)
+                return _slots(repository, policy.timezone)
             case KeyAdd():
-                return _add_key(request, repository, around)
+                return _add_key(request, repository, around, zone=policy.timezone)
             case KeyRemove():
                 kept = key_secret(policy.repository.key, around)
-                return _remove_key(request, repository, kept)
+                return _remove_key(request, repository, kept, zone=policy.timezone)
             case KeyRotate():
                 return _rotate(request, repository)
 
@@ -134,7 +137,7 @@ def _facts(repository: Repository) -> tuple[Fact, ...]:
     return (
         Fact(name="url", value=repository.store.url, label="url"),
         Fact(name="repository_id", value=root.repository_id.hex(), label="id"),
-        Fact(name="created", value=root.created, label="created"),
+        Fact(name="created", value=read_iso(root.created) or root.created, label="created"),
         Fact(name="made_by", value=root.made_by, label="made by"),
         Fact(name="format", value=root.format_version, label="format"),
         Fact(name="key_version", value=repository.ring.newest, label="seals with key version"),
@@ -172,12 +175,12 @@ def _capability_facts(capabilities: Capabilities) -> tuple[Fact, ...]:
     )
 
 
-def _slots(repository: Repository) -> FactSheet:
+def _slots(repository: Repository, zone: ZoneInfo) -> FactSheet:
     slots, errors = read_slots(repository)
     return FactSheet(
         kind="repository-keys",
         title="Key slots",
-        facts=tuple(_slot_fact(slot) for slot in slots),
+        facts=tuple(_slot_fact(slot, zone) for slot in slots),
         findings=tuple(
             Finding(
                 severity=Severity.PROBLEM, subject="key slot", fact=error.message, fix=error.hint
@@ -187,15 +190,24 @@ def _slots(repository: Repository) -> FactSheet:
     )
 
 
-def _slot_fact(slot: Slot) -> Fact:
+def _slot_fact(slot: Slot, zone: ZoneInfo) -> Fact:
     return Fact(
         name=f"slot_{slot.slot_id}",
         value=f"{slot.kind}, made {slot.created}",
+        shown=key_slot_words(slot.kind, slot.created, zone),
         label=f"slot {slot.slot_id}",
     )
 
 
-def _add_key(request: KeyAdd, repository: Repository, around: Surroundings) -> FactSheet:
+def key_slot_words(kind: str, created: str, zone: ZoneInfo) -> str:
+    """What a key slot is and since when, in the reader's zone; what is no moment is shown as it stands."""
+    moment = read_iso(created)
+    return f"{kind}, made {created if moment is None else format_moment(moment, zone)}"
+
+
+def _add_key(
+    request: KeyAdd, repository: Repository, around: Surroundings, *, zone: ZoneInfo
+) -> FactSheet:
     try:
         reference = SecretReference.parse(request.reference)
     except ValueError as error:
@@ -212,18 +224,20 @@ def _add_key(request: KeyAdd, repository: Repository, around: Surroundings) -> F
     return FactSheet(
         kind="repository-key-add",
         title="Slot added, and opened once to be sure",
-        facts=(_slot_fact(slot),),
+        facts=(_slot_fact(slot, zone),),
     )
 
 
-def _remove_key(request: KeyRemove, repository: Repository, kept: KeySecret) -> FactSheet:
+def _remove_key(
+    request: KeyRemove, repository: Repository, kept: KeySecret, *, zone: ZoneInfo
+) -> FactSheet:
     slots = {slot.slot_id: slot for slot in read_slots(repository)[0]}
     if request.slot not in slots:
         raise UsageError(
             f"the repository has no key slot {request.slot!r}",
             hint=f"There are: {', '.join(sorted(slots))}.",
         )
-    fact = _slot_fact(slots[request.slot])
+    fact = _slot_fact(slots[request.slot], zone)
     if request.is_dry_run:
         return FactSheet(
             kind="repository-key-remove-plan",

@@ -12,7 +12,7 @@ from zoneinfo import ZoneInfo
 
 from drtool import __version__
 from drtool.errors import DestinationRefused, DrtoolError, NotRecoverable, UsageError
-from drtool.model.measure import CLOCK_SKEW, format_moment
+from drtool.model.measure import CLOCK_SKEW, format_exact, format_moment
 from drtool.model.outcome import RestoreOutcome, RestorePreview, RestoreReport
 from drtool.model.progress import Emit, Noted
 from drtool.model.request import RestoreRequest
@@ -181,7 +181,7 @@ class _Stack:
             )
         moment, why = min(latest), ""
         for _ in range(_MOST_STEPS):
-            target = ToTime(moment)
+            target = ToTime(moment.astimezone(self.policy.timezone))
             planned, failed = self._plan_all(replace(request, target=target, is_latest=True))
             if not failed:
                 return _Newest(moment, planned, why)
@@ -248,13 +248,14 @@ def _require_sensible(request: RestoreRequest, *, now: datetime) -> None:
         return
     if lost_at > now + CLOCK_SKEW:
         raise UsageError(
-            f"--lost-at {lost_at.isoformat()} has not come yet: now is {now.isoformat()}",
+            f"--lost-at {format_exact(lost_at, request.zone)} has not come yet: now is"
+            f" {format_moment(now, request.zone)}",
             hint="Give the moment at which the data was lost.",
         )
     if isinstance(target, ToTime) and lost_at < target.moment:
         raise UsageError(
-            f"--lost-at {lost_at.isoformat()} lies before the moment to restore to,"
-            f" {target.moment.isoformat()}: the copy would hold what the disaster did",
+            f"--lost-at {format_exact(lost_at, request.zone)} lies before the moment to restore to,"
+            f" {format_exact(target.moment, request.zone)}: the copy would hold what the disaster did",
             hint="Give a --to that is not after the disaster, or leave --lost-at out.",
         )
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 from contextlib import closing
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 from drtool.archiving.receive_settings import ReceiveSettings
 from drtool.archiving.status import WalStatus, wal_status
@@ -33,7 +35,11 @@ _MEASURED_OVER = timedelta(hours=1)
 
 
 def look_at_slot(
-    settings: ReceiveSettings, *, repository: Repository | None, log: WalStatus | None
+    settings: ReceiveSettings,
+    *,
+    repository: Repository | None,
+    log: WalStatus | None,
+    zone: ZoneInfo,
 ) -> Seen:
     """What `drtool check` says of the slot."""
     assert settings.slot is not None
@@ -42,6 +48,7 @@ def look_at_slot(
         directory = read_data_directory(connection)
     if found is None:
         return "not there", check_slot(place_of(settings.dsn), settings.slot, None)
+    found = replace(found, moment=found.moment.astimezone(zone))
     ahead = _forecast(settings, found, repository=repository, log=log, directory=directory)
     findings: list[Finding] = [
         *check_slot(place_of(settings.dsn), settings.slot, found, forecast=ahead)
@@ -105,7 +112,9 @@ def show(request: WalSlot, policy: Policy, around: Surroundings) -> FactSheet:
         manifests, _ = read_manifests(repository, request.source)
         backups = {manifest.backup_id: manifest.postgres for manifest in manifests}
         log = wal_status(repository, request.source, backups, now=around.clock.now())
-        seen, findings = look_at_slot(settings, repository=repository, log=log)
+        seen, findings = look_at_slot(
+            settings, repository=repository, log=log, zone=policy.timezone
+        )
     return FactSheet(
         kind="wal-slot",
         title=f"Replication slot of {request.source}",

@@ -7,7 +7,7 @@ from datetime import datetime
 from zoneinfo import ZoneInfo
 
 from drtool.errors import NotRecoverable
-from drtool.model.measure import format_moment
+from drtool.model.measure import format_exact, format_moment
 from drtool.model.window import TimeRange
 from drtool.repository.recovery_findings import shown
 
@@ -22,24 +22,25 @@ def not_for_all(
     newest: datetime | None,
     zone: ZoneInfo,
 ) -> NotRecoverable:
-    """Names each source that does not reach `moment`, with its windows in the policy's zone.
+    """Names each source that does not reach `moment` on a line of its own, with its windows in the
+    policy's zone.
 
     `newest` is the newest moment that all reach; None if there is none.
     """
     told = [
-        f"source {name}: {error.message} ({_ranges(windows[name], zone)})"
+        f"\n  source {name}: {error.message} ({_ranges(windows[name], zone)})"
         for name, error in failed.items()
     ]
     hint = "Restore each as far as it goes with --each-latest, or name the sources to restore."
     if newest is not None:
         hint = (
             f"The newest moment that all sources reach is {format_moment(newest, zone)}: restore --to"
-            f" '{newest.isoformat()}', or each as far as it goes with --each-latest."
+            f" '{format_exact(newest, zone)}', or each as far as it goes with --each-latest."
         )
     return NotRecoverable(
         f"{format_moment(moment, zone)} cannot be reached by {len(failed)} of {len(windows)} sources."
-        f" {'; '.join(told)}",
-        hint=f"{hint} {next(iter(failed.values())).hint}",
+        f"{''.join(told)}",
+        hint=hint + "".join(f"\n  {name}: {one.hint}" for name, one in failed.items() if one.hint),
     )
 
 

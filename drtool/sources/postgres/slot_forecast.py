@@ -30,13 +30,13 @@ class SlotForecast:
         return is_soon or self.left_bytes < self.kept_bytes
 
     def describe(self, now: datetime) -> str:
-        """`3.4 MB/s: after 1.2 GB more, at 15:47Z (in 6 min 10 s), slot_limit is reached`."""
+        """At the rate measured, what is reached, in what time, and when: in the zone of `now`."""
         if self.bytes_per_second is None or self.left is None:
             return f"after {format_size(self.left_bytes)} more {self.ended_by} is reached"
         rate = f"{format_size(int(self.bytes_per_second))}/s"
         if self.left >= _LONGEST:
             return f"at {rate} {self.ended_by} is not reached within a year"
-        at = (now + self.left).strftime("%Y-%m-%d %H:%MZ")
+        at = (now + self.left).isoformat(sep=" ", timespec="minutes").replace("+00:00", "Z")
         return f"at {rate}, as measured, {self.ended_by} is reached in {format_span(self.left)}, at {at}"
 
 
