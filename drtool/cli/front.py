@@ -49,6 +49,7 @@ class Front:
         self.changes_something = False
         # Why the answer did not reach standard output, once that is so.
         self.answer_lost = ""
+        self.has_failed = False
         self.stop = threading.Event()
         self._opening: Opening | None = None
 

@@ -40,7 +40,9 @@ def init(
     """Probe servers and write a starter policy.
 
     Every variable NAME_DSN of the environment becomes a source (MAIN_DB_DSN: main-db), and its
-    server is asked whether it can be protected. Never writes over a policy.
+    server is asked whether it can be protected. That of a PostgreSQL is a libpq connection string,
+    postgresql://USER@HOST/DATABASE; that of a Redis is redis://[USER:PASSWORD@]HOST[:PORT], with TLS
+    rediss://. Never writes over a policy.
     """
     from drtool.model.request import InitRequest
     from drtool.wiring.init import run_init

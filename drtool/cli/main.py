@@ -98,7 +98,7 @@ def run(given: Sequence[str], front: Front) -> int:
     front.wants_json = "--json" in given
     code = _answer(given, front)
     front.flush()
-    if front.answer_lost and code == ExitCode.DONE and not front.changes_something:
+    if front.answer_lost and not front.has_failed and not front.changes_something:
         return ExitCode.DESTINATION_REFUSED  # the answer was all there was to do
     return code
 
@@ -122,6 +122,7 @@ def _answer(given: Sequence[str], front: Front) -> int:
             return ExitCode.DESTINATION_REFUSED
         from drtool.cli.failure import code_for_postgres, tell
 
+        front.has_failed = True
         return code_for_postgres(given, error, code=tell(front, error))
 
 

@@ -57,7 +57,8 @@ if TYPE_CHECKING:
 @click.option(
     "--accept-gap",
     is_flag=True,
-    help="With --to latest: stop at a known gap in the WAL, and lose what lies behind it.",
+    help="With --to latest: stop at a known gap in the WAL, or in the stream of a Redis, and lose what"
+    " lies behind it.",
 )
 @click.option(
     "--timeline",
@@ -139,14 +140,13 @@ def restore(
     policy = front.policy
     front.open_repository()
     from drtool.model.measure import format_moment
+    from drtool.model.progress import Noted
     from drtool.model.request import Edge, RestoreRequest, TtlMode
     from drtool.model.target import ToTime
     from drtool.wiring.restore import restore as carry_out
 
     options = _each_latest(target) if each_latest else target
     moment = read_target(TargetOptions(**options), policy.timezone)
-    if isinstance(moment, ToTime):
-        front.print_note(f"restoring to {format_moment(moment.moment, policy.timezone)}")
     request = RestoreRequest(
         sources=sources,
         target=moment,
@@ -167,6 +167,8 @@ def restore(
         zone=policy.timezone,
     )
     with front.progress() as view:
+        if isinstance(moment, ToTime):
+            view(Noted(f"restoring to {format_moment(moment.moment, policy.timezone)}"))
         outcome = carry_out(request, policy, front.surroundings(view))
     _show(front, outcome)
 

@@ -8,7 +8,7 @@ import click
 
 from drtool.cli.front import Front
 from drtool.cli.lazy import Command
-from drtool.cli.targets import LATEST, read_moment
+from drtool.cli.targets import is_latest, read_moment
 from drtool.cli.verdicts import leave
 from drtool.errors import UsageError
 
@@ -109,7 +109,7 @@ def _restore(
             hint="For example: `drtool sync uploads --restore --to latest --into /srv/uploads.new`.",
         )
     zone = front.policy.timezone
-    moment = None if to == LATEST else read_moment(to, zone, option="--to")
+    moment = None if is_latest(to) else read_moment(to, zone, option="--to")
     request = SyncRestore(
         source=sources[0],
         moment=moment,

@@ -21,6 +21,15 @@ from drtool.model.target import (
 from drtool.model.wal import Lsn
 
 LATEST = "latest"
+_STATUS = "`drtool status` shows from when to when each source can be recovered."
+_HINTS = {
+    "--to": f"As far as it goes is --to latest. {_STATUS}",
+    "--to-lsn": "Write it as PostgreSQL does, 0/3000060: two hexadecimal numbers. `drtool wal status` shows"
+    " how far the WAL reaches.",
+    "--to-xid": f"pg_current_xact_id() tells it, or the server's log. {_STATUS}",
+    "--to-name": _STATUS,
+    "--backup": _STATUS,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,10 +67,12 @@ def read_target(options: TargetOptions, zone: ZoneInfo) -> RecoveryTarget:
     try:
         return readers[option](text)
     except ValueError as error:
-        raise UsageError(
-            f"{option}: {error}",
-            hint="`drtool status` shows from when to when each source can be recovered.",
-        ) from error
+        raise UsageError(f"{option}: {error}", hint=_HINTS[option]) from error
+
+
+def is_latest(text: str) -> bool:
+    """Whether `--to` asks for as far as the repository reaches, in whatever case."""
+    return text.strip().casefold() == LATEST
 
 
 def read_moment(text: str, zone: ZoneInfo, *, option: str) -> datetime:
@@ -73,7 +84,7 @@ def read_moment(text: str, zone: ZoneInfo, *, option: str) -> datetime:
 
 
 def _read_time(text: str, zone: ZoneInfo) -> RecoveryTarget:
-    if text == LATEST:
+    if is_latest(text):
         return ToLatest()
     return ToTime(parse_moment(text, zone).astimezone(zone))
 

@@ -99,7 +99,7 @@ def render(outcome: Outcome, style: Style) -> str:
         case CheckChanges():
             return changes_text(outcome, style.zone)
         case Failure():
-            return f"drtool: error: {outcome.message}"
+            return "\n  ".join([f"drtool: error: {outcome.message}", *filter(None, [outcome.hint])])
 
 
 def show_measured(measured: LossInterval | timedelta | None) -> str:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
@@ -11,7 +11,14 @@ from pathlib import Path
 from zoneinfo import ZoneInfo
 
 from drtool import __version__
-from drtool.errors import DestinationRefused, DrtoolError, NotRecoverable, UsageError
+from drtool.errors import (
+    DestinationRefused,
+    DrtoolError,
+    NotRecoverable,
+    PlaceMissing,
+    RepositoryNotInitialised,
+    UsageError,
+)
 from drtool.model.measure import CLOCK_SKEW, format_exact, format_moment
 from drtool.model.outcome import RestoreOutcome, RestorePreview, RestoreReport
 from drtool.model.progress import Emit, Noted
@@ -62,7 +69,7 @@ def restore(
     require_temporary_files()
     places = _places(request, list(sources), policy, now=around.clock.now())
     require_unoccupied(places, policy)
-    with opened_repository(policy, around) as repository:
+    with _to_restore_from(policy, around) as repository:
         if not request.accepts_source:
             for name, source in sources.items():
                 require_own_backups(name, source, policy=policy, repository=repository)
@@ -79,7 +86,7 @@ def restore(
         jobs = {name: partial(_run, job, met) for name, job in runners.items()}
         ended = side_by_side(jobs, around.emit, at_once=len(jobs), stop=around.stop)
         outcomes = [one for one in ended.values() if isinstance(one, RestoreOutcome)]
-        errors = [one for one in ended.values() if isinstance(one, DrtoolError)]
+        errors = {name: one for name, one in ended.items() if isinstance(one, DrtoolError)}
         report = RestoreReport(
             stack=policy.stack,
             timezone=policy.timezone.key,
@@ -94,6 +101,21 @@ def restore(
     if errors:
         raise _gravest(errors, outcomes)
     return report
+
+
+@contextmanager
+def _to_restore_from(policy: Policy, around: Surroundings) -> Iterator[Repository]:
+    """The repository; one that is not there is to be found again, and none to be made."""
+    with ExitStack() as stack:
+        try:
+            repository = stack.enter_context(opened_repository(policy, around))
+        except (RepositoryNotInitialised, PlaceMissing) as error:
+            error.hint = (
+                "Mount its disk, or correct `repository.url` in the policy: it is to hold the backups"
+                " already. `drtool repository info` looks there."
+            )
+            raise
+        yield repository
 
 
 def _run(
@@ -294,8 +316,13 @@ def _make_common_place(places: Mapping[str, Path]) -> None:
         ) from error
 
 
-def _gravest(errors: list[DrtoolError], outcomes: list[RestoreOutcome]) -> DrtoolError:
-    error = max(errors, key=lambda error: error.exit_code)
+def _gravest(errors: Mapping[str, DrtoolError], outcomes: Sequence[RestoreOutcome]) -> DrtoolError:
+    """The error with the gravest code, which tells of the others too."""
+    name, error = max(errors.items(), key=lambda item: item[1].exit_code)
+    error.message = f"source {name}: {error.message}"
+    for other, one in errors.items():
+        if other != name:
+            error.message += f"\n  source {other}: {one.message}"
     if outcomes:
         done = ", ".join(f"{one.source} in {one.destination}" for one in outcomes)
         error.hint = f"{error.hint} Restored all the same: {done}."

@@ -23,9 +23,9 @@ def side_by_side(
     """What each source's job gave, or why it failed, in the order of `jobs`; `at_once` run at a time.
 
     A single job runs in this very thread, which is the one that a signal interrupts, and its error is
-    raised. Of several, a failure is told as a warning when it comes. An error that is no DrtoolError
-    is a bug: it is raised once all have ended. After an interrupt no further job begins, and `stop` is
-    set: every job looks at it where it can end.
+    raised. Of several, that one failed is told as a warning when it does, and why by whoever asked. An error
+    that is no DrtoolError is a bug: it is raised once all have ended. After an interrupt no further job
+    begins, and `stop` is set: every job looks at it where it can end.
     """
     if len(jobs) == 1:
         [(name, job)] = jobs.items()
@@ -67,7 +67,7 @@ def _with_failure(name: str, job: Job[T], emit: Emit) -> T | DrtoolError:
     try:
         return job(_told_apart(emit, name))
     except DrtoolError as error:
-        emit(Noted(f"source {name}: {error.message}", "warning"))
+        emit(Noted(f"source {name} has failed: why is said at the end", "warning"))
         return error
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import subprocess
 
 import pytest
@@ -35,9 +36,9 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
     return made
 
 
-def run(site: Site, *words: str, into: str) -> subprocess.CompletedProcess[str]:
+def run(site: Site, *words: str, into: str, first: str = "") -> subprocess.CompletedProcess[str]:
     """With one of a shell's redirections."""
-    line = f'exec "$@" {into}'
+    line = f'{first} exec "$@" {into}'
     return subprocess.run(
         ["/bin/sh", "-c", line, "sh", DRTOOL, *words],
         cwd=site.root,
@@ -86,3 +87,56 @@ def test_streams_that_are_closed_get_no_file_of_the_repository(site: Site) -> No
     assert ended.returncode == 0
     site.run("verify", "--whole")
     assert json.loads(run(site, "status", "--json", into="<&-").stdout)["kind"] == "status"
+
+
+def test_an_answer_that_is_lost_is_worse_than_a_promise_that_is_missed(site: Site) -> None:
+    policy = site.root / "never.yaml"
+    text = POLICY.format(root=site.root)
+    policy.write_text(text.replace("  uploads:", "  never:"))
+
+    assert site.run("--policy", str(policy), "status", code=3).out
+    assert run(site, "--policy", str(policy), "status", into=">/dev/full").returncode == 8
+
+
+def test_a_full_disk_is_told_once_with_what_to_do(site: Site) -> None:
+    for name in ("big", "large"):
+        (site.root / name).mkdir()
+        (site.root / name / "a").write_bytes(random.randbytes(1 << 20))
+    text = POLICY.format(root=site.root)
+    more = "".join(
+        f"  {name}: {{kind: files, path: {site.root}/{name}}}\n" for name in ("big", "large")
+    )
+    policy = site.root / "full.yaml"
+    policy.write_text(text.replace("restore_root", f"{more}restore_root"))
+
+    ended = run(
+        site, "--policy", str(policy), "backup", "big", "large", into="", first="ulimit -f 100;"
+    )
+
+    told = ended.stdout + ended.stderr
+    assert ended.returncode == 6
+    assert told.count("cannot be written") == 2, told  # once for each
+    assert told.count("Make room on the file system") == 2
+
+
+def test_a_restore_whose_repository_is_away_does_not_propose_to_make_one(site: Site) -> None:
+    text = POLICY.format(root=site.root).replace("/repository", "/elsewhere")
+    policy = site.root / "away.yaml"
+    policy.write_text(text)
+    words = ("--policy", str(policy), "restore", "uploads", "--to", "latest", "--plan")
+
+    missing = site.run(*words, code=6)
+    (site.root / "elsewhere").mkdir()
+    empty = site.run(*words, code=6)
+
+    for ran in (missing, empty):
+        assert "repository init" not in ran.err
+        assert "repository.url" in ran.err
+
+
+def test_with_json_all_progress_of_a_restore_is_json(site: Site) -> None:
+    moment = site.status()["last_backup_finished"]
+    ran = site.run("restore", "uploads", "--to", moment, "--plan", "--json")
+
+    lines = [json.loads(line) for line in ran.err.splitlines()]
+    assert "restoring to" in json.dumps(lines[0])

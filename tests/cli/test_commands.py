@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 import click
 import jsonschema
@@ -20,6 +21,7 @@ from drtool.cli.failure import code_for_postgres, tell
 from drtool.cli.front import Front
 from drtool.cli.lazy import LazyGroup
 from drtool.cli.main import root, run
+from drtool.cli.targets import TargetOptions, read_target
 from drtool.errors import (
     IntegrityError,
     Interrupted,
@@ -28,6 +30,7 @@ from drtool.errors import (
     PolicyError,
     RepositoryUnavailable,
 )
+from drtool.model.target import ToLatest
 from tests.cli.commands import every_command
 from tests.config.samples import VALID
 
@@ -205,7 +208,7 @@ def test_a_time_is_read_in_the_policys_zone_and_echoed_with_it_wherever_the_host
 
 @pytest.mark.parametrize(
     "time",
-    ["13am", "2024-03-31T02:30", "2024-10-27T02:30", "2024-05-01", "yesterday", "10:00", "LATEST"],
+    ["13am", "2024-03-31T02:30", "2024-10-27T02:30", "2024-05-01", "yesterday", "10:00", "now"],
 )
 def test_a_time_that_names_no_single_moment_is_refused(
     policy: Path, time: str, capsys: pytest.CaptureFixture[str]
@@ -213,8 +216,10 @@ def test_a_time_that_names_no_single_moment_is_refused(
     """PITFALLS 50: skipped and doubled hours are refused, never guessed."""
     code = run(["restore", "--to", time, "--policy", str(policy)], Front())
 
+    err = capsys.readouterr().err
     assert code == 2
-    assert f"--to: '{time}'" in capsys.readouterr().err
+    assert f"--to: '{time}'" in err
+    assert "--to latest" in err
 
 
 @pytest.mark.parametrize(
@@ -232,6 +237,22 @@ def test_a_target_that_cannot_be_and_two_targets_are_refused(
 ) -> None:
     """PITFALLS 43: the combinations are refused at the door."""
     assert run(["restore", *words, "--policy", str(policy)], Front()) == 2
+
+
+def test_latest_may_be_written_in_any_case() -> None:
+    options = TargetOptions(to="LATEST", to_lsn=None, to_xid=None, to_name=None, backup=None)
+
+    assert read_target(options, ZoneInfo("UTC")) == ToLatest()
+
+
+def test_a_position_that_is_none_is_answered_with_its_format_and_where_to_look(
+    policy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(["restore", "--to-lsn", "zzz", "--policy", str(policy)], Front())
+
+    err = capsys.readouterr().err
+    assert "0/3000060" in err
+    assert "drtool wal status" in err
 
 
 def test_policy_check_ends_with_three_where_a_promise_cannot_be_kept(

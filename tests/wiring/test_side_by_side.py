@@ -69,7 +69,7 @@ def test_a_source_that_fails_is_told_at_once_and_stops_no_other() -> None:
     assert list(ended) == ["slow", "gone"]
     assert ended["slow"] == "done"
     assert isinstance(ended["gone"], SourceUnavailable)
-    assert events == [Noted("source gone: nobody answers at 192.0.2.1", "warning")]
+    assert events == [Noted("source gone has failed: why is said at the end", "warning")]
 
 
 def test_a_bug_in_one_source_is_raised_when_the_others_are_done() -> None:
