@@ -166,10 +166,11 @@ def require_come(
     if target.moment <= present:
         return
     first, newest = min(ends), max(end for end in ends if end <= present)
+    last = _shown(newest, target)
     raise NotRecoverable(
         f"{describe_target(target)} has not come yet, so source {source} has no snapshot of it: now is"
-        f" {_shown(now, target)}, and its snapshots are from {_shown(first, target)} to {_shown(newest, target)}",
-        hint=f"The newest moment is {_shown(newest, target)}: use --to with it, or --to latest.",
+        f" {_shown(now, target)}, and its snapshots are from {_shown(first, target)} to {last}",
+        hint=f"The newest moment is {last}: use --to with it, or --to latest.",
     )
 
 
@@ -182,8 +183,8 @@ def _as_of(source: str, target: RecoveryTarget, chosen: Manifest) -> list[Findin
         Finding(
             severity=Severity.NOTE,
             subject=f"source {source}",
-            fact=f"it comes back as of {_shown(taken, target)}, {format_span(target.moment - taken)} before the"
-            f" moment asked for: snapshot {chosen.backup_id} is the newest that had ended by then",
+            fact=f"it comes back as of {_shown(taken, target)}, {format_span(target.moment - taken)} before"
+            f" the moment asked for: snapshot {chosen.backup_id} is the newest that had ended by then",
         )
     ]
 
