@@ -14,7 +14,11 @@ from drtool.cli.verdicts import leave
 from drtool.errors import UsageError
 
 if TYPE_CHECKING:
+    from zoneinfo import ZoneInfo
+
     from drtool.model.outcome import RestorePreview, RestoreReport
+    from drtool.model.target import RecoveryTarget
+    from drtool.report.progress import ProgressView
 
 
 @click.command(
@@ -139,14 +143,11 @@ def restore(
     """
     policy = front.policy
     front.open_repository()
-    from drtool.model.measure import format_moment
-    from drtool.model.progress import Noted
     from drtool.model.request import Edge, RestoreRequest, TtlMode
-    from drtool.model.target import ToTime
     from drtool.wiring.restore import restore as carry_out
 
-    options = _each_latest(target) if each_latest else target
-    moment = read_target(TargetOptions(**options), policy.timezone)
+    asked = TargetOptions(**_each_latest(target) if each_latest else target)
+    moment = read_target(asked, policy.timezone)
     request = RestoreRequest(
         sources=sources,
         target=moment,
@@ -167,10 +168,19 @@ def restore(
         zone=policy.timezone,
     )
     with front.progress() as view:
-        if isinstance(moment, ToTime):
-            view(Noted(f"restoring to {format_moment(moment.moment, policy.timezone)}"))
+        _echo(view, moment, policy.timezone)
         outcome = carry_out(request, policy, front.surroundings(view))
     _show(front, outcome)
+
+
+def _echo(view: ProgressView, target: RecoveryTarget, zone: ZoneInfo) -> None:
+    """The moment as it was understood."""
+    from drtool.model.measure import format_moment
+    from drtool.model.progress import Noted
+    from drtool.model.target import ToTime
+
+    if isinstance(target, ToTime):
+        view(Noted(f"restoring to {format_moment(target.moment, zone)}"))
 
 
 def _show(front: Front, outcome: RestoreReport | tuple[RestorePreview, ...]) -> None:
