@@ -191,8 +191,7 @@ class Catalogue:
 
     def saw(self, entries: Iterable[TreeEntry]) -> None:
         """These are in the tree."""
-        kinds = tables.KINDS
-        rows = [(one.path, kinds[one.kind], one.size_bytes, *tables.signs(one)) for one in entries]
+        rows = [(e.path, tables.KINDS[e.kind], e.size_bytes, *tables.signs(e)) for e in entries]
         with self._change() as database:
             database.executemany("REPLACE INTO seen VALUES (?,?,?,?,?,?)", rows)
 
@@ -201,6 +200,7 @@ class Catalogue:
         with self._change() as database:
             database.execute("DELETE FROM work")
             database.executemany("REPLACE INTO vanished VALUES (?)", [(one,) for one in vanished])
+            database.execute(tables.INDEX_SEEN)
             database.execute(tables.UNSEE_RENAMED)
 
     def plan_files(self, *, trusts_signs: bool) -> FilesPlanned:
@@ -277,6 +277,7 @@ class Catalogue:
 
     def renamed(self) -> list[tuple[bytes, bool]]:
         """As `unseen`, of files that are stored under the names they have now."""
+        self.end_work()
         return [(path, True) for (path,) in self._rows(tables.RENAMED)]
 
     def seen_as(self, path: bytes) -> TreeKind | None:

@@ -37,10 +37,12 @@ CREATE TEMP TABLE met (path BLOB PRIMARY KEY) WITHOUT ROWID;
 CREATE TEMP TABLE vanished (path BLOB PRIMARY KEY) WITHOUT ROWID;
 CREATE TEMP VIEW renamed AS
 SELECT DISTINCT former.path
-FROM entries AS former JOIN entries AS now ON now.inode = former.inode
+FROM entries AS former
+CROSS JOIN seen ON seen.inode = former.inode AND seen.size_bytes = former.size_bytes
+    AND seen.modified_ns = former.modified_ns AND seen.path <> former.path
+CROSS JOIN entries AS now ON now.path = seen.path AND now.inode = former.inode
     AND now.size_bytes = former.size_bytes AND now.modified_ns = former.modified_ns
-WHERE former.is_file AND now.is_file AND now.path <> former.path
-    AND EXISTS (SELECT 1 FROM seen WHERE seen.path = now.path AND seen.inode = now.inode)
+WHERE former.is_file AND now.is_file
     AND NOT EXISTS (SELECT 1 FROM vanished WHERE vanished.path = now.path);
 """
 
@@ -71,8 +73,11 @@ RENAMED = """
 SELECT path FROM renamed WHERE NOT EXISTS (SELECT 1 FROM seen WHERE seen.path = renamed.path)
 """
 UNSEE_RENAMED = """
-DELETE FROM seen WHERE path IN (SELECT path FROM renamed JOIN vanished USING (path))
+DELETE FROM seen WHERE path IN
+    (SELECT renamed.path FROM vanished CROSS JOIN renamed ON renamed.path = vanished.path)
 """
+# Needed by `renamed`; a run in which nothing moved does without.
+INDEX_SEEN = "CREATE INDEX IF NOT EXISTS temp.seen_inode ON seen (inode)"
 RECORD = """
 INSERT INTO entries VALUES (?,?,?,?,?,?,?,?,?) ON CONFLICT (path) DO UPDATE SET
     is_file = excluded.is_file, size_bytes = excluded.size_bytes,
