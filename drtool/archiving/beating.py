@@ -100,7 +100,7 @@ class Heart:
         while not self._stop.is_set():
             try:
                 with connect(self._dsn, purpose="marks") as connection:
-                    self._beat_on(connection, at_once)
+                    self._beat_on(connection, at_once, emit)
             except DrtoolError as error:
                 if not self._failures:
                     text = f"no marks are made: {error.message}; until then nothing tells how far"
@@ -109,11 +109,15 @@ class Heart:
                 pause = min(self._seconds * 2**self._failures, LONGEST_PAUSE_SECONDS)
                 self._clock.wait(pause, self._stop)
 
-    def _beat_on(self, connection: psycopg.Connection, at_once: threading.Event) -> None:
+    def _beat_on(
+        self, connection: psycopg.Connection, at_once: threading.Event, emit: Emit
+    ) -> None:
         while not self._stop.is_set():
             if self._slot is not None:
                 self._slot.look(connection)
             self._pending.append(beat(connection))
+            if self._failures:
+                emit(Noted("marks are made again", "recovery"))
             self._failures = 0
             if is_synchronous(standby_names(connection), self._application_name):
                 at_once.set()

@@ -56,7 +56,8 @@ class Patience:
                 # Once told to stop, the event no longer makes a pause: try a few times a second.
                 self.clock.wait(0.25 if deadline else pause, None if deadline else self.stop)
         if attempt:
-            self.emit(Noted(f"the store is back after {attempt} failed tries"))
+            tries = "1 failed try" if attempt == 1 else f"{attempt} failed tries"
+            self.emit(Noted(f"the store is back after {tries}", "recovery"))
 
     def say(self, trouble: str | None, *, about: str = "") -> None:
         """Let whoever looks at the lease see what keeps the run from its work; None once nothing does.

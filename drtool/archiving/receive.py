@@ -332,6 +332,8 @@ class Receiver:
 
     def _advanced(self, durable: Lsn, server_end: Lsn) -> bool:
         """Tell how far it is; False ends the session, so that the next one streams with a slot again."""
+        if self._failures:
+            self._emit(Noted(f"WAL of {self._settings.source} is received again", "recovery"))
         self._failures = 0
         self._patience.say(None)
         self._durable_bytes += 0 if self.durable is None else max(0, durable - self.durable)

@@ -173,7 +173,7 @@ class _Receiver:
         failures = 0
         while not stop.is_set():
             try:
-                return self._find()
+                shape = self._find()
             except SourceUnavailable as error:
                 if not error.retryable:
                     raise
@@ -181,6 +181,11 @@ class _Receiver:
                 if failures == 1:
                     self._patience.emit(Noted(f"{error.message}; trying again", "warning"))
                 self._clock.wait(_PAUSES.pause(min(failures, _MOST_DOUBLINGS)), stop)
+            else:
+                if failures:
+                    told = f"the servers of {self._settings.source} answer"
+                    self._patience.emit(Noted(told, "recovery"))
+                return shape
         return None
 
     def _site(self) -> ShardSite:

@@ -111,6 +111,9 @@ class StreamHeart:
         told = made or probe(connection)
         self.probe = Probe(told.position, at, told.moment)
         if made is not None or key is None:
+            if self._failures:
+                again = "the master is asked how far it is" if key is None else "marks are made"
+                self._emit(Noted(f"{again} again", "recovery"))
             self._failures = 0
         while (left := begin + self._seconds - self._clock.monotonic()) > 0:
             pause = _HURRIED_SECONDS if self.hurries.is_set() else _ASK_SECONDS

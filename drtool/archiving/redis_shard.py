@@ -370,7 +370,7 @@ class ShardReceiver:
         self._durable = Position(history.replication_id, durable)
         self._site.patience.say(None, about=self._name)
         if self._failures:
-            self._emit(Noted(f"{self._name}: the stream is archived again"))
+            self._emit(Noted(f"{self._name}: the stream is archived again", "recovery"))
         self._failures = 0
         self._emit(
             PhaseAdvanced(

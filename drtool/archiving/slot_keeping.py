@@ -43,11 +43,10 @@ class KeptSlot:
         """The slot to stream with; None where it was let go and WAL is not caught up with yet."""
         if self._is_released and not self.is_wanted_again(behind_bytes):
             return None
-        self._is_released = False
+        level, self._is_released = "recovery" if self._is_released else "info", False
         if create_slot(connection, self.name):
-            self._emit(
-                Noted(f"made the replication slot {self.name}: it keeps WAL for this receiver")
-            )
+            made = f"made the replication slot {self.name}: it keeps WAL for this receiver"
+            self._emit(Noted(made, level))
         elif self.is_lost or slot_position(connection, self.name) is None:
             # It was invalidated (max_slot_wal_keep_size) and can never be used again, or it
             # reserves nothing yet; a new one of the same name keeps WAL from now on.
@@ -80,6 +79,9 @@ class KeptSlot:
                     "warning",
                 )
             )
+        elif 2 * held <= self._limit_bytes and self._is_told:
+            less = f"the replication slot {self.name} keeps less than half of slot_limit again"
+            self._emit(Noted(less, "recovery"))
         self._is_told = 2 * held > self._limit_bytes
 
     def _release(self, connection: psycopg.Connection, held: int) -> None:

@@ -40,10 +40,10 @@ class PhaseEnded:
 
 @dataclass(frozen=True, slots=True)
 class Noted:
-    """A sentence for the person who watches."""
+    """A sentence for the person who watches. `recovery`: what a warning told of is over."""
 
     text: str
-    level: str = "info"  # info | warning
+    level: str = "info"  # info | warning | recovery
 
 
 Event = PhaseBegan | PhaseAdvanced | PhaseEnded | Noted

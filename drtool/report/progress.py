@@ -159,11 +159,11 @@ class JsonProgress(_PlainView):
 
 
 class QuietProgress(LinesProgress):
-    """Only warnings."""
+    """Only warnings, and that what they told of is over."""
 
     def _text(self, event: Event, phase: _Phase | None) -> str | None:
-        is_warning = isinstance(event, Noted) and event.level == "warning"
-        return super()._text(event, phase) if is_warning else None
+        is_told = isinstance(event, Noted) and event.level in ("warning", "recovery")
+        return super()._text(event, phase) if is_told else None
 
 
 def show_amount(amount: int, unit: str) -> str:

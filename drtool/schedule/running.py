@@ -38,6 +38,8 @@ _MOST_DOUBLINGS = 10
 _GRAVE = ("drtool: error", "new warning", "new problem")
 # A receiver that ran for so long was well; its next failure is a new one.
 _WELL_SECONDS = 300.0
+# A receiver that was started again and has run for so long has outlived what it had failed of.
+_BACK_SECONDS = 60.0
 
 Start = Callable[[Sequence[str]], ToldProcess]
 
@@ -264,6 +266,7 @@ class _ReceiverState:
         self._site = site
         self._began = self._start_at = 0.0
         self._failures = 0
+        self._is_missed = False
 
     def look(self) -> None:
         """Pass on what it says; start it, again after a pause that grows while it fails."""
@@ -283,6 +286,9 @@ class _ReceiverState:
             self._note(*_told(line))
         if code is not None:
             self._ended(f"ended with {code}", now)
+        elif self._is_missed and now - self._began >= _BACK_SECONDS:
+            self._is_missed = False
+            self._note("runs again", "recovery")
 
     def stopped(self) -> None:
         """Pass on its last words."""
@@ -293,7 +299,7 @@ class _ReceiverState:
             self._note(f"ended with {code}", "info" if code == ExitCode.DONE else "warning")
 
     def _ended(self, what: str, now: float) -> None:
-        self.process = None
+        self.process, self._is_missed = None, True
         if now - self._began >= _WELL_SECONDS:
             self._failures = 0
         self._failures += 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from signal import SIGTERM
 
 from drtool.errors import DrtoolError, ExitCode
@@ -13,6 +13,7 @@ from drtool.system.spacing import Spacing
 from drtool.wiring.commands import StartCommand
 from drtool.wiring.surroundings import Surroundings
 
+_ERROR = "drtool: error: "
 _STEP_SECONDS = 0.2
 _END_SECONDS = 10.0
 _PAUSES = RetryLimits(first_pause_seconds=20.0, longest_pause_seconds=1800.0)
@@ -79,19 +80,20 @@ class BaseTaker:
             self._is_asked.clear()
             if not self._is_still_needed():
                 continue
-            code = self._take()
-            if code is None:
+            ended = self._take()
+            if ended is None:
                 return
+            code, why = ended
             if code == ExitCode.DONE:
                 failures = 0
                 self._spacing.record()
                 told = f"{self._source}: a new {self._what} is taken, behind the gap"
-                self._emit(Noted(told))
+                self._emit(Noted(told, "recovery"))
                 continue
             failures += 1
             self._is_asked.set()
             pause = _PAUSES.pause(min(failures, _MOST_DOUBLINGS))
-            text = f"ended with {code}; it is tried again in {round(pause)} s"
+            text = f"ended with {code}{why}; it is tried again in {round(pause)} s"
             self._emit(Noted(f"the new {self._what} of {self._source} {text}", "warning"))
             self._clock.wait(pause, self._is_over)
 
@@ -105,20 +107,28 @@ class BaseTaker:
         except DrtoolError:
             return True  # nobody could look: one too many does no harm
 
-    def _take(self) -> int | None:
-        """The exit code of a backup; None if it was stopped because all is over."""
+    def _take(self) -> tuple[int, str] | None:
+        """The exit code of a backup, and why it failed; None if it was stopped because all is over."""
         try:
             process = self._start_command(("backup", self._source))
         except DrtoolError as error:  # no memory or no room for a process just now
-            self._emit(Noted(f"backup {self._source}: {error.message}", "warning"))
-            return error.exit_code
+            return error.exit_code, f": {error.message}"
         while (code := process.exit_code()) is None:
             if self._clock.wait(_STEP_SECONDS, self._is_over):
                 process.send(SIGTERM)
                 if process.wait(_END_SECONDS) is None:
                     process.kill_family()
                 return None
-        if code != ExitCode.DONE:
-            for line in process.lines():
-                self._emit(Noted(f"backup {self._source}: {line}"))
-        return code
+        if code == ExitCode.DONE:
+            return code, ""
+        lines = process.lines()
+        for line in lines:
+            self._emit(Noted(f"backup {self._source}: {line}"))
+        return code, _reason(lines)
+
+
+def _reason(lines: Sequence[str]) -> str:
+    """Why a command of drtool failed, in its own words; nothing if it said none."""
+    errors = [line.partition(_ERROR)[2] for line in lines if line.startswith(_ERROR)]
+    said = errors or [line.strip() for line in lines if line.strip()]
+    return f": {said[-1]}" if said else ""

@@ -128,6 +128,8 @@ def _leading(policy: Policy, around: Surroundings) -> Iterator[tuple[Repository,
                         around.emit(Noted(f"{error.message}; waiting", "warning"))
                 else:
                     held.enter_context(tried.pop_all())
+                    if told:
+                        around.emit(Noted("this scheduler begins its work", "recovery"))
                     yield repository, lease
                     return
             around.clock.wait(_AGAIN_SECONDS, around.stop)

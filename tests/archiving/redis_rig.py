@@ -87,6 +87,13 @@ class Running:
             if isinstance(event, Noted) and event.level == "warning"
         ]
 
+    def recovered(self, words: str) -> int:
+        return sum(
+            words in event.text and event.level == "recovery"
+            for event in self.events
+            if isinstance(event, Noted)
+        )
+
     def warned(self, words: str) -> bool:
         return any(words in text for text in self.warnings)
 

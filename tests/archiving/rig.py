@@ -96,6 +96,13 @@ class Running:
         assert self.result is not None
         return self.result
 
+    def told(self, words: str, level: str) -> int:
+        return sum(
+            words in event.text and event.level == level
+            for event in self.events
+            if isinstance(event, Noted)
+        )
+
     @property
     def warnings(self) -> list[str]:
         return [

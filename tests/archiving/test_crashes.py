@@ -201,6 +201,7 @@ def test_a_store_that_is_away_is_waited_for_and_nothing_is_acknowledged(
         store.is_away = False
         end = flushed(server)
         until(lambda: held_to(repository, server) >= end, "all is held")
+        until(lambda: running.told("the store is back", "recovery"), "that it is over is told")
 
     begin = inventory(repository, server).timelines[1].runs[-1].begin
     assert logged(repository, server, begin, end=end) == own_files(server, begin, end=end)

@@ -139,13 +139,18 @@ def test_a_stop_leaves_a_clean_end_and_the_next_run_goes_on_there(
 def test_a_restart_of_the_server_loses_nothing(make_postgres: MakePostgres) -> None:
     server = make_postgres(15, settings={"wal_keep_size": "1GB"})
     repository = new_repository()
-    with receiving(repository, settings_for(server, flush=3600)):
+    with receiving(repository, settings_for(server, flush=3600)) as running:
         until(lambda: is_streaming(server), "streaming")
         fill(server, 1)
-        server.restart()
+        server.stop()
+        until(lambda: running.told("it is tried again", "warning"), "the outage is told")
+        server.start()
         until(lambda: is_streaming(server), "streaming again")
+        until(lambda: running.told("is received again", "recovery"), "and that it is over")
+        until(lambda: running.told("marks are made again", "recovery"), "of the marks too")
         fill(server, 1)
         end = flushed(server)
+        assert running.told("again", "recovery") == 2
         # Told to stop, it makes durable what has arrived, and waits for nothing more.
         until(lambda: (sent(server) or 0) >= end, "all is on its way")
 

@@ -109,6 +109,7 @@ def test_a_store_that_is_away_is_waited_for(make_redis: MakeRedis) -> None:
         until(lambda: running.warned("the store is away"), "it was noticed")
         store.is_away = False
         end = wait_held(inner, server)
+        until(lambda: running.recovered("the store is back"), "that it is over is told")
 
     assert len(archived(inner, start, end=end.offset)) == end.offset - start.offset
     assert not running.warned("gap")
@@ -165,10 +166,12 @@ def test_a_server_that_lost_its_history_is_a_recorded_gap(make_redis: MakeRedis)
         write(server, 100)
         before = wait_held(repository, server)
         server.kill9()
+        until(lambda: running.warned("trying again"), "the outage is told")
         server.start()
         begun(server)
         write(server, 100)
         after = wait_held(repository, server)
+        until(lambda: running.recovered("the stream is archived again"), "and that it is over")
 
     assert after.replid != before.replid
     assert running.warned("gap")

@@ -149,15 +149,16 @@ def test_json_lines_are_objects_with_a_version() -> None:
     }
 
 
-def test_quiet_tells_only_warnings() -> None:
+def test_quiet_tells_only_warnings_and_that_they_are_over() -> None:
     stream, clock = io.StringIO(), SteppedClock()
 
     with QuietProgress(stream, clock=clock) as view:
         fetch(view, clock)
         view(Noted("all is well"))
         view(Noted("slow disk", level="warning"))
+        view(Noted("the disk is quick again", level="recovery"))
 
-    assert stream.getvalue() == "warning: slow disk\n"
+    assert stream.getvalue() == "warning: slow disk\nthe disk is quick again\n"
 
 
 def test_bars_show_bytes_and_rate() -> None:

@@ -257,6 +257,12 @@ def test_a_receiver_that_is_killed_is_back(tmp_path: Path) -> None:
         until(lambda: running.told("ended with -9") == 1, "it is noticed")
         running.clock.move(seconds=3)
         until(lambda: running.runs("redis receive forever") == 2, "it is back")
+        settle()
+        assert running.told("runs again") == 0  # it may fail of the same in a moment
+        running.clock.move(seconds=60)
+        until(lambda: running.told("runs again") == 1, "that it runs is told")
+        settle()
+        assert running.told("runs again") == 1
 
 
 def test_whoever_lost_the_lead_stops_all_it_has_started(tmp_path: Path) -> None:
