@@ -7,7 +7,7 @@ finding is added where the state is made (`wiring/state*.py`), under the topic t
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 from zoneinfo import ZoneInfo
@@ -67,6 +67,22 @@ class SourceState:
     def of(self, *topics: Topic) -> tuple[Finding, ...]:
         """The findings of these topics."""
         return tuple(finding for topic in topics for finding in self.found.get(topic, ()))
+
+
+def with_refused_backup(state: SourceState) -> SourceState:
+    """The state of a source whose content is not what it was: no finding says to take a backup, which
+    would be refused.
+    """
+    fix = "See what is said of its content: until that is settled a backup is refused."
+    command = f"`drtool backup {state.source}`"
+
+    def mended(finding: Finding) -> Finding:
+        return replace(finding, fix=fix) if command in finding.fix else finding
+
+    found = {
+        topic: tuple(mended(one) for one in findings) for topic, findings in state.found.items()
+    }
+    return replace(state, found=found)
 
 
 def by_topic(*found: tuple[Topic, Iterable[Finding]]) -> dict[Topic, tuple[Finding, ...]]:

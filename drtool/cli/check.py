@@ -32,8 +32,9 @@ def check(front: Front, *, sources: tuple[str, ...], record: Path | None) -> Non
     mirror, and the repository. Says what was looked at, and each finding with its fix.
 
     Ends with 3 if a finding is a problem, or a promise is missed or nobody can tell that it is met;
-    with 5, 6 or 7 if something could not be looked at: a source, the repository, damaged content.
-    The gravest counts.
+    with 4 if a source cannot be brought back, or not to its latest moment (no usable backup, a gap);
+    with 2, 5, 6 or 7 if something could not be looked at: a secret, a source, the repository, damaged
+    content. The gravest counts.
 
     With --changes, as for a job that runs every few minutes: what is new, what is gone, and in one line
     what is as it was. The exit code is that of all that was found, new or not.

@@ -15,7 +15,11 @@ from drtool.cli.verdicts import leave
 def status(front: Front, *, sources: tuple[str, ...]) -> None:
     """One screen: from when to when each SOURCE can be recovered, and what would be lost right now.
 
-    Ends with 3 if a promise is missed, or nobody can tell that it is met.
+    Told from the repository alone: `drtool check` asks the sources themselves.
+
+    Ends with 3 if a promise is missed, or nobody can tell that it is met; with 4 if a source cannot be
+    brought back, or not to its latest moment (no usable backup, a gap); with 7 if what is stored is
+    damaged. The gravest counts.
     """
     policy = front.policy
     front.open_repository()

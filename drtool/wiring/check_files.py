@@ -8,10 +8,10 @@ from collections.abc import Iterator, Sequence
 
 from drtool.check.freshness import check_mirror
 from drtool.check.run import Seen, attempt, not_looked
-from drtool.check.state import SourceState
+from drtool.check.state import SourceState, with_refused_backup
 from drtool.errors import DrtoolError, SourceUnavailable
 from drtool.model.checked import Look
-from drtool.model.finding import Finding
+from drtool.model.finding import Finding, Severity
 from drtool.model.measure import age_of, format_age
 from drtool.policy.scalars import StoreUrl
 from drtool.policy.sources import BucketSource, FilesSource
@@ -39,10 +39,13 @@ def look_at_files(checking: Checking, source: FilesSource) -> Iterator[Look]:
         manifests, state = list(facts.manifests), files_state(facts)
     except DrtoolError as error:
         trouble = error
-    yield attempt("tree", lambda: _tree(checking, source, manifests))
+    tree = attempt("tree", lambda: _tree(checking, source, manifests))
+    yield tree
     if trouble is not None:
         yield not_looked("repository", trouble)
     if state is not None:
+        if any(one.severity is Severity.PROBLEM for one in tree.findings):
+            state = with_refused_backup(state)
         yield checking.backups(state)
         yield checking.recoverable(state)
     if source.mirror is not None:

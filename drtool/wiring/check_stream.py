@@ -10,7 +10,7 @@ from drtool.archiving.redis_status import StreamStatus
 from drtool.backup.shrunken import Held, held_in, shrank, shrunken
 from drtool.check.freshness import check_mark
 from drtool.check.run import Seen, attempt, not_looked
-from drtool.check.state import Topic
+from drtool.check.state import Topic, with_refused_backup
 from drtool.errors import DrtoolError, NotRecoverable
 from drtool.model.checked import Look
 from drtool.model.finding import Finding, Severity
@@ -61,12 +61,17 @@ def look_at_stream(
     except DrtoolError as error:
         yield not_looked("repository", error)
         return
+    content = None
+    if found.newest is not None and keys is not None:
+        content = _content(source, found.newest, keys)
+    if content is not None and content.findings:
+        state = with_refused_backup(state)
     yield checking.backups(state)
     if found.newest is not None:
         seen = _program_seen(source, found.newest.redis, stands)
         yield Look(name="restore", seen=seen, findings=state.of(Topic.RESTORE))
-        if keys is not None:
-            yield _content(source, found.newest, keys)
+        if content is not None:
+            yield content
     if source.stream:
         receiver = state.of(Topic.RECEIVER)
         yield Look(name="receiver", seen=state.receiver or "none", findings=receiver)
@@ -136,6 +141,9 @@ def _backlogs(
     for shard in shape.shards:
         known = held.get(shard.name)
         if known is None or known.replication_id is None or known.end is None:
+            continue
+        if known.left is not None:
+            shown.append(f"{shard.name} not looked at: its gap is recorded")
             continue
         position = Position(known.replication_id, known.end)
         choose_node(shape, shard)  # it says so where none is well

@@ -109,7 +109,12 @@ def stream_findings(name: str, stream: StreamStatus, *, zone: Zone) -> Iterator[
 def _left_finding(name: str, shard: ShardStatus, left: StreamChange, *, zone: Zone) -> Finding:
     """Why what is received now is of no use: a recorded gap, a failover, or objects that are gone."""
     begin, end = (shard.path.begin, shard.path.end) if shard.path is not None else (0, 0)
-    fix = f"Run `drtool backup {name}`."
+    # A server that came back empty has a gap too, and its backup is refused; from the repository alone
+    # nobody can tell.
+    fix = (
+        f"Run `drtool check {name}`, which tells whether the source still holds its keys; if it does, run"
+        f" `drtool backup {name}`."
+    )
     harm = Harm.UNREACHABLE
     if any((one.at, one.offset) == (left.at, left.offset) for one in shard.gaps):
         fact = (

@@ -67,6 +67,7 @@ def test_a_tree_that_is_not_what_it_was_is_a_problem(tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "tree")
     gone = stack.check()
     (tmp_path / "tree").mkdir()
+    stack.rpo = "1ms"
     empty = stack.check()
 
     assert told(problems(shrunken), "20 of 31 files (65 %) are gone")
@@ -75,6 +76,8 @@ def test_a_tree_that_is_not_what_it_was_is_a_problem(tmp_path: Path) -> None:
     assert told(problems(empty), "it is empty, and held 31 files in the last run")
     assert told(problems(empty), "its sentinel file .here is missing")
     assert exit_code(empty) == ExitCode.OBJECTIVE_MISSED
+    [loss] = look(empty, "uploads", "recoverable until").findings
+    assert "a backup is refused" in loss.fix  # and not: run it
 
 
 def test_a_root_that_was_a_mount_point_and_is_none_now_is_a_problem() -> None:

@@ -147,6 +147,34 @@ def test_a_source_that_lost_most_of_its_keys_is_a_problem_until_it_is_accepted(
     assert told([one.fact for one in stack.status().rows[0].findings], "the window has a break")
 
 
+def test_of_a_server_that_came_back_empty_no_hint_is_a_backup_that_is_refused(
+    make_redis: MakeRedis, tmp_path: Path
+) -> None:
+    """The trial: beside the right finding two said to run it, and one that there will be a gap."""
+    server = make_redis(settings=WELL)
+    stack = stack_of(tmp_path, server)
+    with receiving(stack, "cache"), server.client() as client:
+        client.mset({f"key:{number}": number for number in range(100)})
+        stack.backup()
+        until(lambda: has_marks(stack, "cache"), "a mark")
+        server.kill9()
+        shutil.rmtree(server.root / "appendonlydir")
+        server.start()
+        begins = tmp_path / "repository" / "log" / "cache"
+        until(lambda: len(list(begins.rglob("begins/*"))) >= 2, "the gap is recorded")
+
+        report, status = stack.check(), stack.status()
+
+    findings = [one for line in part(report, "cache").looks for one in line.findings]
+    assert told(problems(report), "most of its keys are gone")
+    assert told(problems(report), "no snapshot was taken behind it")
+    assert not told(facts(report), "there will be a gap")
+    fixes = [one.fix for one in findings if "drtool backup cache" in one.fix]
+    assert ["--accept-source" in fix for fix in fixes] == [True], fixes
+    [gap] = [one for one in status.rows[0].findings if "no snapshot was taken" in one.fact]
+    assert "`drtool check cache`, which tells whether" in gap.fix
+
+
 def test_a_receiver_that_does_not_run_is_a_problem(make_redis: MakeRedis, tmp_path: Path) -> None:
     stack = stack_of(tmp_path, make_redis(settings=WELL))
     stack.backup()

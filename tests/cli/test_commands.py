@@ -23,6 +23,7 @@ from drtool.cli.lazy import LazyGroup
 from drtool.cli.main import root, run
 from drtool.cli.targets import TargetOptions, read_target
 from drtool.errors import (
+    ExitCode,
     IntegrityError,
     Interrupted,
     NotRecoverable,
@@ -30,6 +31,7 @@ from drtool.errors import (
     PolicyError,
     RepositoryUnavailable,
 )
+from drtool.model.finding import Finding, Harm, Severity, code_of_findings
 from drtool.model.target import ToLatest
 from tests.cli.commands import every_command
 from tests.config.samples import VALID
@@ -102,6 +104,22 @@ def _parse(group: LazyGroup, line: list[str]) -> None:
             _parse(command, rest)
         else:
             command.make_context(name, rest, parent=context, obj=Front()).close()
+
+
+@pytest.mark.parametrize("words", ["check", "status"])
+def test_the_help_of_a_verdict_lists_the_code_of_each_harm(words: str) -> None:
+    """Exit code 4 was in neither."""
+    told = " ".join((COMMANDS[words].help or "").split())
+    verdict = told[told.index("Ends with") :]
+    harms = {Harm.PROMISE, Harm.UNREACHABLE, Harm.DAMAGE}
+    if words == "check":  # status asks no source
+        harms |= {Harm.SOURCE, Harm.POLICY}
+
+    codes = {int(code) for code in re.findall(r"\b[2-9]\b", verdict)}
+
+    for harm in harms:
+        finding = Finding(severity=Severity.PROBLEM, subject="x", fact="y", harm=harm)
+        assert code_of_findings([finding], otherwise=ExitCode.BUG) in codes, harm
 
 
 @pytest.mark.parametrize("words", COMMANDS)
