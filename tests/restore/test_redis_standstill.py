@@ -275,6 +275,9 @@ def test_a_master_that_takes_no_writes_of_ours_is_still_known_to_be_in_step() ->
             client.delete(f"before:{number}")
             time.sleep(0.08)
         wait_held(repository, server)
+        assert not running.recovered("marks are made again")
+        client.config_set("maxmemory", 0)
+        until(lambda: running.recovered("marks are made again"), "and that it no longer is")
 
     assert spans_of(repository) == ()
 
