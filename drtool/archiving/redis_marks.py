@@ -16,6 +16,7 @@ from drtool.model.progress import Emit, Noted
 from drtool.repository.layout import ReplicationHistory
 from drtool.repository.marks import put_mark
 from drtool.repository.repository import Repository
+from drtool.repository.stream_known import put_reached
 from drtool.sources.redis.connection import RedisConnection
 from drtool.sources.redis.heartbeat import RedisMark, beat, probe
 from drtool.system.clock import Clock
@@ -27,6 +28,7 @@ LONGEST_PAUSE_SECONDS = 60.0
 Master = Callable[[], tuple[RedisConnection, str | None]]
 # What arrives between two questions is told by the first, so they leave room in TOLERATED_LAG.
 _ASK_SECONDS = 0.25
+REACHED_SECONDS = 300.0
 _HURRIED_SECONDS = 0.1
 
 
@@ -48,6 +50,7 @@ class StreamHeart:
         self._pending: deque[RedisMark] = deque(maxlen=MOST_PENDING)
         self._failures = 0
         self._failure: BaseException | None = None
+        self._reached = _Reached(clock)
         self.kept = 0
         self.probe: Probe | None = None
         self.hurries = threading.Event()
@@ -60,6 +63,10 @@ class StreamHeart:
         self._stop.set()
         self._thread.join(5.0)
 
+    def ended(self) -> None:
+        """A session has ended well: record how far the log came."""
+        self._reached.put()
+
     def keep(self, repository: Repository, history: ReplicationHistory, durable: int) -> None:
         """Put the marks that the log of `history`, durable up to `durable`, now holds.
 
@@ -68,6 +75,7 @@ class StreamHeart:
         """
         if self._failure is not None:
             raise self._failure
+        self._reached.advance(repository, history, durable)
         for mark in tuple(self._pending):
             place = mark.position
             if place.replid != history.replication_id or place.offset > durable:
@@ -137,6 +145,33 @@ class StreamHeart:
             return None
         self._pending.append(made)
         return made
+
+
+class _Reached:
+    """Records outside of the log how far it is durable: at first, every few minutes, and at the end of
+    a history or of the receiver. A store that is away costs one such word, and holds up nothing.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._place: tuple[Repository, ReplicationHistory, int] | None = None
+        self._due = 0.0
+
+    def advance(self, repository: Repository, history: ReplicationHistory, durable: int) -> None:
+        is_other = self._place is None or self._place[1] != history
+        if is_other:
+            self.put()
+        self._place = repository, history, durable
+        now = self._clock.monotonic()
+        if is_other or now >= self._due:
+            self._due = now + REACHED_SECONDS
+            self.put()
+
+    def put(self) -> None:
+        if self._place is not None:
+            repository, history, durable = self._place
+            with contextlib.suppress(DrtoolError):
+                put_reached(repository, history, durable, at=self._clock.now())
 
 
 @dataclass(frozen=True, slots=True)

@@ -192,8 +192,8 @@ class ShardReceiver:
         return self._stop.is_set() or self._retires.is_set()
 
     def _run(self) -> None:
-        title = f"stream of {self._name}"
-        self._emit(PhaseBegan(phase=f"stream/{self._name}", title=title, total=None))
+        phase, title = f"stream/{self._name}", f"stream of {self._name}"
+        self._emit(PhaseBegan(phase=phase, title=title, total=None))
         try:
             while not self._is_over:
                 try:
@@ -280,8 +280,8 @@ class ShardReceiver:
         return Joined(offset=offset, since=since, at=at, is_late=is_late)
 
     def _stream(self, attached: Attached, joined: Joined) -> None:
-        site, link = self._site, attached.link
-        begun, heart = link.begun.position, self._begin_to_beat()
+        site, link, begun = self._site, attached.link, attached.link.begun.position
+        heart = self._begin_to_beat()
         self._recorder.record(link, attached.start, self._position)
         history = ReplicationHistory(site.source, begun.replid)
         lateness = Lateness(
@@ -311,6 +311,7 @@ class ShardReceiver:
                 self._segments += keeper.segments
         if is_stream:
             link.acknowledge(keeper.durable)
+        heart.ended()
 
     def _receive(self, attached: Attached, keeper: StreamKeeper, timing: Timing) -> bool:
         """Until told to stop or to move; return whether the stream had begun."""

@@ -14,6 +14,8 @@ from drtool.repository.clusterlog import newest_topology
 from drtool.repository.extents import RedisExtent, RedisShard
 from drtool.repository.lease import read_lease
 from drtool.repository.repository import Repository
+from drtool.repository.stream_known import read_known
+from drtool.repository.stream_missing import StreamMissing, find_missing
 from drtool.repository.stream_uncertain import uncertain_spans
 from drtool.repository.stream_windows import stream_windows
 from drtool.repository.streambranch import (
@@ -58,7 +60,8 @@ class ShardStatus:
 class StreamStatus:
     """One source. `receiver` is who holds its lease, None if nobody does, and `trouble` what that one
     says keeps it from its work. `windows` are all moments that can be returned to, `uncertain` the spans
-    in them of which nobody knows what was held.
+    in them of which nobody knows what was held. `missing` is what something tells of and is not there;
+    `taken` is when the newest snapshot was.
     """
 
     source: str
@@ -67,6 +70,13 @@ class StreamStatus:
     trouble: str | None = None
     windows: tuple[TimeRange, ...] = ()
     uncertain: tuple[UncertainSpan, ...] = ()
+    missing: tuple[StreamMissing, ...] = ()
+    taken: datetime | None = None
+
+    @property
+    def lacking(self) -> tuple[StreamMissing, ...]:
+        """What is missing and a recovery from the newest snapshot may need."""
+        return tuple(one for one in self.missing if one.concerns(self.taken))
 
     @property
     def paths(self) -> tuple[StreamPath, ...]:
@@ -75,10 +85,13 @@ class StreamStatus:
 
     @property
     def recoverable_until(self) -> datetime | None:
-        """The newest moment that all shards reach, and of which all is held; None if one reaches none.
+        """The newest moment that all shards reach, and of which all is held; None if one reaches none, or
+        something that is known to have been archived is missing.
 
         What arrives while a shard is received late may have been written long before.
         """
+        if self.lacking:
+            return None
         moments = [shard.recoverable_until for shard in self.shards]
         known = [moment for moment in moments if moment is not None]
         lasting = [span.begin for span in self.uncertain if span.end is None]
@@ -90,13 +103,15 @@ def stream_status(
     source: str,
     extents: Sequence[RedisExtent] | None = None,
     *,
+    every: Sequence[RedisExtent] | None = None,
     damaged: Iterable[str] = (),
 ) -> StreamStatus:
     """Look at what is held; bytes are not read, save one index for each end of a path.
 
-    `extents` are those of the usable snapshots, oldest first; None reads them all. Objects of the log
-    that are known to be `damaged` count as missing.
+    `extents` are those of the usable snapshots, oldest first, and `every` of the others too; None reads
+    them. Objects of the log that are known to be `damaged` count as missing.
     """
+    known = read_known(repository, source)
     inventory = take_stream_inventory(repository, source, damaged=damaged)
     if extents is None:
         manifests, _ = read_manifests(repository, source)
@@ -110,6 +125,8 @@ def stream_status(
         trouble=lease.trouble if lease else None,
         windows=stream_windows(repository, inventory, extents),
         uncertain=uncertain_spans(repository, inventory, extents),
+        missing=find_missing(repository, inventory, every or extents, known=known),
+        taken=max((extent.stopped_at for extent in extents), default=None),
         shards=tuple(
             _shard_status(repository, inventory, name, snapshot=snapshots.get(name))
             for name in names

@@ -122,6 +122,11 @@ def judge_loss(
     )
 
 
+def judge_nothing(objective: Objective, why: str) -> Judgement:
+    """The RPO of a restore that nobody can tell."""
+    return _judged(None, objective, why)
+
+
 def judge_stream(
     asked: Asked, objective: Objective, *, proven_until: datetime | None, index_step: timedelta
 ) -> Judgement:

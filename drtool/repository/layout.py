@@ -213,6 +213,11 @@ def source_log(source: str) -> str:
     return f"log/{source}/"
 
 
+def source_marks(source: str) -> str:
+    """All marks of one source."""
+    return f"marks/{source}/"
+
+
 def topologies(source: str) -> str:
     """What the records of a cluster's topology begin with."""
     return f"{source_log(source)}topology/"
@@ -267,6 +272,19 @@ class ReplicationHistory:
     def mark_key(self, moment: datetime, offset: int) -> str:
         return _mark_key(self.marks, moment, offset)
 
+    @property
+    def known(self) -> str:
+        """What tells of the objects of this log begins with it."""
+        return f"{self.marks}known/"
+
+    def known_key(self, name: str) -> str:
+        """The copy of the word `name` of this log."""
+        return f"{self.known}{name}"
+
+    def reached_key(self, offset: int) -> str:
+        """The word that the log was durable up to `offset`."""
+        return f"{self.known}reached/{offset:016X}"
+
 
 @dataclass(frozen=True, slots=True)
 class StreamSegment:
@@ -296,6 +314,12 @@ class StreamLateName:
 
     begin: int
     end: int | None
+
+
+def parse_reached_name(name: str) -> int | None:
+    """The offset of `reached/<offset>`; None for anything else."""
+    kind, _, offset = name.partition("/")
+    return int(offset, 16) if kind == "reached" and _OFFSET.fullmatch(offset) else None
 
 
 StreamName = StreamSegment | StreamLinkName | StreamBeginName | StreamLateName

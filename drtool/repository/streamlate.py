@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -15,6 +16,7 @@ from drtool.errors import AlreadyExists
 from drtool.repository.layout import ReplicationHistory, StreamLateName, parse_stream_name
 from drtool.repository.repository import Repository
 from drtool.repository.sealing import ObjectType, damaged
+from drtool.repository.stream_known import put_known_word
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,10 +57,10 @@ def put_late(repository: Repository, history: ReplicationHistory, late: LateStre
         "until": late.until and late.until.isoformat(),
         "reason": late.reason,
     }
-    try:
-        repository.put(ObjectType.LOG, history.late_key(late.name), json.dumps(document).encode())
-    except AlreadyExists:
-        return  # a receiver that died after the put; the first word stays
+    key, content = history.late_key(late.name), json.dumps(document).encode()
+    with suppress(AlreadyExists):  # a receiver that died after the put; the first word stays
+        repository.put(ObjectType.LOG, key, content)
+    put_known_word(repository, key, content)
 
 
 def read_late(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -33,6 +34,7 @@ from drtool.repository.sealing import (
     new_seal,
     unseal_whole,
 )
+from drtool.repository.stream_known import put_known_word
 
 Buffer = bytes | bytearray | memoryview
 
@@ -277,10 +279,10 @@ def read_begin(
 
 
 def _put_word(repository: Repository, key: str, document: object) -> None:
-    try:
-        repository.put(ObjectType.LOG, key, json.dumps(document).encode())
-    except AlreadyExists:
-        return  # a receiver that died after the put; the first word stays
+    content = json.dumps(document).encode()
+    with suppress(AlreadyExists):  # a receiver that died after the put; the first word stays
+        repository.put(ObjectType.LOG, key, content)
+    put_known_word(repository, key, content)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,9 +12,11 @@ from drtool.model.window import TimeRange, UncertainSpan
 from drtool.repository.backups import Manifest, name_backups, read_manifests
 from drtool.repository.cluster_coverage import TopologyLog
 from drtool.repository.damage import known_damage
-from drtool.repository.extents import RedisShard
+from drtool.repository.extents import RedisExtent, RedisShard
 from drtool.repository.recovery_findings import Zone
 from drtool.repository.repository import Repository
+from drtool.repository.stream_known import read_known
+from drtool.repository.stream_missing import StreamMissing, find_missing
 from drtool.repository.stream_uncertain import Uncertain, is_known, uncertain_spans
 from drtool.repository.stream_windows import stream_windows
 from drtool.repository.streambranch import (
@@ -84,7 +86,9 @@ class RedisCandidate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RedisFacts:
-    """`candidates` are the snapshots that a restore may begin with, newest first; `zone` the reader's."""
+    """`candidates` are the snapshots that a restore may begin with, newest first; `zone` the reader's.
+    `missing` is what something tells of and is not there.
+    """
 
     source: str
     candidates: tuple[RedisCandidate, ...]
@@ -92,6 +96,7 @@ class RedisFacts:
     damaged: tuple[str, ...]
     windows: tuple[TimeRange, ...] = ()
     uncertain: tuple[UncertainSpan, ...] = ()
+    missing: tuple[StreamMissing, ...] = ()
     zone: Zone = UTC
 
     def told(self, moment: datetime) -> str:
@@ -104,6 +109,8 @@ def look_redis(
 ) -> RedisFacts:
     """Find what a restore to `target` may use; NotRecoverable if there is no snapshot at all."""
     manifests, errors = read_manifests(repository, source)
+    every = [one.redis for one in manifests if isinstance(one.extent, RedisExtent)]
+    known = read_known(repository, source)
     damage = known_damage(repository)
     manifests, passed_over = without_damaged(manifests, damage, target)
     errors = [*errors, *passed_over]
@@ -140,6 +147,7 @@ def look_redis(
         damaged=tuple(error.message for error in errors),
         windows=stream_windows(repository, inventory, extents),
         uncertain=uncertain_spans(repository, inventory, extents),
+        missing=find_missing(repository, inventory, every, known=known),
         zone=zone,
     )
 

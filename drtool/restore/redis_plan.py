@@ -22,6 +22,7 @@ from drtool.model.window import TimeRange, UncertainSpan
 from drtool.repository.backups import Manifest
 from drtool.repository.extents import RedisShard
 from drtool.repository.recovery_findings import Zone
+from drtool.repository.stream_missing import StreamMissing
 from drtool.repository.streambranch import StreamPath
 from drtool.restore.redis_look import (
     MOVING_MARGIN,
@@ -71,6 +72,7 @@ class RedisPlan:
     uncertain: tuple[UncertainSpan, ...] = ()
     owners: SlotOwners | None = None
     zone: Zone = UTC
+    missing: tuple[StreamMissing, ...] = ()
 
     @property
     def missing_span(self) -> timedelta:
@@ -141,6 +143,12 @@ def plan_redis_restore(
             for one in chosen.reaches
             for finding in tell_lost(one.shard.name, one.lost, zone=facts.zone)
         ]
+    missing: list[StreamMissing] = []
+    if not isinstance(target, ToBackup):
+        until = None if isinstance(target, ToLatest) else moment
+        taken = chosen.manifest.redis.stopped_at
+        missing = [one for one in facts.missing if one.concerns(taken, until)]
+    findings += [one.finding(facts.source) for one in missing]
     earliest, latest = facts.window
     return RedisPlan(
         source=facts.source,
@@ -155,6 +163,7 @@ def plan_redis_restore(
         uncertain=facts.uncertain,
         findings=(*findings, *chosen.manifest.findings),
         zone=facts.zone,
+        missing=tuple(missing),
     )
 
 

@@ -9,7 +9,7 @@ from drtool.errors import DrtoolError, IntegrityError, ObjectMissing
 from drtool.repository import layout
 from drtool.repository.backups import Manifest
 from drtool.repository.damage import known_damage
-from drtool.repository.extents import PostgresExtent
+from drtool.repository.extents import PostgresExtent, RedisExtent
 from drtool.repository.layout import SegmentPart, WholeSegment
 from drtool.repository.log import read_log_object, take_inventory
 from drtool.repository.recovery_findings import gap_findings, timeline_findings
@@ -33,7 +33,7 @@ def verify_log(
     """The logs of all clusters that a source has had, or of all histories of a Redis."""
     names = repository.store.list_directories(layout.source_log(source))
     streams = [name for name in names if layout.is_replication_id(name)]
-    if streams:
+    if streams or any(isinstance(one.extent, RedisExtent) for one in manifests):
         verify_streams(repository, source, manifests, choice=choice, tally=tally)
     manifests = [one for one in manifests if isinstance(one.extent, PostgresExtent)]
     for name in names:

@@ -23,12 +23,11 @@ from drtool.repository.layout import (
 )
 from drtool.repository.repository import Repository
 from drtool.repository.sealing import SMALLEST_SEALED_BYTES
-from drtool.repository.streambranch import find_path
+from drtool.repository.stream_known import read_known
+from drtool.repository.stream_missing import find_missing
 from drtool.repository.streamlate import read_late
 from drtool.repository.streamlog import (
     StreamInventory,
-    StreamLog,
-    StreamRun,
     read_begin,
     read_link,
     read_stream_segment,
@@ -49,6 +48,7 @@ def verify_streams(
     tally: Tally,
 ) -> None:
     """All histories of a source: each object that is chosen, and the way from its snapshots."""
+    told = read_known(repository, source)
     for name in repository.store.list_directories(layout.source_log(source)):
         if layout.is_replication_id(name):
             history = ReplicationHistory(source, name)
@@ -74,6 +74,10 @@ def verify_streams(
         return
     snapshots = [one for one in manifests if isinstance(one.extent, RedisExtent)]
     _tell_gaps(inventory, snapshots, tally)
+    extents = [one.redis for one in snapshots]
+    for missing in find_missing(repository, inventory, extents, known=told):
+        if missing.subject not in tally.damaged:
+            tally.findings.append(missing.finding(source))
 
 
 def _is_segment(key: str) -> bool:
@@ -177,34 +181,3 @@ def _tell_gaps(inventory: StreamInventory, snapshots: Sequence[Manifest], tally:
                 )
             else:
                 tally.note(subject, f"{fact}; snapshots before it reach only so far")
-    for log in inventory.logs.values():
-        # A snapshot is a place from which the log goes on, as the end of each run is.
-        ends = {run.end for run in log.runs} | set(_offsets(log.replication_id, snapshots))
-        for run in log.runs:
-            before = max((end for end in ends if end < run.begin), default=None)
-            if before is not None:
-                missing = StreamRun(before, run.begin)
-                _tell_missing(inventory, log, missing, tally=tally)
-
-
-def _offsets(replication_id: str, snapshots: Sequence[Manifest]) -> Iterator[int]:
-    for snapshot in snapshots:
-        for shard in snapshot.redis.shards:
-            if shard.replication_id == replication_id:
-                yield shard.offset
-
-
-def _tell_missing(
-    inventory: StreamInventory, log: StreamLog, missing: StreamRun, *, tally: Tally
-) -> None:
-    """A stretch that no segment of its history holds, unless its past holds it or it was recorded."""
-    is_told = any(begin.offset == missing.end for begin in log.begins)
-    path = find_path(inventory, log.replication_id, begin=missing.begin)
-    if is_told or path.end >= missing.end:
-        return
-    tally.problem(
-        f"stream of {inventory.source}",
-        f"bytes {missing.begin} to {missing.end} of {log.replication_id} are missing, and nobody"
-        " recorded that",
-        "Bring them back from a copy of the repository, or take a new snapshot.",
-    )

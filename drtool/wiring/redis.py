@@ -9,7 +9,7 @@ from pathlib import Path
 from drtool.archiving.redis_arrivals import BETWEEN_MOMENTS
 from drtool.backup.plan import Accepted, BackupPlan, plan_snapshot
 from drtool.backup.redis import RedisServers, run_redis_snapshot
-from drtool.drill.judging import Asked, judge_loss, judge_stream, judge_time
+from drtool.drill.judging import Asked, judge_loss, judge_nothing, judge_stream, judge_time
 from drtool.errors import UsageError
 from drtool.model.finding import Severity
 from drtool.model.objective import Objective
@@ -243,6 +243,9 @@ class _Restore:
         return judged(outcome, asked, loss, duration=duration)
 
     def _loss(self, outcome: RestoreOutcome, asked: Asked) -> Judgement | None:
+        if self.plan.missing:
+            first = self.plan.missing[0]
+            return judge_nothing(self.objective, f"{first.subject}: {first.fact}")
         if isinstance(self.plan.target, ToTime):
             return judge_stream(
                 asked,

@@ -26,7 +26,8 @@ MOST_TOLD = 3
 def read_stream(facts: StateFacts) -> StreamStatus:
     """The stream, seen from the usable snapshots."""
     extents = [one.redis for one in facts.usable]
-    return stream_status(facts.repository, facts.name, extents, damaged=facts.damaged)
+    every = [one.redis for one in facts.manifests]
+    return stream_status(facts.repository, facts.name, extents, every=every, damaged=facts.damaged)
 
 
 def redis_state(facts: StateFacts, source: RedisSource, *, stream: StreamStatus) -> SourceState:
@@ -52,6 +53,7 @@ def redis_state(facts: StateFacts, source: RedisSource, *, stream: StreamStatus)
             backup_findings(facts),
             (Topic.RECEIVER, check_receiver(receiving, fix=receive) if source.stream else ()),
             (Topic.LOG, log_damage_findings(facts.name, facts.damaged)),
+            (Topic.LOG, _missing_findings(facts.name, stream)),
             (Topic.LOG, stream_findings(facts.name, stream, zone=zone) if source.stream else ()),
             (Topic.RESTORE, _restore_findings(facts, source, stream)),
             (Topic.LOSS, loss),
@@ -104,6 +106,13 @@ def stream_findings(name: str, stream: StreamStatus, *, zone: Zone) -> Iterator[
 
         yield from _branch_findings(subject, shard, zone)
     yield from _uncertain_findings(name, stream, zone)
+
+
+def _missing_findings(name: str, stream: StreamStatus) -> Iterator[Finding]:
+    """What a newer snapshot has left behind limits the moments before it, and nothing that comes now."""
+    for one in stream.missing:
+        is_needed = one.concerns(stream.taken)
+        yield one.finding(name, Severity.PROBLEM if is_needed else Severity.WARNING)
 
 
 def _left_finding(name: str, shard: ShardStatus, left: StreamChange, *, zone: Zone) -> Finding:

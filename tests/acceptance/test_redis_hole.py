@@ -68,6 +68,21 @@ def test_behind_a_hole_a_new_snapshot_is_taken_at_once(site: Site, alone: Alone)
     assert "a new snapshot is taken, behind the gap" in ended.err
     report = site.run("restore", "cache", "--to", "latest", code=None)
     assert report.code == 0, str(report)
+    # The newest pieces go, as by a bucket's rule: what is left looks like a log that ends there.
+    log = site.repository / "log" / "cache"
+    newest = max(log.glob("*/begins/*"), key=lambda word: word.stat().st_mtime).parent.parent
+    for piece in newest.glob("*-*"):
+        piece.unlink()
+    status = site.run("status", "cache", "--json", code=7)
+    plan = site.run("restore", "cache", "--to", "latest", "--plan", code=7)
+    less = site.run("restore", "cache", "--to", "latest", "--into", "less", "--json", code=7)
+    [row] = status.answer["rows"]
+    assert row["rpo_now"] is None
+    assert "nothing of it is held, and was archived up to" in plan.out, str(plan)
+    [outcome] = less.answer["outcomes"]
+    loss = [one for one in outcome["judgements"] if one["objective"] == "rpo"]
+    assert [one["verdict"] for one in loss] == ["UNKNOWN"], str(less)
+    assert "was archived up to" in loss[0]["explanation"]
 
 
 def backup_behind_the_receiver(site: Site) -> Ran:

@@ -10,7 +10,10 @@ from contextlib import contextmanager
 from drtool.archiving.redis import StreamReceived, StreamSettings, receive_stream
 from drtool.model.progress import Event, Noted
 from drtool.policy.sources import RedisTopology
+from drtool.repository.backups import read_manifests
 from drtool.repository.repository import Repository
+from drtool.repository.stream_known import read_known
+from drtool.repository.stream_missing import StreamMissing, find_missing
 from drtool.repository.streambranch import find_path
 from drtool.repository.streamlog import StreamInventory, take_stream_inventory
 from drtool.repository.streampath import read_path
@@ -102,7 +105,7 @@ class Running:
 def receiving(
     repository: Repository, settings: StreamSettings, *, clock: Clock | None = None
 ) -> Iterator[Running]:
-    """A receiver that is stopped at the end of the block, whatever happens in it."""
+    """A receiver that is stopped at the end of the block, whatever happens in it; nothing is missed then."""
     running = Running(repository, settings, clock)
     try:
         yield running
@@ -111,6 +114,16 @@ def receiving(
         running.thread.join(LIMIT_SECONDS)
     if running.error is not None:
         raise running.error
+    told = missing(repository)
+    assert told == (), told
+
+
+def missing(repository: Repository) -> tuple[StreamMissing, ...]:
+    """What something tells of and is not there: never anything, whatever a receiver went through."""
+    known = read_known(repository, SOURCE)
+    manifests, _ = read_manifests(repository, SOURCE)
+    extents = [one.redis for one in manifests]
+    return find_missing(repository, inventory(repository), extents, known=known)
 
 
 def inventory(repository: Repository) -> StreamInventory:

@@ -81,7 +81,7 @@ def test_the_receiver_is_stopped_by_sigterm_and_its_work_is_seen_by_status_and_v
     ) as receiver:
         until(lambda: attached(server), "it joins")
         write(server, 2000)
-        until(lambda: list((tmp_path / "repository").glob("marks/cache/*/*/*")), "a mark is put")
+        until(lambda: list((tmp_path / "repository").glob("marks/cache/*/2*/*")), "a mark is put")
         receiver.send_signal(signal.SIGTERM)
         out, told = receiver.communicate(timeout=60)
 

@@ -21,10 +21,12 @@ from drtool.sources.redis.psync import Position
 from drtool.stores.local import LocalStore
 from drtool.system.clock import SystemClock
 from tests.archiving.redis_rig import (
+    SOURCE,
     Witness,
     archived,
     attached,
     inventory,
+    missing,
     position_of,
     receiving,
     settings_for,
@@ -131,6 +133,12 @@ def test_behind_sentinel_the_stream_goes_on_over_a_failover() -> None:
     path = find_path(inventory(repository), start.replid, begin=start.offset - 1)
     assert path.end >= end.offset
     assert path.last_id == end.replid
+    # Marks or not: what the receiver archived of the new master is missed once it is gone.
+    for found in [*repository.store.list(f"log/{SOURCE}/{end.replid}/")]:
+        repository.store.delete(found.key)
+    told = [one.fact for one in missing(repository)]
+    assert any("nothing of it is held, and was archived up to" in one for one in told), told
+    assert any("it is missing: that it was recorded" in one for one in told), told
 
 
 def test_a_master_that_sentinel_watches_is_spared_while_a_replica_may_come_back() -> None:

@@ -170,7 +170,7 @@ def receiving(stack: Stack, name: str) -> Iterator[None]:
 
 def has_marks(stack: Stack, name: str) -> bool:
     marks = stack.root / "repository" / "marks" / name
-    return any(path.is_file() for path in marks.rglob("*"))
+    return any(path.is_file() and "known" not in path.parts for path in marks.rglob("*"))
 
 
 def until(condition: Callable[[], object], what: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from fnmatch import fnmatch
 from pathlib import Path
 
 from drtool.archiving.redis import lease_name
@@ -12,9 +13,10 @@ from drtool.cli.verdicts import code_of
 from drtool.config.policy_file import parse_policy
 from drtool.errors import ExitCode
 from drtool.model.finding import Finding, Severity
-from drtool.model.outcome import StatusRow, VerifyOutcome
+from drtool.model.outcome import RestorePreview, StatusRow, VerifyOutcome
 from drtool.model.progress import silent
 from drtool.model.request import CheckRequest, StatusRequest
+from drtool.model.target import RecoveryTarget
 from drtool.policy.policy import Policy
 from drtool.policy.secrets import Redactor
 from drtool.repository.backups import BackupSizes, Manifest, commit_backup
@@ -23,6 +25,8 @@ from drtool.repository.keys import NO_SECRET
 from drtool.repository.layout import ReplicationHistory
 from drtool.repository.lease import Lease
 from drtool.repository.repository import Repository
+from drtool.repository.stream_known import put_reached
+from drtool.repository.streamlate import LateStretch, put_late
 from drtool.repository.streamlog import (
     StreamBegin,
     StreamIndex,
@@ -32,6 +36,8 @@ from drtool.repository.streamlog import (
     put_link,
     put_stream,
 )
+from drtool.restore.redis_look import look_redis
+from drtool.restore.redis_plan import plan_redis_restore, preview_redis
 from drtool.stores.local import LocalStore
 from drtool.verify.depth import Depth, Quick
 from drtool.verify.repository import verify_repository
@@ -43,7 +49,7 @@ from tests.servers.ports import free_port
 from tests.wiring.state_rig import StillClock
 
 SOURCE = "cache"
-A, B, C = "a" * 40, "b" * 40, "c" * 40
+A, B, C, D = ("a" * 40, "b" * 40, "c" * 40, "d" * 40)
 _POLICY = """\
 version: 1
 stack: shop
@@ -123,6 +129,24 @@ class RedisPast:
         )  # fmt: skip
         put_begin(self.repository, SOURCE, word)
 
+    def late(self, name: str, begin: int, end: int, *, seconds: float) -> None:
+        word = LateStretch(
+            begin=begin, end=end, since=self.at(seconds - 1), until=self.at(seconds), reason="away"
+        )
+        put_late(self.repository, ReplicationHistory(SOURCE, name), word)
+
+    def delete(self, pattern: str) -> int:
+        """Delete the objects whose keys match; how many there were."""
+        found = [key for key in self.keys("") if fnmatch(key, pattern)]
+        for key in found:
+            self.repository.store.delete(key)
+        return len(found)
+
+    def plan(self, target: RecoveryTarget) -> RestorePreview:
+        facts = look_redis(self.repository, SOURCE, target)
+        plan = plan_redis_restore(facts, target)
+        return preview_redis(plan, destination="/nowhere", masters=1)
+
     def keys(self, under: str = f"log/{SOURCE}/") -> list[str]:
         return [found.key for found in self.repository.store.list(under)]
 
@@ -178,7 +202,11 @@ def over_two_failovers(root: Path) -> RedisPast:
     past.held(B, 400, 500, seconds=500)
     past.link(C, B, 500, seconds=505)
     past.held(C, 500, 550, seconds=550)
+    past.late(C, 500, 520, seconds=505)
     past.held(C, 550, 590, seconds=590)
+    for name, offset in ((A, 340), (B, 500), (C, 590)):
+        history = ReplicationHistory(SOURCE, name)
+        put_reached(past.repository, history, offset, at=past.at(offset))
     return past
 
 
