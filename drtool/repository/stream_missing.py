@@ -44,7 +44,7 @@ class StreamMissing:
             subject=self.subject,
             fact=self.fact,
             fix="Bring it back from a copy of the repository, or take a new snapshot with"
-            f" `drtool backup {source}`; `drtool verify {source}` tells what is missing.",
+            f" `drtool backup {source}`.",
             harm=Harm.DAMAGE,
         )
 
