@@ -143,11 +143,7 @@ def plan_redis_restore(
             for one in chosen.reaches
             for finding in tell_lost(one.shard.name, one.lost, zone=facts.zone)
         ]
-    missing: list[StreamMissing] = []
-    if not isinstance(target, ToBackup):
-        until = None if isinstance(target, ToLatest) else moment
-        taken = chosen.manifest.redis.stopped_at
-        missing = [one for one in facts.missing if one.concerns(taken, until)]
+    missing = _missing(facts, chosen, target)
     findings += [one.finding(facts.source) for one in missing]
     earliest, latest = facts.window
     return RedisPlan(
@@ -163,8 +159,19 @@ def plan_redis_restore(
         uncertain=facts.uncertain,
         findings=(*findings, *chosen.manifest.findings),
         zone=facts.zone,
-        missing=tuple(missing),
+        missing=missing,
     )
+
+
+def _missing(
+    facts: RedisFacts, chosen: RedisCandidate, target: RecoveryTarget
+) -> tuple[StreamMissing, ...]:
+    """What is missing and a recovery from there to `target` may need; a snapshot alone needs nothing."""
+    if isinstance(target, ToBackup):
+        return ()
+    until = target.moment if isinstance(target, ToTime) else None
+    taken = chosen.manifest.redis.stopped_at
+    return tuple(one for one in facts.missing if one.concerns(taken, until))
 
 
 def preview_redis(plan: RedisPlan, *, destination: str, masters: int) -> RestorePreview:
