@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
@@ -30,6 +31,7 @@ from drtool.wiring.restore import restore
 from tests.check.rig import Stack, facts, look, part, receiving, told, until
 from tests.check.test_redis import WELL, stack_of
 from tests.restore.redis_rig import started
+from tests.servers.postgres import server_directory
 from tests.servers.redis import new_redis
 
 pytestmark = pytest.mark.redis
@@ -66,8 +68,11 @@ def segments(root: Path) -> list[Path]:
 @pytest.fixture(scope="module")
 def stack() -> Iterator[Stack]:
     """A snapshot with one key, and a stream in several segments with four more. Leave it as it was."""
-    with closing(new_redis(settings=WELL)) as server:
-        stack = stack_of(server.root, server)
+    # Not in the server's directory: nothing is restored into that.
+    place = server_directory()
+    with closing(new_redis(settings=WELL)) as server, ExitStack() as removed:
+        removed.callback(shutil.rmtree, place)
+        stack = stack_of(place, server)
         with receiving(stack, "cache"), server.client() as client:
             client.set("key:0", 0)
             stack.backup()
