@@ -33,7 +33,7 @@ from drtool.sources.files.placing import TreeWriter
 from drtool.stores.bucket import Bucket
 from drtool.system.access import looking_at, require_writable
 from drtool.system.clock import Clock, Stopwatch
-from drtool.system.durable import make_directory
+from drtool.system.durable import make_private_directory
 from drtool.system.retry import RetryLimits, retrying
 
 THREADS = 16
@@ -260,7 +260,7 @@ def _is_other(now: MirrorEntry, then: MirrorEntry) -> bool:
 
 def _make_place(into: Path) -> None:
     try:
-        make_directory(into)
+        make_private_directory(into)
     except OSError as error:
         raise DestinationRefused(
             f"destination {into} cannot be made: {error.strerror}",

@@ -16,7 +16,7 @@ from drtool.errors import DestinationRefused, IntegrityError
 from drtool.model.measure import format_size
 from drtool.restore.plan import RestorePlan
 from drtool.system.access import looking_at, require_writable
-from drtool.system.durable import make_directory, sync_directory
+from drtool.system.durable import make_private_directory, sync_directory
 from drtool.system.users import RunAs, give
 
 # PostgreSQL keeps replayed WAL until a restartpoint: as much as two max_wal_size of the default.
@@ -69,11 +69,11 @@ def check_destination(
     `tablespaces` maps a tablespace's oid or old location to a new directory; others go below
     `<into>-tablespaces`. Nothing is made yet.
     """
-    data = _checked_place(into, owner)
+    data = check_place(into, owner)
     places: list[TablespacePlace] = []
     for oid, location in plan.manifest.postgres.tablespaces:
         wanted = tablespaces.get(location) or tablespaces.get(str(oid)) or beside(data) / str(oid)
-        path = _checked_place(Path(wanted), owner)
+        path = check_place(Path(wanted), owner)
         _refuse_live(path, location)
         places.append(TablespacePlace(oid, location, path))
     taken = [data, *(place.path for place in places)]
@@ -109,7 +109,7 @@ def checked_tablespace(
     used = [destination.data, *(place.path for place in destination.tablespaces), *taken]
     if Path(os.path.realpath(wanted)) in used:
         wanted = default
-    path = _checked_place(Path(wanted), destination.owner)
+    path = check_place(Path(wanted), destination.owner)
     _refuse_live(path, location)
     if any(path.is_relative_to(other) or other.is_relative_to(path) for other in used):
         raise DestinationRefused(
@@ -121,7 +121,7 @@ def checked_tablespace(
 
 def check_directory(into: Path, *, owner: RunAs, needed_bytes: int) -> Destination:
     """Look whether one directory will do for `needed_bytes`; DestinationRefused says why not."""
-    data = _checked_place(into, owner)
+    data = check_place(into, owner)
     _require_free(needed_bytes, data)
     return Destination(data, (), owner)
 
@@ -133,9 +133,12 @@ def make_destination(destination: Destination) -> None:
 
 
 def make_place(path: Path, owner: RunAs) -> None:
-    """Create one directory, with those above it; DestinationRefused if it cannot be, or is not empty."""
+    """Create one directory, 0700 and its owner's; DestinationRefused if it cannot be, or is not empty.
+
+    Those missing above it become ours: whose a later copy beside it is does not depend on this one.
+    """
     try:
-        _make_with_parents(path, owner)
+        make_private_directory(path)
     except OSError as error:
         raise DestinationRefused(
             f"destination {path} cannot be made: {error.strerror}",
@@ -147,16 +150,11 @@ def make_place(path: Path, owner: RunAs) -> None:
     sync_directory(path.parent)
 
 
-def _make_with_parents(path: Path, owner: RunAs) -> None:
-    missing = [place for place in path.parents if not place.exists()]
-    make_directory(path)
-    for place in missing:
-        # Parents that we made must let the server's user through.
-        give(place, owner)
+def check_place(path: Path, owner: RunAs) -> Path:
+    """The real path of a place that is new or an empty directory which `owner` can reach, and we write.
 
-
-def _checked_place(path: Path, owner: RunAs) -> Path:
-    """The real path of a place that is new or an empty directory which `owner` can reach, and we write."""
+    DestinationRefused says why it will not do. Nothing is made.
+    """
     with looking_at(path):
         real = _real_place(path, owner)
         require_writable(real)

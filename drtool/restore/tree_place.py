@@ -10,7 +10,7 @@ from drtool.errors import DestinationRefused
 from drtool.model.measure import format_size
 from drtool.restore.tree_plan import TreePlan
 from drtool.system.access import looking_at, require_writable
-from drtool.system.durable import make_directory
+from drtool.system.durable import make_private_directory
 
 _ELSEWHERE = "Restore --into a new directory."
 
@@ -56,7 +56,7 @@ def make_tree_place(plan: TreePlan, place: Path) -> None:
     if plan.is_delta:
         return
     try:
-        make_directory(place)
+        make_private_directory(place)
     except OSError as error:
         raise DestinationRefused(
             f"destination {place} cannot be made: {error.strerror}",

@@ -49,17 +49,18 @@ def refuses_conditions(store: Store) -> bool:
 
 
 def prepare_place(url: str) -> None:
-    """Make the directory of a file:// url, and its parents; buckets are their owners' to make.
+    """Make the directory of a file:// url, for us alone; buckets are their owners' to make.
 
+    Its parents are made such that others may pass through, as users of restored servers must.
     For `repository init` alone: everybody else takes a missing directory for an unmounted disk.
     """
     place = parse_place(url)
     if not isinstance(place, LocalPlace):
         return
-    from drtool.system.durable import make_directory
+    from drtool.system.durable import make_private_directory
 
     try:
-        make_directory(place.path)
+        make_private_directory(place.path)
     except PermissionError as error:
         raise AccessDenied(
             f"directory {place.path} cannot be made: permission denied",

@@ -11,6 +11,9 @@ from pathlib import Path
 
 from drtool.system.users import RunAs, give
 
+# Others may pass through it to what is theirs, and see nothing of it.
+_PASSED_THROUGH = 0o711
+
 Buffer = bytes | bytearray | memoryview
 
 
@@ -35,6 +38,23 @@ def make_directory(path: Path, mode: int = 0o700) -> None:
             directory.mkdir(mode)
         except FileExistsError:
             continue
+        sync_directory(directory.parent)
+
+
+def make_private_directory(path: Path) -> None:
+    """Create `path` for its owner alone (0700); what is missing above it becomes ours, and whoever knows
+    a name may pass through it (0711), whatever the umask. Nothing that is there is changed.
+
+    So a directory that lies beside it later can be reached by the user that it is for.
+    """
+    missing = [place for place in (path, *path.parents) if not place.is_dir()]
+    for directory in reversed(missing):
+        try:
+            directory.mkdir(0o700)
+        except FileExistsError:
+            continue
+        if directory != path:
+            directory.chmod(_PASSED_THROUGH)
         sync_directory(directory.parent)
 
 

@@ -106,11 +106,11 @@ def _owner(path: Path) -> RunAs | None:
     place = path.absolute()
     while not place.exists():
         place = place.parent
-    owner = user_of(place)
+    owner = _user_of(place)
     return None if owner.uid == 0 else owner
 
 
-def user_of(path: Path) -> RunAs:
+def _user_of(path: Path) -> RunAs:
     """Whose `path` is; the group is the user's own, or that of the path if the user has no name."""
     status = path.stat()
     try:

@@ -21,6 +21,7 @@ from drtool.sources.files.checks import check_content, check_place
 from drtool.sources.files.glance import glance_at
 from drtool.sources.files.guard import PlaceSigns, has_sentinel, judge_sentinel
 from drtool.stores.bucket import Bucket
+from drtool.wiring.check_destination import look_at_destination
 from drtool.wiring.checking import Checking
 from drtool.wiring.mirrors import mirror_bucket, mirror_standing
 from drtool.wiring.state_facts import read_facts_of_state
@@ -48,6 +49,7 @@ def look_at_files(checking: Checking, source: FilesSource) -> Iterator[Look]:
             state = with_refused_backup(state)
         yield checking.backups(state)
         yield checking.recoverable(state)
+    yield look_at_destination(checking, None)
     if source.mirror is not None:
         url = source.mirror
         yield attempt("mirror", lambda: _mirror(checking, url))

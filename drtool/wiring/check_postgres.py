@@ -24,6 +24,8 @@ from drtool.sources.postgres.facts import ServerFacts, read_facts
 from drtool.sources.postgres.obstacles import check_obstacles, read_obstacles
 from drtool.sources.postgres.readiness import read_archiver, read_readings
 from drtool.sources.postgres.standby import check_standing, read_standing
+from drtool.system.users import choose_user
+from drtool.wiring.check_destination import look_at_destination
 from drtool.wiring.checking import Checking
 from drtool.wiring.parts import dsn_of
 from drtool.wiring.postgres_restorable import programs_for, questions_database
@@ -49,6 +51,7 @@ def look_at_postgres(checking: Checking, source: PostgresSource) -> Iterator[Loo
         yield from _look_at_log(checking, source, facts, dsn=dsn)
     except DrtoolError as error:
         yield not_looked("repository", error)
+    yield look_at_destination(checking, lambda place: choose_user(place, source.restore.run_as))
 
 
 def _look_at_server(

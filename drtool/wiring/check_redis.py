@@ -13,6 +13,7 @@ from drtool.model.checked import Look
 from drtool.model.finding import Finding, Severity
 from drtool.policy.sources import RedisSource, RedisTopology
 from drtool.sources.redis.address import Login, NodeAddress
+from drtool.sources.redis.binaries import server_user
 from drtool.sources.redis.checks import (
     ServerState,
     check_node,
@@ -40,6 +41,7 @@ from drtool.sources.redis.sentinels import (
 )
 from drtool.sources.redis.shape import RedisNode, Role, Shape
 from drtool.sources.redis.topology import discover, look_at
+from drtool.wiring.check_destination import look_at_destination
 from drtool.wiring.check_stream import look_at_stream
 from drtool.wiring.checking import Checking
 from drtool.wiring.redis import login_of
@@ -88,6 +90,7 @@ def look_at_redis(checking: Checking, source: RedisSource) -> Iterator[Look]:
     first = {address: (sample.state, sample.at) for address, sample in samples.items()}
     keys = servers.keys_held() if servers else None
     yield from look_at_stream(checking, source, shape, first=first, keys=keys)
+    yield look_at_destination(checking, lambda place: server_user(place, source.restore.run_as))
 
 
 def _look_at_servers(servers: _Servers) -> Iterator[Look]:

@@ -32,7 +32,7 @@ from drtool.model.request import (
 )
 from drtool.model.target import RecoveryTarget, ToLatest, ToTime
 from drtool.policy.policy import Policy
-from drtool.system.durable import make_directory
+from drtool.system.durable import make_private_directory
 from drtool.wiring.backup import backup
 from drtool.wiring.reports import write_page
 from drtool.wiring.repository import run_repository
@@ -113,7 +113,7 @@ def _workplace(request: DemoRequest) -> Iterator[Path]:
             raise DestinationRefused(
                 f"directory {directory} is not empty", hint="Name a new one with --directory."
             )
-        make_directory(directory)
+        make_private_directory(directory)
     directory.chmod(0o755)
     try:
         yield directory

@@ -32,7 +32,9 @@ repository:
   key: env:DRTOOL_KEY               # a passphrase; keep a copy of it far from this machine
 
 sources:
-{sources}"""
+{sources}
+restore_root: {restore_root}   # restores without --into make a new directory here
+"""
 _SOURCE = """\
   {name}:
     kind: postgres
@@ -75,11 +77,12 @@ def run_init(request: InitRequest, around: Surroundings) -> FactSheet:
         texts.append(_SOURCE.format(name=name, variable=variable))
         if variable in around.environ:
             facts.append(_probe(name, variable, around, findings=findings))
-    url = request.repository or _default_url()
+    url, restore_root = request.repository or f"file://{_home()}/repository", f"{_home()}/restore"
     text = _STARTER.format(
         stack=request.stack,
         timezone=request.timezone,
         url=url,
+        restore_root=restore_root,
         sources="".join(texts),
     )
     parse_policy(text, str(request.path))
@@ -93,6 +96,7 @@ def run_init(request: InitRequest, around: Surroundings) -> FactSheet:
         facts=(
             Fact(name="policy", value=str(request.path), label="policy"),
             Fact(name="repository", value=url, label="repository"),
+            Fact(name="restore_root", value=restore_root, label="restores go below"),
             *facts,
             Fact(name="next", value="drtool repository init", label="next"),
         ),
@@ -148,7 +152,8 @@ def _described(facts: ServerFacts) -> str:
     return f"PostgreSQL {facts.major}, {role}, {checksums} page checksums, {facts.place}"
 
 
-def _default_url() -> str:
+def _home() -> str:
+    """The directory of drtool's own, for whoever names none: the machine's, or of this user."""
     if os.geteuid() == 0:
-        return "file:///var/lib/drtool/repository"
-    return f"file://{Path.home()}/.local/share/drtool/repository"
+        return "/var/lib/drtool"
+    return f"{Path.home()}/.local/share/drtool"

@@ -12,7 +12,6 @@ from zoneinfo import ZoneInfo
 
 from drtool import __version__
 from drtool.errors import (
-    DestinationRefused,
     DrtoolError,
     NotRecoverable,
     PlaceMissing,
@@ -30,8 +29,6 @@ from drtool.policy.sources import FilesSource, PostgresSource, RedisSource, Sour
 from drtool.repository.repository import Repository
 from drtool.restore.redis_outage import MomentUncertain
 from drtool.system.access import require_temporary_files
-from drtool.system.durable import make_directory
-from drtool.system.users import current_user, give, user_of
 from drtool.wiring.files import plan_files, require_trees
 from drtool.wiring.met_damage import damage_remembered
 from drtool.wiring.occupied import require_unoccupied
@@ -46,8 +43,6 @@ from drtool.wiring.stack_moment import newest_common, not_for_all
 from drtool.wiring.state import read_state
 from drtool.wiring.surroundings import Surroundings
 
-# Others may pass through it to what is theirs, and see nothing of it.
-_LETS_THROUGH = 0o711
 # So many moments are tried from the newest on.
 _MOST_STEPS = 100
 
@@ -81,8 +76,6 @@ def restore(
         runners = {one.source: one.prepare(places[one.source]) for one in planned}
         if request.is_plan:
             return tuple(one.preview(places[one.source]) for one in planned)
-        if len(runners) > 1:
-            _make_common_place(places)
         jobs = {name: partial(_run, job, met) for name, job in runners.items()}
         ended = side_by_side(jobs, around.emit, at_once=len(jobs), stop=around.stop)
         outcomes = [one for one in ended.values() if isinstance(one, RestoreOutcome)]
@@ -291,29 +284,6 @@ def _places(
     stamp = now.astimezone(policy.timezone).strftime("%Y%m%dT%H%M%S")
     root = request.into or policy.restore_root / f"{policy.stack}-{stamp}"
     return {name: root.absolute() / name for name in names}
-
-
-def _make_common_place(places: Mapping[str, Path]) -> None:
-    """The directory above all places, whosoever the one above it is, and open for passing through.
-
-    Made by one of the sources it would be closed to the users of the others.
-    """
-    [above] = {place.parent for place in places.values()}
-    missing = [place for place in (above, *above.parents) if not place.exists()]
-    if not missing:
-        return
-    try:
-        us = current_user()
-        owner = user_of(missing[-1].parent) if us.uid == 0 else us
-        make_directory(above)
-        for place in missing:
-            place.chmod(_LETS_THROUGH)  # whatever the umask
-            give(place, owner)
-    except OSError as error:
-        raise DestinationRefused(
-            f"destination {above} cannot be made: {error.strerror}",
-            hint="Restore --into a directory on a file system that can be written.",
-        ) from error
 
 
 def _gravest(errors: Mapping[str, DrtoolError], outcomes: Sequence[RestoreOutcome]) -> DrtoolError:
