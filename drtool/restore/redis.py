@@ -123,7 +123,7 @@ def run_redis_restore(
         findings=(*plan.findings, *copy.found, *findings(plan, (*places, *replicas), captured)),
         how_to_start=how_to_start((*places, *replicas), site),
         how_to_stop=how_to_stop((*places, *replicas), site),
-        changed_settings=changed_settings((*places, *replicas)),
+        changed_settings=changed_settings((*places, *replicas), site),
     )
 
 

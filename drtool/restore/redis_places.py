@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from drtool.model.request import TtlMode
+from drtool.restore.copy_ports import CHOSEN
 from drtool.restore.destination import Destination
 from drtool.restore.redis_plan import RedisPlan
 from drtool.sources.redis.address import NodeAddress
@@ -26,9 +27,9 @@ class RedisSite:
     """Where a restore happens, with which programs, and in what shape.
 
     `masters` None keeps the shape; 1 makes one server that is no cluster. Servers get ports from
-    `first_port` on. Marks were made in `heartbeat_key`, if any. Servers load `modules`. `load_seconds`
-    bounds the loading of one server; `scratch` is where private sockets and logs go, None the temporary
-    directory.
+    `first_port` on, chosen as `port_reason` says. Marks were made in `heartbeat_key`, if any. Servers
+    load `modules`. `load_seconds` bounds the loading of one server; `scratch` is where private sockets
+    and logs go, None the temporary directory.
     """
 
     destination: Destination
@@ -36,6 +37,7 @@ class RedisSite:
     ttl: TtlMode = TtlMode.ABSOLUTE
     masters: int | None = None
     first_port: int | None = None
+    port_reason: str = CHOSEN
     heartbeat_key: str | None = None
     modules: tuple[Path, ...] = ()
     load_seconds: float = 4 * 3600

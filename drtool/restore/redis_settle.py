@@ -97,7 +97,7 @@ def how_to_stop(places: Sequence[ServerPlace], site: RedisSite) -> tuple[str, ..
     )
 
 
-def changed_settings(places: Sequence[ServerPlace]) -> tuple[ChangedSetting, ...]:
+def changed_settings(places: Sequence[ServerPlace], site: RedisSite) -> tuple[ChangedSetting, ...]:
     """What differs from the source, and why."""
     has_replicas = any(place.follows for place in places)
     found = [
@@ -117,7 +117,7 @@ def changed_settings(places: Sequence[ServerPlace]) -> tuple[ChangedSetting, ...
         ChangedSetting(
             name="port",
             value=", ".join(str(place.address.port) for place in places),
-            reason="the source's own may be taken",
+            reason=site.port_reason,
         ),
     ]
     if any(place.slots for place in places):

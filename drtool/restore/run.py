@@ -20,6 +20,7 @@ from drtool.repository.chunks import ChunkReader
 from drtool.repository.layout import Lineage
 from drtool.repository.log_events import readable_events
 from drtool.repository.repository import Repository
+from drtool.restore.copy_ports import CopyPorts
 from drtool.restore.destination import Destination, make_destination
 from drtool.restore.fetch import Fetched, fetch_files, put_control
 from drtool.restore.isolated_wal import IsolatedWal
@@ -78,7 +79,7 @@ class RestoreSite:
     """Where a restore happens: checked places, the server's programs, and limits.
 
     `preload` are libraries that the server loads while it recovers. `scratch` is where the private socket
-    and log go; None is the temporary directory.
+    and log go; None is the temporary directory. The copy's port is one of `ports`.
     """
 
     destination: Destination
@@ -88,6 +89,7 @@ class RestoreSite:
     limits: ReplayLimits = field(default_factory=ReplayLimits)
     scratch: Path | None = None
     preload: tuple[str, ...] = ()
+    ports: CopyPorts = field(default_factory=CopyPorts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,6 +223,7 @@ def _hand_over(plan: RestorePlan, site: RestoreSite, *, role: str | None) -> Han
             binaries,
             memory_bytes=machine_memory_bytes(),
             role=role or plan.manifest.postgres.bootstrap_role,
+            ports=site.ports,
         )
 
 

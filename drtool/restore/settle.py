@@ -14,6 +14,7 @@ from pathlib import Path
 from drtool.errors import IntegrityError, NotRecoverable
 from drtool.model.finding import Finding, Severity
 from drtool.repository.backups import Manifest
+from drtool.restore.copy_ports import CopyPorts
 from drtool.restore.destination import Destination
 from drtool.restore.host_rules import closed_rules
 from drtool.restore.ring import REFUSING_COMMAND
@@ -70,10 +71,11 @@ def finish_recovery(
     *,
     memory_bytes: int,
     role: str,
+    ports: CopyPorts,
 ) -> HandedOver:
     """The copy is whole and stopped: it gets the configuration that it is started with from now on.
 
-    `role` is the superuser that its owner logs in as.
+    `role` is the superuser that its owner logs in as; its port is one of `ports`.
     """
     control = read_control(destination.data, binaries)
     recorded = dict(manifest.postgres.settings)
@@ -89,6 +91,7 @@ def finish_recovery(
         config=SourceConfig(
             destination.data, conf=OWN_CONF if conf is None else conf, auto=auto or ""
         ),
+        ports=ports,
     ).make()
     for name in (CONF, AUTO_CONF):
         if not handed.is_own:

@@ -15,10 +15,11 @@ from pathlib import Path
 from drtool.errors import IntegrityError
 from drtool.model.finding import Finding, Severity
 from drtool.model.outcome import ChangedSetting
+from drtool.restore.copy_ports import CopyPorts
 from drtool.restore.destination import Destination
 from drtool.restore.host_rules import RULE_FILES, close_rules
 from drtool.restore.source_config import CONF, SOURCE_ENDING, PlacedEntry, SourceConfig
-from drtool.restore.start_rules import PINS, Pin, StartNeeds, out_of_force_rules, pins_for
+from drtool.restore.start_rules import PINS, Pin, StartNeeds, out_of_force_rules, pins_for, port_of
 from drtool.sources.postgres.binaries import ServerBinaries
 from drtool.sources.postgres.config_check import (
     ConfigVerdict,
@@ -65,6 +66,7 @@ class StartConfig:
     role: str
     memory_bytes: int
     config: SourceConfig
+    ports: CopyPorts
     pins: dict[str, Pin] = field(default_factory=dict)
     changed: dict[str, ChangedSetting] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
@@ -73,7 +75,10 @@ class StartConfig:
         """Write it durably; IntegrityError if PostgreSQL takes not even drtool's own."""
         for placed, reason in out_of_force_rules(self.config):
             self._put_out([placed], reason)
-        self.pins |= pins_for(self.config.values(), self.needs, data=self.destination.data)
+        values, data = self.config.values(), self.destination.data
+        theirs = port_of(values)
+        port = self.ports.choose(theirs, kept={theirs})
+        self.pins |= pins_for(values, self.needs, data=data, port=port)
         is_accepted = self._is_accepted()
         if not is_accepted:
             self._start_over()
@@ -195,7 +200,8 @@ class StartConfig:
     def _start_over(self) -> None:
         """drtool's own configuration instead of the source's."""
         self.config.replace(conf=OWN_CONF, auto="")
-        self.pins = pins_for({}, self.needs, data=self.destination.data)
+        port = int(self.pins["port"].value)
+        self.pins = pins_for({}, self.needs, data=self.destination.data, port=port)
         self._write()
         verdict = self._ask()
         if not verdict.starts or not self._leads_nowhere_else():

@@ -12,10 +12,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from drtool.restore.copy_ports import CHOSEN
 from drtool.restore.source_config import PlacedEntry, SourceConfig
 from drtool.sources.postgres.config_file import INCLUDES
 from drtool.sources.postgres.recovery_settings import CUT_OFF_AFTERWARDS, is_left_over
-from drtool.system.listening import first_free_ports
 
 PORT = 5432
 _LONGEST_SOCKET_PATH = 107
@@ -82,12 +82,14 @@ def out_of_force_rules(config: SourceConfig) -> Iterator[tuple[PlacedEntry, str]
             yield placed, "it steers a recovery or an archive of the source"
 
 
-def pins_for(values: Mapping[str, str], needs: StartNeeds, *, data: Path) -> dict[str, Pin]:
-    """What must be in force, given what the source's files set."""
+def pins_for(
+    values: Mapping[str, str], needs: StartNeeds, *, data: Path, port: int
+) -> dict[str, Pin]:
+    """What must be in force, given what the source's files set, and the copy's port."""
     pins = {name: Pin(value, reason) for name, (value, reason) in CUT_OFF_AFTERWARDS.items()}
     pins["listen_addresses"] = Pin("127.0.0.1", _BESIDE_SOURCE)
-    pins["port"] = _port(values)
-    pins["unix_socket_directories"] = _sockets(data, int(pins["port"].value))
+    pins["port"] = Pin(str(port), CHOSEN)
+    pins["unix_socket_directories"] = _sockets(data, port)
     pins |= dict(_conditional(values))
     pins |= dict(_capacities(values, needs.settings))
     if needs.wal_level == "logical" and values.get("wal_level") != "logical":
@@ -95,16 +97,10 @@ def pins_for(values: Mapping[str, str], needs: StartNeeds, *, data: Path) -> dic
     return pins
 
 
-def _port(values: Mapping[str, str]) -> Pin:
+def port_of(values: Mapping[str, str]) -> int:
+    """The port that the source's files set, or PostgreSQL's own."""
     told = values.get("port", "")
-    wanted = int(told) if told.isdigit() and 0 < int(told) < 65_536 else PORT
-    port = first_free_ports(wanted) or wanted
-    return Pin(
-        str(port),
-        f"the source's port, {wanted}, is in use on this machine"
-        if port != wanted
-        else "nobody listened there when the copy was made",
-    )
+    return int(told) if told.isdigit() and 0 < int(told) < 65_536 else PORT
 
 
 def _sockets(data: Path, port: int) -> Pin:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
+from itertools import chain, islice
 
-_LAST_PORT = 65_535
+# Those below are for root alone.
+_FIRST_PORT, _LAST_PORT = 1024, 65_535
 
 
 def is_port_free(port: int) -> bool:
@@ -20,12 +22,18 @@ def is_port_free(port: int) -> bool:
     return True
 
 
-def first_free_ports(first: int, *, offsets: Iterable[int] = (0,), tries: int = 200) -> int | None:
-    """The first port from `first` on that is free together with those `offsets` above it; None if
-    none of `tries` is.
+def first_free_ports(
+    first: int, *, offsets: Iterable[int] = (0,), taken: Container[int] = (), tries: int = 2_000
+) -> int | None:
+    """The first port from `first` on, then from the lowest on, that is free with those `offsets` above.
+
+    None of them is in `taken`. None if none of `tries` is.
     """
     above = tuple(offsets)
-    for port in range(first, min(first + tries, _LAST_PORT + 1 - max(above))):
-        if all(is_port_free(port + offset) for offset in above):
+    highest = _LAST_PORT - max(above)
+    wanted = chain(range(first, highest + 1), range(_FIRST_PORT, min(first, highest + 1)))
+    for port in islice(wanted, tries):
+        wished = [port + offset for offset in above]
+        if not any(one in taken for one in wished) and all(map(is_port_free, wished)):
             return port
     return None

@@ -19,6 +19,7 @@ from drtool.policy.sources import FilesSource, SourcePolicy
 from drtool.repository.backups import read_manifests
 from drtool.repository.extents import FilesExtent
 from drtool.repository.repository import Repository
+from drtool.restore.copy_ports import CopyPorts
 from drtool.wiring.earlier import facts_of_store, lease_of_backup, look_back_at_newest
 from drtool.wiring.judged import asked_of, judged
 from drtool.wiring.origins import require_own_tree
@@ -184,7 +185,7 @@ class _Restore:
             changes=ahead.facts,
         )
 
-    def prepare(self, place: Path) -> Runner:
+    def prepare(self, place: Path, _: CopyPorts) -> Runner:
         """Look at the place, and whether each pattern matches something."""
         from drtool.restore.tree_ahead import look_ahead
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from drtool.model.outcome import RestoreOutcome, RestorePreview
 from drtool.model.progress import Emit
+from drtool.restore.copy_ports import CopyPorts
 
 # Runs the restore; events go to the emit that is passed in.
 Runner = Callable[[Emit], RestoreOutcome]
@@ -21,11 +22,11 @@ class Planned:
     `earliest` and `latest` bound the moments it can be brought back to; None is "not known", or for
     `latest` also "no moment is too late" (a snapshot of files stands until the next one).
     `preview` shows the plan; `prepare` looks whether a place will do, raises what speaks against
-    it, and gives what carries the restore out.
+    it, and gives what carries the restore out; its servers get ports that it is given.
     """
 
     source: str
     earliest: datetime | None
     latest: datetime | None
     preview: Callable[[Path], RestorePreview]
-    prepare: Callable[[Path], Runner]
+    prepare: Callable[[Path, CopyPorts], Runner]

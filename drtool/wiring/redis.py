@@ -11,7 +11,7 @@ from drtool.backup.plan import Accepted, BackupPlan, plan_snapshot
 from drtool.backup.redis import RedisServers, run_redis_snapshot
 from drtool.drill.judging import Asked, judge_loss, judge_nothing, judge_stream, judge_time
 from drtool.errors import UsageError
-from drtool.model.finding import Severity
+from drtool.model.finding import Finding, Severity
 from drtool.model.objective import Objective
 from drtool.model.origin import Origin
 from drtool.model.outcome import (
@@ -25,13 +25,15 @@ from drtool.model.progress import Emit
 from drtool.model.request import BackupRequest, RestoreRequest, TtlMode
 from drtool.model.target import ToTime
 from drtool.policy.secrets import Secret
-from drtool.policy.sources import RedisSource, SourcePolicy
+from drtool.policy.sources import RedisSource, RedisTopology, SourcePolicy
 from drtool.repository.backups import read_manifest
 from drtool.repository.extents import RedisExtent
 from drtool.repository.repository import Repository
+from drtool.restore.copy_ports import CopyPorts
 from drtool.restore.destination import check_directory
 from drtool.restore.phases import Phases
 from drtool.restore.redis import run_redis_restore
+from drtool.restore.redis_content import SnapshotFiles
 from drtool.restore.redis_fetch import release_of_plan
 from drtool.restore.redis_look import look_redis
 from drtool.restore.redis_places import (
@@ -44,11 +46,12 @@ from drtool.restore.redis_places import (
 )
 from drtool.restore.redis_plan import RedisPlan, plan_redis_restore, preview_redis
 from drtool.restore.redis_renamed import require_known_commands
+from drtool.restore.redis_settle import config_path
 from drtool.sources.redis.address import Login, NodeAddress, TlsSettings
 from drtool.sources.redis.binaries import RedisBinaries, server_user
+from drtool.sources.redis.capture import CapturedServer
 from drtool.sources.redis.clusternodes import BUS_OFFSET
 from drtool.sources.redis.node_choice import choose_for_snapshot
-from drtool.system.listening import first_free_ports
 from drtool.wiring.earlier import facts_of_store, lease_of_backup, look_back_at_newest
 from drtool.wiring.judged import asked_of, judged
 from drtool.wiring.planned import Planned, Runner
@@ -213,7 +216,7 @@ class _Restore:
     repository: Repository
     around: Surroundings
 
-    def prepare(self, place: Path) -> Runner:
+    def prepare(self, place: Path, ports: CopyPorts) -> Runner:
         """Look at the place, and for the server's program."""
         plan, wanted = self.plan, self.source.restore
         owner = server_user(place, wanted.run_as)
@@ -230,8 +233,26 @@ class _Restore:
             heartbeat_key=self.source.heartbeat_key,
         )
         if site.first_port is None:
-            site = replace(site, first_port=_free_first_port(plan, site))
-        return lambda emit: self._run(site, emit)
+            port = _first_port(plan, site, ports, kept=self._ports_of_source())
+            site = replace(site, first_port=port)
+            return lambda emit: self._run(site, emit)
+        site = replace(site, port_reason="as `restore: {port: N}` of the source says")
+        told = _as_a_source(site, ports)
+        return lambda emit: _with(self._run(site, emit), told)
+
+    def _ports_of_source(self) -> frozenset[int]:
+        """Where its servers listened, as far as the policy does not name each of them."""
+        if self.source.topology is RedisTopology.STANDALONE:
+            return frozenset()
+        files = SnapshotFiles(self.plan.manifest, self.repository)
+        captured = [
+            CapturedServer.from_sealed(files.content(config_path(one.shard)))
+            for one in self.plan.shards
+        ]
+        told = [one.settings.get(name, "") for one in captured for name in ("port", "tls-port")]
+        ports = {int(port) for port in told if port.isdigit()}
+        is_cluster = self.source.topology is RedisTopology.CLUSTER
+        return frozenset(ports | ({port + BUS_OFFSET for port in ports} if is_cluster else set()))
 
     def _run(self, site: RedisSite, emit: Emit) -> RestoreOutcome:
         phases = Phases(self.around.clock, emit, self.around.stop)
@@ -256,8 +277,27 @@ class _Restore:
         return judge_loss(asked, self.objective, proven_until=self.plan.moment)
 
 
-def _free_first_port(plan: RedisPlan, site: RedisSite) -> int | None:
-    """Where the copy can be started beside whatever runs here; None if nothing near is free.
+def _as_a_source(site: RedisSite, ports: CopyPorts) -> tuple[Finding, ...]:
+    """A warning if the policy asks for a port by which it reaches a source."""
+    if site.first_port not in ports.kept:
+        return ()
+    return (
+        Finding(
+            severity=Severity.WARNING,
+            subject="ports",
+            fact=f"the policy asks for port {site.first_port}, by which it reaches a source: a receiver on"
+            " this machine may take the copy for that source",
+            fix="Leave `restore: {port: N}` out, or name another; drtool then chooses one.",
+        ),
+    )
+
+
+def _with(outcome: RestoreOutcome, findings: tuple[Finding, ...]) -> RestoreOutcome:
+    return replace(outcome, findings=(*outcome.findings, *findings))
+
+
+def _first_port(plan: RedisPlan, site: RedisSite, ports: CopyPorts, *, kept: frozenset[int]) -> int:
+    """Where the copy can be started beside whatever runs here, and is taken for nobody else.
 
     The nodes of a cluster need their buses as well.
     """
@@ -267,4 +307,4 @@ def _free_first_port(plan: RedisPlan, site: RedisSite) -> int | None:
     offsets = [place.address.port - first for place in places]
     if any(place.slots for place in places):
         offsets += [offset + BUS_OFFSET for offset in offsets]
-    return first_free_ports(first, offsets=offsets)
+    return ports.choose(first, offsets=offsets, kept=kept)

@@ -29,6 +29,7 @@ from drtool.policy.sources import FilesSource, PostgresSource, RedisSource, Sour
 from drtool.repository.repository import Repository
 from drtool.restore.redis_outage import MomentUncertain
 from drtool.system.access import require_temporary_files
+from drtool.wiring.copy_ports import copy_ports
 from drtool.wiring.files import plan_files, require_trees
 from drtool.wiring.met_damage import damage_remembered
 from drtool.wiring.occupied import require_unoccupied
@@ -72,8 +73,9 @@ def restore(
         met = partial(damage_remembered, repository, around)
         with nullcontext() if request.is_plan else met():
             planned = stack.plan(request)
+        ports = copy_ports(request.into, policy, around)
         # Also for a plan: it must not promise what the run would refuse.
-        runners = {one.source: one.prepare(places[one.source]) for one in planned}
+        runners = {one.source: one.prepare(places[one.source], ports) for one in planned}
         if request.is_plan:
             return tuple(one.preview(places[one.source]) for one in planned)
         jobs = {name: partial(_run, job, met) for name, job in runners.items()}

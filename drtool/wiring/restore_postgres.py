@@ -19,6 +19,7 @@ from drtool.policy.policy import Policy
 from drtool.policy.sources import PostgresSource, SourcePolicy
 from drtool.repository.repository import Repository
 from drtool.repository.wal_search import WalSearch
+from drtool.restore.copy_ports import CopyPorts
 from drtool.restore.destination import check_destination
 from drtool.restore.look import look
 from drtool.restore.phases import Phases
@@ -50,7 +51,7 @@ class _Job:
     plan: RestorePlan
     binaries: ServerBinaries
 
-    def prepare(self, place: Path) -> Runner:
+    def prepare(self, place: Path, ports: CopyPorts) -> Runner:
         """Look at the place."""
         owner = choose_user(place, self.source.restore.run_as)
         destination = check_destination(
@@ -65,7 +66,10 @@ class _Job:
             owner=owner,
         )
         site = RestoreSite(
-            destination=destination, binaries=self.binaries, preload=self.source.restore.preload
+            destination=destination,
+            binaries=self.binaries,
+            preload=self.source.restore.preload,
+            ports=ports,
         )
         return lambda emit: self._run(site, verifier, emit)
 

@@ -34,6 +34,7 @@ _TRANSPORT = {
     "keepalives_count": "3",
     "tcp_user_timeout": "30000",
 }
+DEFAULT_PORT = 5432
 _BLANK = re.compile(r"[\s\\]")
 Notice = Callable[[pq.abc.PGresult], None]
 
@@ -53,7 +54,7 @@ def place_of(dsn: str) -> str:
             " special characters of the password (%20 for a space).",
         ) from None
     host = given.get("host") or given.get("hostaddr") or "localhost"
-    ports = str(given.get("port") or 5432)
+    ports = str(given.get("port") or DEFAULT_PORT)
     for port in ports.split(","):
         # libpq takes several hosts, and looks at their ports only as it connects.
         if port and not (port.isascii() and port.isdigit() and 0 < int(port[:6]) < 1 << 16):
@@ -71,6 +72,12 @@ def database_of(dsn: str) -> str | None:
     except psycopg.Error:
         return None
     return str(name) if name else None
+
+
+def ports_of(dsn: str) -> tuple[int, ...]:
+    """The ports that a DSN leads to, one a host; PolicyError for a text that is no connection string."""
+    told = place_of(dsn).rpartition(":")[2]
+    return tuple(int(port or DEFAULT_PORT) for port in told.split(","))
 
 
 def connect(
