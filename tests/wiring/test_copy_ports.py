@@ -63,6 +63,8 @@ def test_a_copy_is_not_at_its_source_s_port_though_the_source_is_down_nor_at_ano
     make_postgres: MakePostgres, redis7: RedisServer, root: Path
 ) -> None:
     server = make_postgres(15, segment_mb=1)
+    with (server.data / "postgresql.conf").open("a") as settings:
+        settings.write(f"port = {server.port}\n")
     sources = SOURCES.format(redis=redis7.port, root=root, more="")
     stack = Stack(root=root, sources=sources, environ={"MAIN_DB_DSN": server.dsn()})
     stack.init()
