@@ -155,7 +155,8 @@ class RedisRestore:
 
     run_as: str | None = described("User that runs the restored server; never root.", default=None)
     port: int | None = described(
-        "Port of the copy, or of the first of a cluster: 6379, or 7001.", default=None
+        "Port of the copy, or of a cluster's first; else a free one from 6379, or 7001, on.",
+        default=None,
     )
 
     modules: tuple[Path, ...] = described("Files of the modules that the copy loads.", default=())
