@@ -9,10 +9,7 @@ import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
-from drtool.system.users import RunAs, give
-
-# Others may pass through it to what is theirs, and see nothing of it.
-_PASSED_THROUGH = 0o711
+from drtool.system.users import PASSED_THROUGH, RunAs, give
 
 Buffer = bytes | bytearray | memoryview
 
@@ -54,7 +51,7 @@ def make_private_directory(path: Path) -> None:
         except FileExistsError:
             continue
         if directory != path:
-            directory.chmod(_PASSED_THROUGH)
+            directory.chmod(PASSED_THROUGH)
         sync_directory(directory.parent)
 
 

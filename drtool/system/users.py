@@ -5,12 +5,16 @@ from __future__ import annotations
 import os
 import pwd
 import shutil
+import stat
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from drtool.errors import PolicyError
 
 FALLBACK = "postgres"
+# The mode of directories above copies: others may pass to what is theirs, and see nothing of the rest.
+PASSED_THROUGH = 0o711
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,12 +42,15 @@ def current_user() -> RunAs:
     return RunAs(uid=uid, gid=os.getegid(), name=name)
 
 
-def choose_user(destination: Path, configured: str | None = None) -> RunAs:
+def choose_user(
+    destination: Path, configured: str | None = None, *, fallbacks: Sequence[str] = (FALLBACK,)
+) -> RunAs:
     """Whom to run a server in `destination` as.
 
     Without root's rights: ourselves (PolicyError if another user is configured). As root: the
     configured user, else the owner of the destination or of its nearest existing parent unless that
-    is root, else `postgres`; PolicyError if there is none of them. Never root.
+    is root, else the first of `fallbacks`; PolicyError if there is none of them. Never root. A parent
+    that drtool made for somebody's copy does not say whose the next is: the one above it does.
     """
     if os.geteuid() != 0:
         us = current_user()
@@ -65,7 +72,7 @@ def choose_user(destination: Path, configured: str | None = None) -> RunAs:
                 "a PostgreSQL server cannot run as root", hint="Name an unprivileged user."
             )
         return chosen
-    chosen = _owner(destination) or named_user(FALLBACK)
+    chosen = _owner(destination) or next(filter(None, map(named_user, fallbacks)), None)
     if chosen is None:
         raise PolicyError(
             f"nobody to run a server in {destination} as: root owns it, and there is no user postgres",
@@ -104,10 +111,17 @@ def named_user(name: str) -> RunAs | None:
 
 def _owner(path: Path) -> RunAs | None:
     place = path.absolute()
-    while not place.exists():
+    while not place.exists() or _was_made_above_copies(place):
         place = place.parent
     owner = _user_of(place)
     return None if owner.uid == 0 else owner
+
+
+def _was_made_above_copies(place: Path) -> bool:
+    """Root's, and open for passing through alone: so drtool makes them, and hardly anybody else."""
+    status = place.stat()
+    is_ours = status.st_uid == 0 and stat.S_IMODE(status.st_mode) == PASSED_THROUGH
+    return is_ours and place != place.parent
 
 
 def _user_of(path: Path) -> RunAs:

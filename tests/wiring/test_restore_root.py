@@ -17,6 +17,7 @@ from drtool.model.finding import Severity
 from drtool.model.outcome import RestoreOutcome, RestoreReport
 from drtool.model.request import InitRequest, RestoreRequest
 from drtool.model.target import ToLatest
+from drtool.restore.destination import make_place
 from drtool.sources.redis.binaries import server_user
 from drtool.system.users import choose_user
 from drtool.wiring.init import run_init
@@ -25,6 +26,8 @@ from tests.check.rig import Stack, look
 from tests.servers.postgres import PostgresServer
 from tests.servers.redis import RedisServer
 
+# Nobody else chooses whose a copy is.
+IS_ROOT = os.geteuid() == 0
 SOURCES = """\
   main-db: {{kind: postgres, dsn: env:MAIN_DB_DSN}}
   cache: {{kind: redis, nodes: ["{redis}"]}}
@@ -93,6 +96,22 @@ def test_the_first_restore_into_the_default_places_works_and_leaves_them_to_the_
     users = [choose_user(machine), server_user(machine)]
     assert [place.stat().st_uid for place in copies] == [user.uid for user in users]
     assert f"-u {users[1].name}" in cache.how_to_start[0] or users[1].is_us
+
+
+def test_whose_a_copy_is_does_not_depend_on_the_copies_before_it(machine: Path) -> None:
+    """What drtool made in somebody's directory leaves it to that, and to nobody in root's."""
+    somebodys = machine / "somebodys"
+    somebodys.mkdir()
+    if IS_ROOT:
+        os.chown(somebodys, 4321, 4321)
+
+    for place in (machine, somebodys):
+        before = [choose(place / "new" / "first") for choose in (choose_user, server_user)]
+        make_place(place / "new" / "first", before[0])
+        after = [choose(place / "new" / "second") for choose in (choose_user, server_user)]
+
+        assert before == after
+        assert [user.uid == 4321 for user in after] == [IS_ROOT and place == somebodys] * 2
 
 
 @pytest.mark.postgres

@@ -14,7 +14,7 @@ from pathlib import Path
 from drtool.errors import IntegrityError, NotRecoverable
 from drtool.sources.redis.release import Product, Release, parse_release
 from drtool.system.process import Finished, ProgramFailed, run_program, run_unless_stopped
-from drtool.system.users import RunAs, choose_user, named_user
+from drtool.system.users import FALLBACK, RunAs, choose_user
 
 _VERSION = re.compile(r"(Redis|Valkey) server v=(\d+\.\d+\.\d+)")
 _DIFFERENCE = re.compile(r"\bdiff=(\d+)")
@@ -110,18 +110,7 @@ def server_user(destination: Path, configured: str | None = None) -> RunAs:
     As `system.users.choose_user`, but where root owns the destination the user `redis` comes before
     any other. PolicyError if there is nobody.
     """
-    if configured is None and os.geteuid() == 0 and _owner_of(destination) == 0:
-        fallback = named_user(FALLBACK_USER)
-        if fallback is not None:
-            return fallback
-    return choose_user(destination, configured)
-
-
-def _owner_of(path: Path) -> int:
-    place = path.absolute()
-    while not place.exists():
-        place = place.parent
-    return place.stat().st_uid
+    return choose_user(destination, configured, fallbacks=(FALLBACK_USER, FALLBACK))
 
 
 def check_rdb(
