@@ -71,7 +71,7 @@ def test_a_server_that_is_protected_has_no_problem(
     assert report.readiness is Readiness.READY
     names = [one.name for one in part(report, "main-db").looks]
     assert names == [
-        "server", "backups", "restore", "receiver", "log", "slot", "recoverable until",
+        "server", "backups", "restore", "receiver", "log", "slot", "recoverable until", "restores to",
     ]  # fmt: skip
     assert all(one.seen for one in part(report, "main-db").looks)
     assert "in use" in look(report, "main-db", "slot").seen

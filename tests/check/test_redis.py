@@ -83,7 +83,7 @@ def test_a_redis_that_is_protected_has_no_problem(
     names = [one.name for one in part(report, "cache").looks]
     servers = [f"server {one.address}" for one in (master, replica)]
     stored = ["backups", "restore", "content", "receiver", "stream", "marks", "backlog"]
-    assert names == ["shape", *servers, *stored, "recoverable until"]
+    assert names == ["shape", *servers, *stored, "recoverable until", "restores to"]
     # What the newest snapshot had to say is told again: this repository has no key.
     warnings = facts(report, Severity.WARNING)
     assert [fact.split(":")[0] for fact in warnings] == [
