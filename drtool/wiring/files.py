@@ -19,7 +19,6 @@ from drtool.policy.sources import FilesSource, SourcePolicy
 from drtool.repository.backups import read_manifests
 from drtool.repository.extents import FilesExtent
 from drtool.repository.repository import Repository
-from drtool.restore.copy_ports import CopyPorts
 from drtool.wiring.earlier import facts_of_store, lease_of_backup, look_back_at_newest
 from drtool.wiring.judged import asked_of, judged
 from drtool.wiring.origins import require_own_tree
@@ -27,6 +26,7 @@ from drtool.wiring.planned import Planned, Runner
 from drtool.wiring.surroundings import Surroundings
 
 if TYPE_CHECKING:
+    from drtool.restore.copy_ports import CopyPorts
     from drtool.restore.tree_plan import TreePlan
 
 

@@ -6,10 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from drtool.model.outcome import RestoreOutcome, RestorePreview
 from drtool.model.progress import Emit
-from drtool.restore.copy_ports import CopyPorts
+
+if TYPE_CHECKING:
+    from drtool.restore.copy_ports import CopyPorts
 
 # Runs the restore; events go to the emit that is passed in.
 Runner = Callable[[Emit], RestoreOutcome]
