@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from drtool.archiving.patience import Patience
 from drtool.archiving.redis_clock import ServerClock
 from drtool.archiving.redis_joining import Start
+from drtool.model.measure import counted
 from drtool.model.progress import Noted
 from drtool.repository.backups import read_newest_manifest
 from drtool.repository.extents import RedisExtent
@@ -105,8 +106,9 @@ class StreamRecorder:
         self._emit(f"{self.shard} goes on as {name} from {asked.offset}: a failover", "info")
         if held is not None and held.offset > asked.offset:
             self._emit(
-                f"{self.shard}: the new master never had the last {held.offset - asked.offset} bytes"
-                " that are archived of the old one: Redis has lost those writes. They are kept, and"
+                f"{self.shard}: the new master never had the last"
+                f" {counted(held.offset - asked.offset, 'byte')} that are archived of the old"
+                " one: Redis has lost those writes. They are kept, and"
                 " reached by a restore to a moment before the failover"
             )
         self._require_snapshot()

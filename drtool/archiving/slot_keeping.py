@@ -12,7 +12,7 @@ from __future__ import annotations
 import psycopg
 
 from drtool.errors import SourceUnavailable
-from drtool.model.measure import format_size
+from drtool.model.measure import format_limit, format_size
 from drtool.model.progress import Emit, Noted
 from drtool.sources.postgres.connection import ReplicationConnection, connect
 from drtool.sources.postgres.readiness import read_slot
@@ -75,7 +75,7 @@ class KeptSlot:
             self._emit(
                 Noted(
                     f"the replication slot {self.name} keeps {format_size(held)} of WAL on the server;"
-                    f" at {format_size(self._limit_bytes)} (slot_limit) it is let go",
+                    f" at {format_limit(self._limit_bytes)} (slot_limit) it is let go",
                     "warning",
                 )
             )
@@ -111,6 +111,6 @@ def let_go_at_limit(dsn: str, name: str, *, limit_bytes: int, emit: Emit) -> Non
 def _let_go_text(name: str, held: int, limit_bytes: int) -> str:
     return (
         f"the replication slot {name} kept {format_size(held)} of WAL on the server, more than the"
-        f" {format_size(limit_bytes)} of slot_limit, and is dropped so that its disk does not fill;"
+        f" {format_limit(limit_bytes)} of slot_limit, and is dropped so that its disk does not fill;"
         " what the server removes before it is received will be a gap"
     )

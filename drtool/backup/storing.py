@@ -14,6 +14,7 @@ from drtool.backup.packing import PackingHall
 from drtool.backup.plan import BackupPlan
 from drtool.backup.previous import Known, PreviousBackup, learn
 from drtool.model.finding import Finding
+from drtool.model.measure import counted
 from drtool.model.progress import Emit, Noted
 from drtool.repository.backups import BackupSizes, Manifest, begin_attempt, commit_backup
 from drtool.repository.chunks import ChunkReader
@@ -142,7 +143,7 @@ def begin_storing(
 
 def _tell(known: Known, emit: Emit) -> None:
     if known.resumed_packs:
-        text = f"using {known.resumed_packs} packs again that an interrupted backup had stored"
+        text = f"using {counted(known.resumed_packs, 'pack')} again that an interrupted backup had stored"
         emit(Noted(text))
     for finding in known.early_findings:
         emit(Noted(f"{finding.subject}: {finding.fact}", "warning"))

@@ -7,6 +7,7 @@ from drtool.mirror.keys import is_own, path_of
 from drtool.mirror.pages import pages
 from drtool.mirror.plan import Told
 from drtool.model.finding import Finding, Severity
+from drtool.model.measure import counted
 from drtool.stores.bucket import Bucket
 
 
@@ -29,7 +30,7 @@ def look_at_objects(bucket: Bucket, catalogue: Catalogue, told: Told) -> None:
             Finding(
                 severity=Severity.WARNING,
                 subject=bucket.url,
-                fact=f"{missing:,} objects were gone or changed by somebody else;"
+                fact=f"{counted(missing, 'object was', 'objects were')} gone or changed by somebody else;"
                 " those whose files are still there are put again",
                 fix="See who else writes to the mirror.",
             )

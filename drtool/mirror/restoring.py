@@ -24,7 +24,7 @@ from drtool.mirror.entries import MirrorEntry, from_line
 from drtool.mirror.manifests import Run, ended_at, fold, list_runs, state_at
 from drtool.mirror.pages import pages
 from drtool.model.finding import Finding, Severity
-from drtool.model.measure import CLOCK_SKEW, format_exact
+from drtool.model.measure import CLOCK_SKEW, counted, format_exact
 from drtool.model.origin import NOT_TOLD, Origin
 from drtool.model.outcome import Fact, FactSheet
 from drtool.model.progress import Emit, PhaseAdvanced, PhaseBegan, PhaseEnded
@@ -246,7 +246,7 @@ def _require_versions(
         now.close()
     if lost:
         raise NotRecoverable(
-            f"{lost:,} files of {wanted.source}, such as {shown(first)}, were overwritten in"
+            f"{counted(lost, 'file')} of {wanted.source}, such as {shown(first)}, overwritten in"
             f" {bucket.url} since then, and it keeps no versions",
             hint="Restore --to latest, or from a backup; turn on versioning for the future.",
         )

@@ -24,6 +24,7 @@ from drtool.mirror.plan import Survey, Told, TreeSettings, alarms, plan_missed, 
 from drtool.mirror.publishing import Owner, Publisher, catch_up
 from drtool.mirror.uploading import NotStored, Stored, ToStore, Uploader
 from drtool.model.finding import Finding, Severity
+from drtool.model.measure import counted
 from drtool.model.origin import NOT_TOLD, Origin
 from drtool.model.outcome import Fact, FactSheet, SyncOutcome
 from drtool.model.progress import Emit, PhaseAdvanced, PhaseBegan, PhaseEnded
@@ -357,7 +358,7 @@ class _Work:
                 phase="put",
                 done=min(self._read_bytes, total),
                 total=total,
-                detail=f"{self.put_files:,} files",
+                detail=counted(self.put_files, "file"),
             )
         )
 

@@ -92,6 +92,25 @@ def format_size(size_bytes: int) -> str:
     return f"{size:.3g} TB" if size < 999.5 else f"{size:.0f} TB"
 
 
+def format_limit(size_bytes: int) -> str:
+    """A size that somebody wrote down, in the unit that it is whole in: `16 GiB`, `500 MB`."""
+    for unit in ("TiB", "TB", "GiB", "GB", "MiB", "MB", "KiB", "kB"):
+        if size_bytes and size_bytes % _SIZE_UNITS[unit] == 0:
+            return f"{size_bytes // _SIZE_UNITS[unit]:,} {unit}"
+    return format_size(size_bytes)
+
+
+def format_skew(skew: timedelta) -> str:
+    """How far a clock is off: `+1.2 s`, `-0.3 s`, `0.0 s`."""
+    tenths = round(skew.total_seconds() * 10)
+    return f"{tenths / 10:+.1f} s" if tenths else "0.0 s"
+
+
+def counted(count: int, noun: str, many: str = "") -> str:
+    """`1 backup`, `1,204 backups`; `many` for a plural that is not made with an s."""
+    return f"{count:,} {noun if count == 1 else many or noun + 's'}"
+
+
 def format_span(span: timedelta) -> str:
     """`8.5 s`, `2 min 10 s`, `1 h 05 min`, `3 d 04 h`: what a person would say."""
     seconds = span.total_seconds()

@@ -7,6 +7,7 @@ from zoneinfo import ZoneInfo
 
 from drtool.model.checked import CheckChanges, PartFinding
 from drtool.model.finding import Severity
+from drtool.model.measure import counted
 
 _MOMENT = "%Y-%m-%d %H:%M:%S %Z"
 
@@ -36,7 +37,7 @@ def _told(one: PartFinding) -> str:
 
 def _still(changes: CheckChanges) -> str:
     counts = [
-        f"{count} {severity}{'' if count == 1 else 's'}"
+        counted(count, str(severity))
         for severity in reversed(Severity)
         if (count := changes.still.get(severity, 0))
     ]

@@ -14,7 +14,7 @@ from datetime import timedelta
 from types import TracebackType
 from typing import Protocol, Self, TextIO
 
-from drtool.model.measure import format_size, format_span
+from drtool.model.measure import counted, format_size, format_span
 from drtool.model.progress import Event, Noted, PhaseAdvanced, PhaseBegan, PhaseEnded
 from drtool.system.clock import Clock
 
@@ -170,7 +170,7 @@ def show_amount(amount: int, unit: str) -> str:
     """`1.4 GB`, `1,204 objects`, `1 object`."""
     if unit == "bytes":
         return format_size(amount)
-    return f"{amount:,} {unit.removesuffix('s') if amount == 1 else unit}"
+    return counted(amount, unit.removesuffix("s"), unit)
 
 
 def show_progress(done: int, total: int | None, unit: str) -> str:

@@ -13,6 +13,7 @@ from zoneinfo import ZoneInfo
 from drtool.model.checked import CheckChanges, CheckedPart, CheckReport, MirrorStanding, Readiness
 from drtool.model.finding import Finding, Severity
 from drtool.model.measure import (
+    counted,
     format_age,
     format_moment,
     format_promise,
@@ -238,7 +239,7 @@ def _backup(outcome: BackupOutcome, style: Style) -> str:
     new, old = format_size(outcome.stored_bytes), format_size(outcome.reused_bytes)
     pairs = [
         ("kind", f"{outcome.kind}{changed}"),
-        ("read", f"{format_size(outcome.read_bytes)} in {outcome.files:,} files"),
+        ("read", f"{format_size(outcome.read_bytes)} in {counted(outcome.files, 'file')}"),
         ("stored", f"{new} new; {old} were there already"),
         ("took", f"{_seconds(outcome.seconds)}{_rate(outcome.read_bytes, outcome.seconds)}"),
     ]
@@ -311,8 +312,10 @@ def _mirror(mirror: MirrorStanding, at: datetime) -> str:
         return f"UNKNOWN: {mirror.trouble}{running}"
     if mirror.ended is None:
         return f"{mirror.url}: no run has ended there yet{running}"
-    count = "an unknown number of" if mirror.changes is None else f"{mirror.changes:,}"
-    what = f"{count} entries in all" if mirror.is_whole else f"{count} changes"
+    one, many = ("entry in all", "entries in all") if mirror.is_whole else ("change", "changes")
+    what = f"an unknown number of {many}"
+    if mirror.changes is not None:
+        what = counted(mirror.changes, one, many)
     age = format_age(mirror.ended, at)
     ended = f"last run ended {age}" if "ago" in age else f"last run is {age}"
     return f"{ended}, {what}{running}"
@@ -336,7 +339,7 @@ def _readiness(readiness: Readiness, style: Style) -> str:
 
 def _verify(outcome: VerifyOutcome, style: Style) -> str:
     bad = sum(finding.severity is Severity.PROBLEM for finding in outcome.findings)
-    result = "nothing is wrong" if not bad else f"{bad} problem{'' if bad == 1 else 's'}"
+    result = "nothing is wrong" if not bad else counted(bad, "problem")
     lines = [style.bold(f"verified ({outcome.level}): {result}")]
     lines += _pairs(
         [

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from drtool.errors import NotKept, ObjectMissing
+from drtool.model.measure import counted
 from drtool.repository import layout
 from drtool.repository.sealing import SMALLEST_SEALED_BYTES
 from drtool.stores.protocol import Buffer, Store, StoredObject
@@ -82,8 +83,9 @@ def confirm_packs(store: Store, pack_ids: Collection[bytes], *, sizes: Mapping[b
     if not wrong:
         return
     error = NotKept(
-        f"{store.url}: the store does not have {len(wrong)} of the {len(pack_ids)} packs of this"
-        f" backup as they were acknowledged; the first is {layout.pack_key(wrong[0])}",
+        f"{store.url}: the store does not have {len(wrong)} of the"
+        f" {counted(len(pack_ids), 'pack')} of this backup as they were"
+        f" acknowledged; the first is {layout.pack_key(wrong[0])}",
         hint="No backup was recorded. Run it again: what is lost is stored again. "
         f"`drtool verify` tells which earlier backups suffer. {_ADVICE}",
     )

@@ -8,6 +8,7 @@ from zoneinfo import ZoneInfo
 
 from drtool.errors import DrtoolError
 from drtool.model.finding import Finding, Harm, Severity
+from drtool.model.measure import counted
 from drtool.model.wal import history_name
 from drtool.model.window import LogGap
 from drtool.repository.backups import Manifest
@@ -87,8 +88,9 @@ def damage_findings(
             yield Finding(
                 severity=Severity.PROBLEM,
                 subject=f"backup {manifest.backup_id} of {source}",
-                fact=f"it cannot be restored whole: {len(found)} of its {len(manifest.packs)} packs are"
-                f" damaged or missing, as was found at {shown(first.found, zone)}: {first.key}:"
+                fact=f"it cannot be restored whole: {len(found)} of its"
+                f" {counted(len(manifest.packs), 'pack')} are damaged or missing, as was"
+                f" found at {shown(first.found, zone)}: {first.key}:"
                 f" {first.fact}",
                 fix=f"Run `drtool backup {source}`; once the object is whole again,"
                 " `drtool verify --whole` says so.",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from drtool.errors import IntegrityError
+from drtool.model.measure import counted
 from drtool.model.target import RecoveryTarget, ToBackup
 from drtool.repository.backups import Manifest
 from drtool.repository.damage import Damage
@@ -31,8 +32,9 @@ def without_damaged(
             usable.append(manifest)
             continue
         error = IntegrityError(
-            f"backup {manifest.backup_id} of {manifest.source} needs {len(found)} packs that were found"
-            f" damaged or missing: {found[0].key}: {found[0].fact}",
+            f"backup {manifest.backup_id} of {manifest.source} needs"
+            f" {counted(len(found), 'pack that was', 'packs that were')} found damaged or missing:"
+            f" {found[0].key}: {found[0].fact}",
             hint="Restore from another backup; once the object is whole again, `drtool verify --whole`"
             " says so.",
         )

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 from drtool.errors import NotRecoverable
 from drtool.model.finding import Finding, Severity
-from drtool.model.measure import format_exact, format_size
+from drtool.model.measure import counted, format_exact, format_size
 from drtool.model.objective import Mark
 from drtool.model.outcome import RestorePreview
 from drtool.model.target import (
@@ -181,8 +181,8 @@ def preview(plan: RestorePlan, *, destination: str) -> RestorePreview:
     """What `--plan` shows."""
     extent = plan.manifest.postgres
     path = " > ".join(str(number) for number in plan.path if number >= extent.timeline)
-    files = f"{plan.manifest.sizes.files} files, {format_size(plan.fetch_bytes)},"
-    wal = f"{plan.segment_count} segments, {format_size(plan.wal_bytes)}"
+    files = f"{counted(plan.manifest.sizes.files, 'file')}, {format_size(plan.fetch_bytes)},"
+    wal = f"{counted(plan.segment_count, 'segment')}, {format_size(plan.wal_bytes)}"
     return RestorePreview(
         source=plan.source,
         kind="postgres",

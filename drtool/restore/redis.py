@@ -14,7 +14,7 @@ from pathlib import Path
 
 from drtool.errors import DestinationRefused, DrtoolError, IntegrityError
 from drtool.model.finding import Finding, Severity
-from drtool.model.measure import CLOCK_SKEW
+from drtool.model.measure import CLOCK_SKEW, counted
 from drtool.model.outcome import Question, Reached, RestoreOutcome
 from drtool.model.progress import PhaseAdvanced
 from drtool.model.request import TtlMode
@@ -242,7 +242,8 @@ def _about_expiry(count: int) -> list[Finding]:
         Finding(
             severity=Severity.NOTE,
             subject="expiry times",
-            fact=f"{count} keys expire; those whose time has come by now go once the copy is started",
+            fact=f"{counted(count, 'key expires', 'keys expire')}; those whose time has come by"
+            " now go once the copy is started",
             fix="To keep them restore with --ttl shift, or --ttl persist.",
         )
     ]

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from drtool.model.finding import Finding, Severity
+from drtool.model.measure import counted
 from drtool.model.request import TtlMode
 from drtool.restore.phases import Phases
 from drtool.restore.redis_loading import loaded
@@ -173,7 +174,7 @@ def _findings(made: Sequence[Reshaped], site: RedisSite) -> list[Finding]:
             Finding(
                 severity=Severity.NOTE,
                 subject="expiry times",
-                fact=f"{dropped} keys had expired at the moment restored to, and were left out",
+                fact=f"{counted(dropped, 'key')} had expired at the moment restored to, and were left out",
                 fix="Restore to an earlier moment if they are needed.",
             )
         )

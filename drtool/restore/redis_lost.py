@@ -8,7 +8,7 @@ from datetime import datetime
 
 from drtool.errors import IntegrityError, NotRecoverable
 from drtool.model.finding import Finding, Severity
-from drtool.model.measure import format_exact, format_size
+from drtool.model.measure import counted, format_exact, format_size
 from drtool.repository.recovery_findings import Zone, shown
 from drtool.repository.repository import Repository
 from drtool.repository.streambranch import DeadBranch
@@ -54,7 +54,7 @@ def tell_lost(shard: str, lost: Sequence[LostAtFailover], *, zone: Zone) -> list
     found = []
     for one in lost:
         size = format_size(one.branch.size_bytes)
-        what = size if one.count is None else f"{one.count} writes, {size}"
+        what = size if one.count is None else f"{counted(one.count, 'write')}, {size}"
         where = "before that failover"
         if one.until is not None:
             where = f"'{format_exact(one.until, zone)}'"

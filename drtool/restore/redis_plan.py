@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 from drtool.errors import NotRecoverable
 from drtool.model.finding import Finding, Severity
-from drtool.model.measure import format_exact, format_size
+from drtool.model.measure import counted, format_exact, format_size
 from drtool.model.outcome import RestorePreview
 from drtool.model.request import Edge
 from drtool.model.target import (
@@ -177,8 +177,8 @@ def _missing(
 def preview_redis(plan: RedisPlan, *, destination: str, masters: int) -> RestorePreview:
     """What `--plan` shows."""
     count, size = len(plan.shards), format_size(plan.fetch_bytes)
-    stream = format_size(plan.stream_bytes)
-    shape = "" if masters == count else f", dealt out anew to {masters} masters"
+    stream, snapshots = format_size(plan.stream_bytes), counted(count, "snapshot")
+    shape = "" if masters == count else f", dealt out anew to {counted(masters, 'master')}"
     return RestorePreview(
         source=plan.source,
         target=describe_target(plan.target),
@@ -186,7 +186,7 @@ def preview_redis(plan: RedisPlan, *, destination: str, masters: int) -> Restore
         backup_id=plan.manifest.backup_id,
         backup_finished=plan.manifest.ended,
         steps=(
-            f"fetch {count} snapshots, {size}, of backup {plan.manifest.backup_id} into {destination}",
+            f"fetch {snapshots}, {size}, of backup {plan.manifest.backup_id} into {destination}",
             f"replay {stream} of stream up to {format_exact(plan.moment, plan.zone)}{shape}",
             "load each in a private server, hold it against what was recorded, and stop it",
         ),

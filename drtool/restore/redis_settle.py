@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import PurePosixPath
 
 from drtool.model.finding import Finding, Severity
+from drtool.model.measure import counted
 from drtool.model.outcome import ChangedSetting
 from drtool.policy.sources import RedisTopology
 from drtool.repository.extents import RedisShard
@@ -173,8 +174,8 @@ def _about_shape(plan: RedisPlan, places: Sequence[ServerPlace]) -> Iterator[Fin
         yield Finding(
             severity=Severity.NOTE,
             subject=shape,
-            fact=f"{len(masters)} masters and {len(replicas)} replicas are at 127.0.0.1; a replica fetches"
-            " its data, as much again, from its master when both are started",
+            fact=f"{counted(len(masters), 'master')} and {counted(len(replicas), 'replica')} are at"
+            " 127.0.0.1; a replica fetches its data, as much again, from its master when both are started",
             fix="Wait for master_link_status:up in INFO replication of each replica before you rely on"
             " it. To run them elsewhere change the addresses"
             f" {_WHERE[shape]} and `bind` before the first start.",
@@ -183,8 +184,8 @@ def _about_shape(plan: RedisPlan, places: Sequence[ServerPlace]) -> Iterator[Fin
         yield Finding(
             severity=Severity.NOTE,
             subject=shape,
-            fact=f"{len(masters)} masters were restored, at 127.0.0.1, without replicas"
-            f"{_why_none(plan, masters)}",
+            fact=f"{counted(len(masters), 'master was', 'masters were')} restored, at 127.0.0.1,"
+            f" without replicas{_why_none(plan, masters)}",
             fix="To run them elsewhere change the addresses in every nodes.conf and `bind` before the"
             " first start; then add replicas with redis-cli --cluster add-node ... --cluster-slave.",
         )

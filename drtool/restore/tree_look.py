@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from drtool.model.finding import Finding, Severity
+from drtool.model.measure import counted
 from drtool.model.outcome import Question
 from drtool.repository.table import EntryKind, Table
 from drtool.repository.trees import entry_of
@@ -37,7 +38,7 @@ class TreeSeen:
 
     def answer(self, *, written: int, same: int) -> Question:
         """The judgement. `written` files were placed, `same` of which were right before."""
-        files = "1 file" if self.files == 1 else f"{self.files:,} files"
+        files = counted(self.files, "file")
         others = "directory or link" if self.others == 1 else "directories and links"
         told = f"{files}, {self.others:,} {others}"
         if same:
@@ -45,7 +46,7 @@ class TreeSeen:
         if self.wrong:
             told = f"{len(self.wrong)} or more are not"
         elif written != self.files:
-            told = f"{written:,} files were restored, and {self.files:,} were asked for"
+            told = f"{counted(written, 'file')} restored, of {self.files:,} asked for"
         return Question(
             "every entry is in its place with the size and time it had",
             told,
@@ -118,7 +119,8 @@ def surplus_findings(surplus: Surplus, place: Path, *, is_delta: bool) -> list[F
     """A warning that the tree is more than it was at that moment."""
     if not surplus.count:
         return []
-    told = f"{surplus.files:,} files and links and {surplus.directories:,} directories"
+    told = f"{counted(surplus.files, 'file or link', 'files and links')} and"
+    told += f" {counted(surplus.directories, 'directory', 'directories')}"
     return [
         Finding(
             severity=Severity.WARNING,

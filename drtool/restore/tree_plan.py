@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 from drtool.errors import NotRecoverable
 from drtool.model.finding import Finding, Severity
-from drtool.model.measure import CLOCK_SKEW, format_exact, format_size, format_span
+from drtool.model.measure import CLOCK_SKEW, counted, format_exact, format_size, format_span
 from drtool.model.outcome import Fact, RestorePreview
 from drtool.model.target import RecoveryTarget, ToBackup, ToLatest, ToTime, describe_target
 from drtool.model.window import TimeRange
@@ -89,7 +89,7 @@ def preview_tree(
     """What `--plan` shows: so many files with so many bytes, and for a delta what it would change."""
     manifest = plan.manifest
     which = " that match" if plan.wanted else ""
-    what = f"{files:,} files{which}, {format_size(size_bytes)},"
+    what = f"{counted(files, 'file')}{which}, {format_size(size_bytes)},"
     snapshot = f"snapshot {manifest.backup_id}, as of {format_exact(manifest.files.taken_from, plan.zone)},"
     how = "and change only what differs" if plan.is_delta else "and write them"
     return RestorePreview(

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from drtool.errors import IntegrityError, ObjectMissing
+from drtool.model.measure import counted
 from drtool.pipeline.pages import HOLE
 from drtool.repository import layout
 from drtool.repository.backups import Manifest, open_table, read_manifests
@@ -200,7 +201,7 @@ def judge_backups(manifests: Sequence[Manifest], shelf: Shelf, *, tally: Tally) 
         if bad:
             tally.problem(
                 f"backup {manifest.backup_id} of {manifest.source}",
-                f"cannot be restored whole: {len(bad)} of its {len(manifest.packs)} packs are lost"
-                " or damaged",
+                f"cannot be restored whole: {len(bad)} of its"
+                f" {counted(len(manifest.packs), 'pack')} are lost or damaged",
                 f"Run `drtool backup {manifest.source}` now; it stores again what is lost.",
             )

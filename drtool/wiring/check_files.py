@@ -12,7 +12,7 @@ from drtool.check.state import SourceState, with_refused_backup
 from drtool.errors import DrtoolError, SourceUnavailable
 from drtool.model.checked import Look
 from drtool.model.finding import Finding, Severity
-from drtool.model.measure import age_of, format_age
+from drtool.model.measure import age_of, counted, format_age
 from drtool.policy.scalars import StoreUrl
 from drtool.policy.sources import BucketSource, FilesSource
 from drtool.repository.backups import Manifest
@@ -94,7 +94,7 @@ def _tree(checking: Checking, source: FilesSource, manifests: Sequence[Manifest]
     more = "" if glance.is_whole else "more than "
     mounted = "a mount point" if glance.place.is_mount_point else "no mount point"
     was = "" if before is None else f", {before.sizes.files:,} in the last snapshot"
-    return f"{source.path}, {mounted}, {more}{glance.files:,} files{was}", findings
+    return f"{source.path}, {mounted}, {more}{counted(glance.files, 'file')}{was}", findings
 
 
 def _taken_here(source: FilesSource, manifests: Sequence[Manifest]) -> list[Manifest]:
@@ -126,8 +126,9 @@ def _mirror(checking: Checking, url: StoreUrl) -> Seen:
     if standing.ended is None:
         return f"{bucket.url} answers, and no run has ended there", findings
     age = format_age(standing.ended, checking.now)
+    runs = "an unknown number of runs" if standing.runs is None else counted(standing.runs, "run")
     ended = f"the last ended {age}" if "ago" in age else f"the last is {age}"
-    return f"{_versions(bucket, keeps)}, {standing.runs} runs, {ended}", findings
+    return f"{_versions(bucket, keeps)}, {runs}, {ended}", findings
 
 
 def _versions(bucket: Bucket, keeps: bool | None) -> str:  # noqa: FBT001 - what was told, no flag

@@ -16,6 +16,7 @@ from drtool.errors import DrtoolError, NotRecoverable
 from drtool.model.checked import Look
 from drtool.model.cluster import describe_cluster, system_of
 from drtool.model.finding import Finding, Severity
+from drtool.model.measure import counted, format_skew
 from drtool.policy.sources import PostgresSource, WalMode
 from drtool.repository.extents import PostgresExtent
 from drtool.sources.postgres.checks import check_archiving, check_server
@@ -73,15 +74,18 @@ def _look_at_server(
         used, most = readings.used_senders, facts.max_wal_senders
         seen = (
             f"PostgreSQL {facts.major}, {role}, wal_level {facts.wal_level}, {used} of {most} WAL"
-            f" senders in use, clock {skew.total_seconds():+.1f} s"
+            f" senders in use, clock {format_skew(skew)}"
         )
         return seen, findings
 
     def archiving() -> Seen:
         with closing(connect(dsn, purpose="check")) as connection:
             found = read_archiver(connection)
-        waiting = "unknown" if found.ready_files is None else f"{found.ready_files:,}"
-        seen = f"archive_mode {found.mode}, {waiting} files wait, {found.failed_count:,} attempts failed"
+        waiting = "unknown how many files"
+        if found.ready_files is not None:
+            waiting = counted(found.ready_files, "file")
+        failed = counted(found.failed_count, "attempt")
+        seen = f"archive_mode {found.mode}, {waiting} waiting, {failed} failed"
         return seen, check_archiving(facts.place, found)
 
     yield attempt("server", settings)

@@ -11,6 +11,7 @@ from drtool.check.run import Seen, attempt, not_looked
 from drtool.errors import DrtoolError, SourceUnavailable
 from drtool.model.checked import Look
 from drtool.model.finding import Finding, Severity
+from drtool.model.measure import counted, format_skew
 from drtool.policy.sources import RedisSource, RedisTopology
 from drtool.sources.redis.address import Login, NodeAddress
 from drtool.sources.redis.binaries import server_user
@@ -206,7 +207,7 @@ def _look_at_node(servers: _Servers, node: RedisNode) -> Seen:
     role = "replica" if state.replication.get("role") == "slave" else "master"
     appendonly = state.settings.get("appendonly", "unknown")
     return (
-        f"{release}, {role}, appendonly {appendonly}, clock {skew.total_seconds():+.1f} s",
+        f"{release}, {role}, appendonly {appendonly}, clock {format_skew(skew)}",
         (findings),
     )
 
@@ -262,4 +263,4 @@ def _cluster_info(connection: RedisConnection) -> dict[str, str]:
 
 def _shape_seen(shape: Shape) -> str:
     replicas = sum(len(shard.replicas) for shard in shape.shards)
-    return f"{shape.kind}, {len(shape.shards)} masters, {replicas} replicas"
+    return f"{shape.kind}, {counted(len(shape.shards), 'master')}, {counted(replicas, 'replica')}"

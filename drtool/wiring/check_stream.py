@@ -14,7 +14,7 @@ from drtool.check.state import Topic, with_refused_backup
 from drtool.errors import DrtoolError, NotRecoverable
 from drtool.model.checked import Look
 from drtool.model.finding import Finding, Severity
-from drtool.model.measure import age_of, format_size, format_span
+from drtool.model.measure import age_of, counted, format_size, format_span
 from drtool.policy.sources import RedisSource
 from drtool.repository.backups import Manifest
 from drtool.repository.extents import RedisExtent
@@ -114,7 +114,7 @@ def _content(source: RedisSource, newest: Manifest, keys: int) -> Look:
                     fix=shrunken(newest, fact).hint,
                 )
             )
-    return Look(name="content", seen=f"{keys:,} keys", findings=tuple(findings))
+    return Look(name="content", seen=counted(keys, "key"), findings=tuple(findings))
 
 
 def _marks(checking: Checking, source: RedisSource, stands: StreamStatus) -> Seen:

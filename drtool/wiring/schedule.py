@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 
 from drtool.errors import DrtoolError, LeaseHeld, RepositoryUnavailable
 from drtool.model.finding import Finding, Severity
+from drtool.model.measure import counted
 from drtool.model.outcome import Fact, FactSheet
 from drtool.model.progress import Noted, PhaseBegan
 from drtool.policy.policy import Policy
@@ -78,7 +79,7 @@ def run(policy: Policy, policy_file: Path, around: Surroundings, *, at_once: int
             at_once=at_once,
             has_receiver=_receiver_of(policy, repository),
         )
-        title = f"Scheduling {len(work.jobs)} jobs and {len(work.receivers)} receivers"
+        title = f"Scheduling {counted(len(work.jobs), 'job')} and {counted(len(work.receivers), 'receiver')}"
         around.emit(PhaseBegan(phase="schedule", title=title, total=None))
         newest = _newest(policy, repository, around)
         return _ran(policy, run_work(work, site, newest=newest, stop=around.stop))
@@ -213,7 +214,7 @@ def _ran(policy: Policy, ran: Ran | None) -> FactSheet:
                 name=name.replace(" ", "_"),
                 value=done,
                 label=name,
-                shown=f"{runs} runs, {done} done",
+                shown=f"{counted(runs, 'run')}, {done} done",
             )
         )
     for name, starts in ran.receivers if ran else ():

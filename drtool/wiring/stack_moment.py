@@ -7,7 +7,7 @@ from datetime import datetime
 from zoneinfo import ZoneInfo
 
 from drtool.errors import NotRecoverable
-from drtool.model.measure import format_exact, format_moment
+from drtool.model.measure import counted, format_exact, format_moment
 from drtool.model.window import TimeRange
 from drtool.repository.recovery_findings import shown
 
@@ -38,8 +38,8 @@ def not_for_all(
             f" '{format_exact(newest, zone)}', or each as far as it goes with --each-latest."
         )
     return NotRecoverable(
-        f"{format_moment(moment, zone)} cannot be reached by {len(failed)} of {len(windows)} sources."
-        f"{''.join(told)}",
+        f"{format_moment(moment, zone)} cannot be reached by {len(failed)} of"
+        f" {counted(len(windows), 'source')}.{''.join(told)}",
         hint=hint + "".join(f"\n  {name}: {one.hint}" for name, one in failed.items() if one.hint),
     )
 

@@ -9,6 +9,7 @@ from drtool.archiving.status import WalStatus, wal_status
 from drtool.check.freshness import Receiving, check_loss, check_receiver
 from drtool.check.state import SourceState, Topic, by_topic
 from drtool.model.finding import Finding, Harm, Severity
+from drtool.model.measure import counted
 from drtool.policy.sources import PostgresSource, WalMode
 from drtool.wiring.postgres_restorable import check_restorable
 from drtool.wiring.state_facts import StateFacts, backup_findings, state_of
@@ -85,6 +86,5 @@ def _mark_findings(facts: StateFacts, log: WalStatus) -> Iterator[Finding]:
 def _log_seen(log: WalStatus) -> str:
     if log.end is None:
         return "none"
-    count = len(log.gaps)
-    gaps = "1 gap" if count == 1 else f"{count} gaps"
+    gaps = counted(len(log.gaps), "gap")
     return f"whole up to {log.end.lsn} on timeline {log.end.timeline}, {gaps}"

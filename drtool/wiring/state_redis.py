@@ -10,7 +10,7 @@ from drtool.archiving.redis_status import ShardStatus, StreamStatus, stream_stat
 from drtool.check.freshness import Receiving, check_loss, check_receiver
 from drtool.check.state import SourceState, Topic, by_topic
 from drtool.model.finding import Finding, Harm, Severity
-from drtool.model.measure import age_of, format_size
+from drtool.model.measure import age_of, counted, format_size
 from drtool.model.window import UncertainSpan
 from drtool.policy.sources import RedisSource
 from drtool.repository.recovery_findings import Zone, log_damage_findings, shown
@@ -96,7 +96,7 @@ def stream_findings(name: str, stream: StreamStatus, *, zone: Zone) -> Iterator[
             yield _left_finding(name, shard, shard.left, zone=zone)
         elif shard.gaps:
             count = len(shard.gaps)
-            gaps = "a gap" if count == 1 else f"{count} gaps, the last of them"
+            gaps = "a gap" if count == 1 else f"{counted(count, 'gap')}, the last of them"
             yield Finding(
                 severity=Severity.NOTE,
                 subject=subject,

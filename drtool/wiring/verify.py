@@ -6,7 +6,7 @@ import secrets
 
 from drtool.errors import UsageError
 from drtool.model.outcome import Fact, FactSheet, VerifyOutcome
-from drtool.model.request import VerifyRequest
+from drtool.model.request import VerifyLevel, VerifyRequest
 from drtool.policy.policy import Policy
 from drtool.repository.backups import backup_ids
 from drtool.system.access import require_temporary_files
@@ -14,6 +14,12 @@ from drtool.verify.depth import depth_of
 from drtool.verify.repository import last_verified, verify_repository
 from drtool.wiring.parts import opened_repository, restorable_sources
 from drtool.wiring.surroundings import Surroundings
+
+_WOULD = {
+    VerifyLevel.QUICK: "Would look whether all of this is there, and read no content; nothing was done",
+    VerifyLevel.SAMPLED: "Would read a sample of this back; nothing was read",
+    VerifyLevel.WHOLE: "Would read all of this back; nothing was read",
+}
 
 
 def verify(
@@ -31,7 +37,7 @@ def verify(
             last = last_verified(repository)
             return FactSheet(
                 kind="verify-plan",
-                title="Would read this back; nothing was read",
+                title=_WOULD[request.level],
                 facts=(
                     Fact(name="repository", value=repository.store.url),
                     Fact(name="level", value=str(request.level)),

@@ -80,7 +80,7 @@ def test_backups_under_load_and_restarts_of_the_receiver_leave_no_gap(
     assert gaps(site) == 0
     shown = site.run("wal", "slot", "show", SOURCE, code=7).out  # nobody empties it any more
     assert "drtool_main_db, not in use, reserved, keeps" in shown
-    assert "as measured, slot_limit (17.2 GB) is reached in" in shown
+    assert "as measured, slot_limit (16 GiB) is reached in" in shown
     site.run("wal", "slot", "drop", SOURCE)
     assert server.query("SELECT slot_name FROM pg_replication_slots") == []
 

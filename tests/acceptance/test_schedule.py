@@ -87,7 +87,7 @@ def test_a_container_that_nobody_looks_at_protects_the_stack(stack: Stack) -> No
             first.terminate()
             out, _ = first.communicate(timeout=60)
             assert first.returncode == 0, log.read_text()
-            assert "backup cache         1 runs, 1 done" in out
+            assert "backup cache         1 run, 1 done" in out
             until(
                 lambda: all(running(site, words) for words in RECEIVERS),
                 "the second has taken over",

@@ -185,9 +185,7 @@ def test_the_forecast_names_what_ends_first_and_when() -> None:
 
     assert ours.left == timedelta(minutes=3)
     assert ours.is_near
-    assert "slot_limit (4.29 GB) is reached in 3 min 00 s, at 2026-05-01 10:03Z" in ours.describe(
-        NOW
-    )
+    assert "slot_limit (4 GiB) is reached in 3 min 00 s, at 2026-05-01 10:03Z" in ours.describe(NOW)
     assert (theirs.ended_by, theirs.left_bytes) == ("max_slot_wal_keep_size", gib)
     assert (disk.ended_by, disk.left_bytes, disk.is_near) == ("the end of its disk", 1000, True)
     assert "is not reached within a year" in disk.describe(NOW)

@@ -426,7 +426,7 @@ def test_servers_behind_sentinel_are_found_and_checked(
     assert {one.name for one in looks if one.name.startswith("server")} == {
         f"server {node.address}" for node in redis_sentinel.nodes
     }
-    assert look(report, "cache", "shape").seen == "sentinel, 1 masters, 2 replicas"
+    assert look(report, "cache", "shape").seen == "sentinel, 1 master, 2 replicas"
 
 
 def test_a_server_that_no_sentinel_watches_is_a_problem_where_the_policy_says_sentinel(

@@ -381,7 +381,7 @@ def test_an_overwritten_file_of_a_plain_bucket_is_refused_before_anything_is_wri
     plain.write("a", b"two")
     plain.sync()
 
-    with pytest.raises(NotRecoverable, match="1 files of uploads, such as a, were overwritten"):
+    with pytest.raises(NotRecoverable, match="1 file of uploads, such as a, overwritten"):
         plain.restore("out", moment)
 
     assert not (plain.directory / "out").exists()

@@ -252,7 +252,7 @@ def test_a_delta_tells_what_it_would_make_change_and_replace_and_what_stays(
     assert {fact.name: fact.value for fact in part.facts}["stays"] == ()
     [stays] = outcome.findings
     assert stays.severity is Severity.WARNING
-    assert "2 files and links and 1 directories stand there" in stays.fact
+    assert "2 files and links and 1 directory stand there" in stays.fact
     assert "photos/born later/a" in stays.fact
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from drtool.model.finding import Finding, Severity
+from drtool.model.measure import counted
 from drtool.sources.files.glance import Glance
 from drtool.sources.files.guard import ChangeCounts, PlaceSigns, judge_changes, judge_place
 
@@ -27,7 +28,8 @@ def check_content(
         yield Finding(
             severity=Severity.PROBLEM,
             subject=f"source {source}",
-            fact=f"{glance.unreadable} directories cannot be listed: what is in them is not backed up",
+            fact=f"{counted(glance.unreadable, 'directory', 'directories')} cannot be listed:"
+            " their content is not backed up",
             fix="Let the user that runs drtool read them, or exclude them in the policy.",
         )
         return

@@ -13,6 +13,7 @@ from enum import StrEnum
 
 from drtool.errors import SourceUnsuitable
 from drtool.model.finding import Finding, Severity
+from drtool.model.measure import counted
 
 ENTROPY_BYTES = 64 << 10
 # Below this a file says too little about itself.
@@ -160,7 +161,7 @@ def _judge_deletes(counts: ChangeCounts, max_delete_percent: float) -> list[Alar
         return [
             Alarm(
                 AlarmKind.EMPTY,
-                f"it is empty, and held {counts.known} files in the last run",
+                f"it is empty, and held {counted(counts.known, 'file')} in the last run",
                 "See that its disk is mounted. If it is meant to be empty, remove the source instead.",
             )
         ]

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from drtool.model.finding import Finding, Severity
+from drtool.model.measure import counted
 from drtool.sources.files.beneath import open_tree, split
 from drtool.sources.files.entries import Omission, Omitted, TreeEntry, TreeKind, shown
 from drtool.sources.files.exclude import NOTHING_EXCLUDED, ExcludeRules
@@ -194,7 +195,7 @@ class SecondLook:
                 fix="Back it up while less is renamed there, or from a snapshot of the file system.",
             )
         if self._moves:
-            subject = "1 directory" if self._moves == 1 else f"{self._moves:,} directories"
+            subject = counted(self._moves, "directory", "directories")
             yield Finding(
                 severity=Severity.NOTE,
                 subject=subject,

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from datetime import timedelta
 
 from drtool.model.finding import Finding, Severity
-from drtool.model.measure import format_size, format_span
+from drtool.model.measure import counted, format_size, format_span
 from drtool.sources.postgres.facts import ServerFacts
 from drtool.sources.postgres.readiness import ArchiverFacts, Readings, SlotFacts
 from drtool.sources.postgres.slot_forecast import SlotForecast
@@ -199,8 +199,8 @@ def _waiting(subject: str, archiver: ArchiverFacts) -> Iterator[Finding]:
         yield _finding(
             Severity.PROBLEM,
             subject,
-            fact=f"{archiver.ready_files} files wait to be archived, the oldest for"
-            f" {format_span(archiver.oldest_ready)}",
+            fact=f"{counted(archiver.ready_files or 0, 'file waits', 'files wait')} to be archived,"
+            f" the oldest for {format_span(archiver.oldest_ready)}",
             fix="Look at the server's log for what archive_command said, and at `drtool wal status`.",
         )
 

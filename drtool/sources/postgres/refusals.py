@@ -255,6 +255,8 @@ def command_failed(place: str, failure: Failure) -> SourceUnavailable:
 
 def one_line(text: str) -> str:
     """A server's message without line breaks and libpq's preambles."""
-    flat = " ".join(text.split())
+    # A line of libpq that ends without a full stop is a sentence all the same.
+    sentences = re.sub(r"(?<=[\w)\"'])[ \t]*\n\s*(?=\S)", ". ", text)
+    flat = " ".join(sentences.split())
     flat = re.sub(r"^(connection failed: |connection is bad: )+", "", flat)
     return re.sub(r"^connection to server [^:]* failed: ", "", flat)

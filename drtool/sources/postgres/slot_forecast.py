@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from drtool.model.measure import format_size, format_span
+from drtool.model.measure import format_limit, format_size, format_span
 from drtool.sources.postgres.readiness import SlotFacts
 
 # So much time must be left for somebody to mend what keeps the receiver away.
@@ -49,7 +49,7 @@ def forecast_slot(
 ) -> SlotForecast:
     """What ends it first: our own limit, the server's, or the room on its disk where that is known."""
     kept = max(0, slot.retained_bytes or 0)
-    ends = [(max(0, limit_bytes - kept), f"slot_limit ({format_size(limit_bytes)})")]
+    ends = [(max(0, limit_bytes - kept), f"slot_limit ({format_limit(limit_bytes)})")]
     if slot.safe_bytes is not None:
         ends.append((max(0, slot.safe_bytes), "max_slot_wal_keep_size"))
     if free_bytes is not None:

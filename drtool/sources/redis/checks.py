@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from math import ceil
 
 from drtool.model.finding import Finding, Severity
-from drtool.model.measure import format_size
+from drtool.model.measure import counted, format_size
 from drtool.policy.sources import RedisTopology
 from drtool.sources.redis.connection import RedisConnection, server_moment
 from drtool.sources.redis.node_choice import READ_ONLY
@@ -224,7 +224,8 @@ def _last_save(state: ServerState) -> list[Finding]:
             _finding(
                 state,
                 Severity.WARNING,
-                fact=f"its last RDB is {age.days} days old, with {changes} changes since",
+                fact=f"its last RDB is {counted(age.days, 'day')} old, with {counted(changes, 'change')}"
+                " since",
                 fix="Run BGSAVE there, and look why its save points are not reached.",
             )
         ]

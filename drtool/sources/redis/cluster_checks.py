@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from drtool.errors import SourceUnavailable
 from drtool.model.finding import Finding, Severity
+from drtool.model.measure import counted
 from drtool.sources.redis.address import Login, NodeAddress
 from drtool.sources.redis.clusternodes import ClusterNode, missing_slots, parse_nodes
 from drtool.sources.redis.connection import connect
@@ -25,7 +26,7 @@ class ClusterView:
         """In a few words."""
         masters = [node for node in self.nodes if node.is_master and node.slots]
         held = sum(share.count for node in masters for share in node.slots)
-        return f"{held:,} of 16,384 are held by {len(masters)} masters"
+        return f"{held:,} of 16,384 are held by {counted(len(masters), 'master')}"
 
 
 def read_cluster(seeds: Sequence[NodeAddress], login: Login) -> ClusterView:

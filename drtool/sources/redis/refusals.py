@@ -21,7 +21,7 @@ _NO_KEY = re.compile(r"access (?:one of )?the keys?|No permissions to access a k
 def unreachable(place: str, why: object) -> SourceUnavailable:
     """Nobody answers there."""
     return SourceUnavailable(
-        f"{place} cannot be reached: {why}",
+        f"{place} cannot be reached: {str(why).rstrip('. ')}",
         hint="Check the address and the network, and that the server runs: redis-cli -h HOST -p PORT"
         " ping.",
     )

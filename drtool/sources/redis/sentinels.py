@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from drtool.errors import SourceUnavailable, SourceUnsuitable
 from drtool.model.finding import Finding, Severity
+from drtool.model.measure import counted
 from drtool.sources.redis.address import NodeAddress
 from drtool.sources.redis.connection import RedisConnection, Reply, pairs, texts
 from drtool.sources.redis.shape import Shape
@@ -95,8 +96,8 @@ def check_sentinel(state: SentinelState, *, first: SentinelState) -> list[Findin
             Finding(
                 severity=Severity.NOTE,
                 subject=place,
-                fact=f"it lists {state.strays} replicas without a port: programs that joined the master"
-                " and are gone",
+                fact=f"it lists {counted(state.strays, 'replica')} without a port: programs that joined"
+                " the master and are gone",
                 fix=f"Run SENTINEL RESET {group} there to forget them.",
             )
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from drtool.errors import SourceUnavailable, SourceUnsuitable
+from drtool.model.measure import counted
 from drtool.policy.sources import RedisTopology
 from drtool.sources.redis.address import Login, NodeAddress
 from drtool.sources.redis.clusternodes import (
@@ -223,7 +224,7 @@ def _replica_trouble(told: dict[str, str], offset: int, master: RedisNode) -> st
     if master.replid is not None and told.get("master_replid") != master.replid:
         return "it follows another master, or the one that was"
     if master.offset is not None and master.offset - offset > MOST_LAG_BYTES:
-        return f"it is {master.offset - offset} bytes behind its master"
+        return f"it is {counted(master.offset - offset, 'byte')} behind its master"
     return None
 
 
