@@ -21,7 +21,6 @@ from botocore.exceptions import (
     ReadTimeoutError,
     ResponseStreamingError,
 )
-from urllib3.exceptions import HTTPError
 
 from drtool.errors import AccessDenied, DrtoolError, PlaceMissing, RepositoryUnavailable
 from drtool.mirror.entries import MirrorEntry
@@ -38,7 +37,7 @@ _CHANGED = {"PreconditionFailed", "412", "InvalidRange"}
 _GONE = {"NoSuchKey", "404", "NotFound"}
 _DENIED = {"AccessDenied", "403", "InvalidAccessKeyId", "SignatureDoesNotMatch"}
 # What reading a body raises where the connection broke, and how often one object is read on.
-_BROKEN = (IncompleteReadError, ReadTimeoutError, ResponseStreamingError, HTTPError, OSError)
+_BROKEN = (IncompleteReadError, ReadTimeoutError, ResponseStreamingError, OSError)
 _READ_AGAIN = 20
 _Answer = dict[str, Any]  # what boto3 gives and takes: documented, not typed
 # From this size on boto3 puts in parts.
