@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -219,3 +220,35 @@ def wait_for_more(repository: Repository, server: RedisServer) -> None:
     before = position_of(server).offset
     until(lambda: position_of(server).offset > before, "a ping")
     wait_held(repository, server)
+
+
+class LooksOfOthers:
+    """Tells how others ask the server for INFO."""
+
+    def __init__(self, server: RedisServer) -> None:
+        self._server = server
+        self._known = self._count()
+
+    def more(self) -> bool:
+        """Whether anybody else did since this was last true, or since this was made."""
+        count = self._count()
+        self._known += 1  # by this very question
+        is_more = count > self._known
+        self._known = max(count, self._known)
+        return is_more
+
+    def _count(self) -> int:
+        with self._server.client() as client:
+            return int(client.info("commandstats")["cmdstat_info"]["calls"])
+
+
+def wait_asked(server: RedisServer) -> None:
+    """Wait until the receiver that has joined asks the server how far it is, again and again.
+
+    What is written before it first did looks as if it had come late. Three seconds at most: of some
+    receivers the clock stands still, and some may not ask.
+    """
+    looks, count, deadline = LooksOfOthers(server), 0, time.monotonic() + 3
+    while count < 4 and time.monotonic() < deadline:
+        count += looks.more()
+        time.sleep(0.02)

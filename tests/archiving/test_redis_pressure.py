@@ -12,6 +12,7 @@ from drtool.repository.repository import Repository
 from drtool.system.clock import SystemClock
 from tests.archiving.faults import GatedStore
 from tests.archiving.redis_rig import (
+    LooksOfOthers,
     attached,
     inventory,
     receiving,
@@ -38,6 +39,9 @@ def test_a_store_that_is_too_slow_costs_a_gap_and_the_server_never_cuts_the_link
     repository = Repository(store, inner.ring, inner.root)
     with receiving(repository, settings_for([server])) as running:
         until(lambda: attached(server), "it joins")
+        # The words with which a stream begins are put by the thread that receives.
+        write(server, 1)
+        wait_held(inner, server)
         store.gate.clear()
         looks, writes = LooksOfOthers(server), 0
         while not running.warned("The link is given up"):
@@ -57,26 +61,6 @@ def test_a_store_that_is_too_slow_costs_a_gap_and_the_server_never_cuts_the_link
     assert running.result.shards[0].gaps == 1
     assert "overcoming of output buffer limits" not in server.log_text()
     assert len(next(iter(inventory(inner).logs.values())).runs) == 2
-
-
-class LooksOfOthers:
-    """Tells how others ask the server for INFO."""
-
-    def __init__(self, server: RedisServer) -> None:
-        self._server = server
-        self._known = self._count()
-
-    def more(self) -> bool:
-        """Whether anybody else did since this was last true, or since this was made."""
-        count = self._count()
-        self._known += 1  # by this very question
-        is_more = count > self._known
-        self._known = max(count, self._known)
-        return is_more
-
-    def _count(self) -> int:
-        with self._server.client() as client:
-            return int(client.info("commandstats")["cmdstat_info"]["calls"])
 
 
 class AheadClock(SystemClock):

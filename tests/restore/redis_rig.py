@@ -43,7 +43,7 @@ from drtool.restore.redis_plan import plan_redis_restore
 from drtool.sources.redis.address import Login, NodeAddress
 from drtool.sources.redis.binaries import find_binaries, server_user
 from drtool.system.clock import Clock, SystemClock
-from tests.archiving.redis_rig import Running, attached, receiving, settings_for
+from tests.archiving.redis_rig import Running, attached, receiving, settings_for, wait_asked
 from tests.servers.ports import free_row
 from tests.servers.postgres import as_server_user
 from tests.servers.redis import RedisServer, wait_for
@@ -122,6 +122,8 @@ def streamed(
             what="the receiver",
             seconds=LIMIT_SECONDS,
         )
+        for master in masters:
+            wait_asked(master)
         yield running
 
 
