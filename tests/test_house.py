@@ -49,7 +49,7 @@ ONE_FILE = {"drtool.repository.rescue": "put as one object into every repository
 DELETERS = {
     "expire": "the one verb that lets go",
     "drtool.repository.repository": "takes away a key slot, which is no backup",
-    "drtool.mirror.run": "an application's files: only where the bucket keeps versions of them",
+    "drtool.mirror.letting_go": "an application's files: only where the bucket keeps versions of them",
     "drtool.mirror.keeping": "an object of its own, to see whether the bucket keeps versions",
     "stores": "stores implement it, and the probe clears up its own objects",
 }

@@ -211,6 +211,7 @@ class _Run:
             for look in again.looks():
                 self._take_missed(look, tree)
                 self._read_all(again)
+            go_on(tree.stop, f"the snapshot of {tree.path}")
             self._give_up(again)
             self._link_names()
             self._add_kept()

@@ -31,9 +31,8 @@ def no_parts_left(
     Parts that lie in the bucket for one of them are given up: before the block those of a run that was
     killed, where the block before did not come to its end or this catalogue knows of none; after it
     what the block itself left, however it ended, if it put anything in parts. Nothing is on its way any
-    more then. `check` raises
-    once another run holds the lease: parts may be that one's. Where the bucket does not answer, that is
-    told, and the run goes on.
+    more then. `check` raises once another run holds the lease: parts may be that one's. Where the bucket
+    does not answer, that is told, and the run goes on.
     """
     if bucket.place.scheme != "s3":
         yield  # others forget parts by themselves

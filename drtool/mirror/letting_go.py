@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from drtool.mirror.catalogue import Catalogue
+from drtool.mirror.keys import key_of
 from drtool.mirror.pages import pages
 from drtool.model.finding import Finding, Severity
 from drtool.sources.files.entries import TreeKind
+from drtool.stores.bucket import Bucket
 
 _THREADS = 8
 
@@ -38,6 +41,11 @@ def let_go(
     return deleted
 
 
+def delete_from(bucket: Bucket) -> Callable[[bytes], None]:
+    """What deletes the object of a file."""
+    return lambda path: bucket.delete(key_of(path))
+
+
 def in_the_way(catalogue: Catalogue) -> Iterator[bytes]:
     """Files that are gone where the tree now has something else, or a file above them.
 
@@ -46,6 +54,15 @@ def in_the_way(catalogue: Catalogue) -> Iterator[bytes]:
     for path, is_file in catalogue.unseen():
         if is_file and (catalogue.seen_as(path) or _is_below_a_file(catalogue, path)):
             yield path
+
+
+def conflicting(path: bytes, standing: Sequence[bytes]) -> list[bytes]:
+    """Those of the sorted `standing` that are above `path`, or below it: what a file system has but once."""
+    parts = path.split(b"/")
+    above = (b"/".join(parts[:count]) for count in range(1, len(parts)))
+    found = [one for one in above if standing[(at := bisect_left(standing, one)) : at + 1] == [one]]
+    first, last = bisect_left(standing, path + b"/"), bisect_left(standing, path + b"0")
+    return [*found, *standing[first:last]]
 
 
 def _is_below_a_file(catalogue: Catalogue, path: bytes) -> bool:

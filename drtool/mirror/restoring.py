@@ -246,8 +246,8 @@ def _require_versions(
         now.close()
     if lost:
         raise NotRecoverable(
-            f"{counted(lost, 'file')} of {wanted.source}, such as {shown(first)}, overwritten in"
-            f" {bucket.url} since then, and it keeps no versions",
+            f"{bucket.url} keeps no versions, and since then {counted(lost, 'file')} of {wanted.source}"
+            f" changed there, such as {shown(first)}",
             hint="Restore --to latest, or from a backup; turn on versioning for the future.",
         )
 

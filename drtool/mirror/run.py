@@ -12,13 +12,13 @@ from hashlib import sha256
 from itertools import islice
 
 from drtool.errors import IntegrityError, SourceUnsuitable
+from drtool.mirror import letting_go
 from drtool.mirror.catalogue import Catalogue, Job
 from drtool.mirror.checking import look_at_objects
 from drtool.mirror.entries import MirrorEntry, from_line
 from drtool.mirror.keeping import keeps_deleted
 from drtool.mirror.keys import key_of
 from drtool.mirror.leftovers import no_parts_left
-from drtool.mirror.letting_go import in_the_way, kept_for_now, let_go, make_way, tombstones
 from drtool.mirror.pages import pages
 from drtool.mirror.plan import Survey, Told, TreeSettings, alarms, plan_missed, survey
 from drtool.mirror.publishing import Owner, Publisher, catch_up
@@ -91,14 +91,14 @@ def sync_tree(tree: TreeSettings, run: MirrorRun) -> SyncOutcome:
             told.add(finding)
     if found.deleted_entries:
         # Where the bucket is not known to keep versions, deleting would be for good.
-        delete = _delete_from(run.bucket) if keeps else None
+        delete = letting_go.delete_from(run.bucket) if keeps else None
         settled = found.again.is_settled
         gone = run.catalogue.unseen() if settled else run.catalogue.renamed()
         if not settled:
-            told.add(kept_for_now(found.deleted_entries))
-        count = let_go(run.catalogue, gone, check=run.check, delete=delete)
+            told.add(letting_go.kept_for_now(found.deleted_entries))
+        count = letting_go.let_go(run.catalogue, gone, check=run.check, delete=delete)
         if count and not keeps:
-            told.add(tombstones(count))
+            told.add(letting_go.tombstones(count))
         deleted += count
     run.check()
     publisher = Publisher(run.bucket, run.catalogue, run.clock, origin=run.origin)
@@ -119,10 +119,6 @@ def sync_tree(tree: TreeSettings, run: MirrorRun) -> SyncOutcome:
         keeps_versions=keeps,
         findings=told.findings(),
     )
-
-
-def _delete_from(bucket: Bucket) -> Callable[[bytes], None]:
-    return lambda path: bucket.delete(key_of(path))
 
 
 def _owner(tree: TreeSettings, run: MirrorRun) -> Owner:
@@ -191,24 +187,28 @@ class _Work:
         self._done: list[MirrorEntry] = []
         self._new: list[MirrorEntry] = []
         self._vanished: dict[bytes, Omitted] = {}
-        # Where objects of deleted files may stand in the way, what is refused is tried again without them.
-        self._may_be_blocked = False
+        # Objects of deleted files: what is refused above or below one is tried again without it.
+        self._standing: list[bytes] = []
         self._blocked: list[bytes] = []
         self.put_files = self.put_bytes = self.read_files = self._read_bytes = 0
 
     def bring_up(self, found: Survey, *, keeps: bool | None) -> int:
         """Do all the work that was found; how many files had to be deleted to make way for it."""
-        run, deleted = self._run, 0
-        delete = _delete_from(run.bucket)
-        blocking = list(in_the_way(run.catalogue))
+        run, deleted, delete = self._run, 0, letting_go.delete_from(self._run.bucket)
+        blocking = sorted(letting_go.in_the_way(run.catalogue))
         if keeps:
-            ended = ((path, True) for path in blocking)
-            deleted = let_go(run.catalogue, ended, check=run.check, delete=delete)
-        self._may_be_blocked = bool(blocking) and not keeps
+            gone = ((path, True) for path in blocking)
+            deleted = letting_go.let_go(run.catalogue, gone, check=run.check, delete=delete)
+        self._standing = [] if keeps else blocking
         self.put_all(jobs=found.touched + found.noted, size_bytes=found.touched_bytes)
         if self._blocked:
-            self._told.add(make_way(run.catalogue, blocking, check=run.check, delete=delete))
-            deleted = len(blocking)
+            ended = {
+                one for path in self._blocked for one in letting_go.conflicting(path, blocking)
+            }
+            self._told.add(
+                letting_go.make_way(run.catalogue, list(ended), check=run.check, delete=delete)
+            )
+            deleted = len(ended)
             self.put_blocked()
         self.put_renamed(found.again)
         return deleted
@@ -247,7 +247,7 @@ class _Work:
 
     def put_blocked(self) -> None:
         """Try again what was refused while other objects stood in the way."""
-        self._may_be_blocked = False
+        self._standing = []
         catalogue, blocked = self._run.catalogue, self._blocked
         catalogue.end_work()
         catalogue.plan(Job(path, 0, None) for path in blocked)
@@ -332,7 +332,7 @@ class _Work:
                 self._told.add(result.omitted.finding)
             return
         assert result.error is not None
-        if self._may_be_blocked:
+        if letting_go.conflicting(result.path, self._standing):
             self._blocked.append(result.path)
             return
         self._refused += 1

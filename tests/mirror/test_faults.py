@@ -381,7 +381,7 @@ def test_an_overwritten_file_of_a_plain_bucket_is_refused_before_anything_is_wri
     plain.write("a", b"two")
     plain.sync()
 
-    with pytest.raises(NotRecoverable, match="1 file of uploads, such as a, overwritten"):
+    with pytest.raises(NotRecoverable, match="1 file of uploads changed there, such as a"):
         plain.restore("out", moment)
 
     assert not (plain.directory / "out").exists()
@@ -596,3 +596,28 @@ def test_what_was_moved_while_a_run_put_it_is_not_deleted_by_that_run(versioned:
     assert any("stay in the mirror for this run" in one.fact for one in outcome.findings)
     assert contents(versioned.restore("out")) == contents(versioned.tree)
     assert len(versioned.objects()) < 9
+
+
+def test_a_refusal_that_has_nothing_to_do_with_a_changed_place_deletes_nothing(
+    moto_s3: S3Server, tmp_path: Path
+) -> None:
+    """The bucket keeps no versions, and its server could hold both."""
+    rig = Rig(moto_s3, SHARED_BUCKET, tmp_path)
+    rig.limits = RemoteLimits(retries=RetryLimits(attempts=2, within_seconds=10))
+    rig.write("x", b"first")
+    rig.write("other", b"other")
+    rig.sync()
+    (rig.tree / "x").unlink()
+    rig.write("x/inside", b"second")
+    rig.write("other", b"changed")
+    with proxied(rig.server.address) as proxy:
+        refuse = Answer(500, "InternalError")
+        proxy.choice = lambda _number, line: (
+            refuse if line.startswith("PUT") and "/other" in line else None
+        )
+        rig.endpoint = proxy.endpoint
+        outcome = rig.sync(max_delete_percent=100.0)
+        rig.endpoint = None
+
+    assert rig.objects() == {"x": b"first", "other": b"other", "x/inside": b"second"}
+    assert [f.subject for f in outcome.findings if f.severity is Severity.PROBLEM] == ["other"]
