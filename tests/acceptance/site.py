@@ -144,14 +144,18 @@ class Site:
     def receiver(self) -> subprocess.Popen[str]:
         """A receiver that has the lease: a backup that comes now will lean on it."""
         process = self.start(*RECEIVE)
-        until(lambda: self.has_receiver() or process.poll() is not None, "it has its lease")
+        until(lambda: self._is_receiver(process) or process.poll() is not None, "it has its lease")
         assert process.poll() is None, str(self.finished(process, RECEIVE, code=None))
         return process
 
-    def has_receiver(self) -> bool:
+    def _is_receiver(self, process: subprocess.Popen[str]) -> bool:
+        """The lease is this process's: that of an earlier receiver stays there once it was released."""
         if self.repository.exists():
-            return (self.repository / "leases" / f"wal-{SOURCE}").exists()
-        return bool(self.status()["receiver"] != "none")
+            lease = self.repository / "leases" / f"wal-{SOURCE}"
+            words = lease.read_text() if lease.exists() else ""
+        else:
+            words = str(self.status()["receiver"])
+        return f"pid {process.pid} " in words
 
     def status(self) -> dict[str, Any]:
         """The row of the only source, whatever the verdict."""
