@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import traceback
 from collections.abc import Sequence
 from itertools import pairwise
@@ -35,11 +36,16 @@ def tell(front: Front, error: BaseException) -> int:
     if front.wants_json:
         front.show(failure)
     else:
-        front.print_note(f"drtool: error: {failure.message}")
+        front.print_note(_indented(f"drtool: error: {failure.message}"))
         if failure.hint:
-            front.print_note(f"  {failure.hint}")
+            front.print_note(_indented(f"  {failure.hint}"))
     front.flush()
     return failure.exit_code
+
+
+def _indented(text: str) -> str:
+    """No line but the first at the margin: a server's message in it cannot pass for an answer of ours."""
+    return re.sub(r"\n(?=\S)", "\n  ", text)
 
 
 def _describe(error: BaseException) -> Failure | None:

@@ -102,7 +102,7 @@ class Front:
         """The view that fits standard error; a context manager."""
         from drtool.report.progress import JsonProgress, LinesProgress, QuietProgress
 
-        redact = self.redactor.redact
+        redact = self._shown_line
         if self.wants_json:
             return JsonProgress(sys.stderr, clock=self.clock, redact=redact)
         if self.is_quiet:
@@ -190,16 +190,25 @@ class Front:
 
     def print_document(self, content: dict[str, Json]) -> None:
         from drtool.report.documents import dumps
+        from drtool.report.printable import printable_lines
 
         # Redacted before it is quoted: `***` inside a string can never break the JSON.
-        self._answer(dumps({key: self._redacted(value) for key, value in content.items()}))
+        text = dumps({key: self._redacted(value) for key, value in content.items()})
+        self._answer(printable_lines(text))
 
     def print_note(self, text: str) -> None:
         """A line beside the answer, on standard error."""
+        from drtool.report.printable import printable_lines
+
         try:
-            _print(self.redactor.redact(text), sys.stderr)
+            _print(printable_lines(self.redactor.redact(text)), sys.stderr)
         except OSError:
             silence(sys.stderr)  # nobody can be told; how the command ends is not changed by it
+
+    def _shown_line(self, text: str) -> str:
+        from drtool.report.printable import printable
+
+        return printable(self.redactor.redact(text))
 
     def _redacted(self, value: Json) -> Json:
         if isinstance(value, str):

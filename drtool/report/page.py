@@ -12,6 +12,7 @@ from drtool.model.measure import format_moment, format_promise, format_size, for
 from drtool.model.objective import LossInterval, Verdict
 from drtool.model.outcome import Judgement, RestoreReport
 from drtool.report.drawing import NARROW, WIDE, draw_log, draw_loss, draw_phases
+from drtool.report.printable import printable_outcome
 from drtool.report.text import show_measured
 from drtool.report.words import backup_word, reached_word, with_log
 
@@ -21,6 +22,7 @@ SIGNS = {Verdict.MET: "✓", Verdict.MISSED: "✕", Verdict.UNKNOWN: "?", Verdic
 
 def render_page(report: RestoreReport) -> str:
     """The page, as text; whoever writes it sends it through the redactor first."""
+    report = printable_outcome(report)
     return _template().render(report=report, zone=ZoneInfo(report.timezone), widths=(WIDE, NARROW))
 
 

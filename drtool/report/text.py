@@ -38,6 +38,7 @@ from drtool.model.outcome import (
     VerifyOutcome,
 )
 from drtool.report.changes import changes_text
+from drtool.report.printable import printable_outcome
 from drtool.report.usage import usage_lines
 from drtool.report.window_words import uncertain_rows, window_words
 from drtool.report.words import LOGS, backup_word, gap_words, reached_word, with_log
@@ -77,7 +78,8 @@ class Style:
 
 
 def render(outcome: Outcome, style: Style) -> str:
-    """The text of an outcome, without a final newline."""
+    """The text of an outcome, without a final newline; no control character but those of `style`."""
+    outcome = printable_outcome(outcome)
     match outcome:
         case RestoreReport():
             return "\n\n".join(_restore(one, style) for one in outcome.outcomes)
