@@ -10,7 +10,7 @@ SOURCES := drtool tests
 # because they share their servers, and tests/conftest.py says which begin first.
 PYTEST_ARGS ?= -n 4 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help demo test lint fmt soak bench clean setup setup-demo
+.PHONY: help demo test lint fmt soak fuzz bench clean setup setup-demo
 
 help: ## this text
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-6s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,6 +38,9 @@ fmt: setup ## let ruff mend what it can
 
 soak: setup ## random faults for a long time; not part of make test
 	@$(BIN)/python -m pytest -m soak $(SOAK_ARGS)
+
+fuzz: setup ## ten minutes of hostile bytes for every reader; FUZZ_SECONDS=, FUZZ_SEED= to change that
+	@$(BIN)/python -m pytest -m fuzz tests/fuzz -rP $(FUZZ_ARGS)
 
 bench: setup ## measure against pg_basebackup and pg_receivewal; prints ratios
 	@$(BIN)/python -m tests.bench $(BENCH_ARGS)
