@@ -11,9 +11,11 @@ code for a crash, restarts its archiver and counts nothing (PITFALLS 8).
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
+import struct
 import sys
 from types import FrameType
 
@@ -112,14 +114,14 @@ def _hand_over(file: str, place: str, timeout_seconds: float) -> int:
     except OSError as error:
         raise PushFailed(f"{file} cannot be read: {os.strerror(error.errno or 0)}") from error
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-        connection.settimeout(timeout_seconds)
         try:
-            connection.connect(place)
+            _connect(connection, place, timeout_seconds)
         except OSError as error:
             raise PushFailed(f"{_not_running(place)} ({error.strerror})", UNAVAILABLE) from error
         try:
             name = os.path.basename(file).encode("utf-8", "surrogateescape")
-            socket.send_fds(connection, [name + b"\n"], [descriptor])
+            with contextlib.suppress(BrokenPipeError):  # turned away: the answer says why
+                socket.send_fds(connection, [name + b"\n"], [descriptor])
             answer = _answer(connection)
         except OSError as error:
             raise PushFailed(f"no answer from {place}: {error}", UNAVAILABLE) from error
@@ -129,6 +131,18 @@ def _hand_over(file: str, place: str, timeout_seconds: float) -> int:
     if int(code):
         raise PushFailed(message, int(code))
     return 0
+
+
+def _connect(connection: socket.socket, place: str, timeout_seconds: float) -> None:
+    """Connect; where many others wait to be let in, wait with them.
+
+    By the kernel's own time limit: Python's would give up at once where the queue is full.
+    """
+    seconds = int(timeout_seconds)
+    limit = struct.pack("ll", seconds, int((timeout_seconds - seconds) * 1_000_000))
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
+    connection.connect(place)
+    connection.settimeout(timeout_seconds)
 
 
 def _answer(connection: socket.socket) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import socket
-import struct
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,6 +13,7 @@ from pathlib import Path
 
 from drtool.archiving.beating import Heart
 from drtool.archiving.branch import archived_branch
+from drtool.archiving.callers import Caller, Callers, allow_users
 from drtool.archiving.pushed import Pushed, store_pushed
 from drtool.archiving.receive_settings import ReceiveSettings, lease_name
 from drtool.archiving.wal_events import PushedEvents, told_of_minimal
@@ -27,13 +27,12 @@ from drtool.repository.repository import Repository
 from drtool.system.clock import Clock
 from drtool.system.durable import make_directory
 
-# The archiver pushes one file at a time; more would wait in the socket's queue.
+# The archiver pushes one file at a time; more requests wait for a thread.
 THREADS = 4
-BACKLOG = 16
+BACKLOG = 128
 ACCEPT_SECONDS = 0.5
 REQUEST_SECONDS = 10.0
 LONGEST_NAME_BYTES = 256
-_CREDENTIALS = struct.Struct("3i")
 
 
 def _nobody() -> None:
@@ -98,7 +97,7 @@ def serve_push(
         emit(PhaseBegan(phase="wal", title=f"WAL of {settings.source}", total=None))
         try:
             with _listening(site) as listener:
-                _serve(listener, site, intake, stop=stop)
+                _serve(listener, site, intake, clock=clock, stop=stop)
         finally:
             heart.close()
             site.socket.unlink(missing_ok=True)
@@ -108,76 +107,79 @@ def serve_push(
 def _listening(site: PushSite) -> socket.socket:
     """A socket that only those may use who are meant to; who connects is checked besides."""
     directory = site.socket.parent
-    is_shared = bool(site.user_ids - {os.geteuid()})
+    others = site.user_ids - {os.geteuid()}
     try:
         make_directory(directory)
         if directory.stat().st_uid == os.geteuid():
-            directory.chmod(0o711 if is_shared else 0o700)
+            directory.chmod(0o711 if others else 0o700)
         # We hold the lease: whoever left this socket behind is gone.
         site.socket.unlink(missing_ok=True)
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         listener.bind(str(site.socket))
-        site.socket.chmod(0o666 if is_shared else 0o600)
+        site.socket.chmod(0o600)
+        if others and not allow_users(str(site.socket), others):
+            # Everybody may connect then, and is turned away before anything is taken from them.
+            site.socket.chmod(0o666)
     except OSError as error:
         raise UsageError(
             f"no socket can be made at {site.socket}: {error}",
             hint="Set XDG_RUNTIME_DIR to a directory of this user, or make /run/drtool for it.",
         ) from error
     listener.listen(BACKLOG)
-    listener.settimeout(ACCEPT_SECONDS)
+    listener.setblocking(False)
     return listener
 
 
 def _serve(
-    listener: socket.socket, site: PushSite, intake: _Intake, *, stop: threading.Event
+    listener: socket.socket,
+    site: PushSite,
+    intake: _Intake,
+    *,
+    clock: Clock,
+    stop: threading.Event,
 ) -> None:
-    room = threading.BoundedSemaphore(THREADS)
+    user_ids = site.user_ids | {os.geteuid()}
     failures: list[BaseException] = []
-    with ThreadPoolExecutor(THREADS, thread_name_prefix="push") as pool:
+    with (
+        Callers(listener, user_ids, clock=clock) as callers,
+        ThreadPoolExecutor(THREADS, thread_name_prefix="push") as pool,
+    ):
         while not stop.is_set() and not failures:
-            if not room.acquire(timeout=ACCEPT_SECONDS):
-                continue
-            try:
-                connection, _ = listener.accept()
-            except TimeoutError:
-                room.release()
-                continue
-            answered = pool.submit(_answer, connection, site, intake)
-            answered.add_done_callback(partial(_ended, room, failures))
+            for caller in callers.asking(ACCEPT_SECONDS):
+                answered = pool.submit(_answer, caller.connection, intake)
+                answered.add_done_callback(partial(_ended, failures))
+                answered.add_done_callback(partial(_let_go, callers, caller))
     for error in failures:
         raise error
 
 
-def _ended(
-    room: threading.BoundedSemaphore, failures: list[BaseException], answered: Future[None]
-) -> None:
+def _ended(failures: list[BaseException], answered: Future[None]) -> None:
     """A request is over. What it failed with, beside what is answered, ends the whole service: it is
     a bug, and PostgreSQL would try again for ever without anybody being told.
     """
     error = answered.exception()
     if error is not None:
         failures.append(error)
-    room.release()
 
 
-def _answer(connection: socket.socket, site: PushSite, intake: _Intake) -> None:
+def _let_go(callers: Callers, caller: Caller, _: Future[None]) -> None:
+    callers.done(caller)
+
+
+def _answer(connection: socket.socket, intake: _Intake) -> None:
     """One request, one line of answer. A client that has gone meanwhile will push again."""
     with connection:
         connection.settimeout(REQUEST_SECONDS)
         try:
-            answer = _answer_to(connection, site, intake)
+            answer = _answer_to(connection, intake)
             connection.sendall(answer.encode("utf-8", "replace") + b"\n")
         except OSError:
             return
 
 
-def _answer_to(connection: socket.socket, site: PushSite, intake: _Intake) -> str:
-    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-    _, user_id, _ = _CREDENTIALS.unpack(credentials)
+def _answer_to(connection: socket.socket, intake: _Intake) -> str:
     message, descriptors, _, _ = socket.recv_fds(connection, LONGEST_NAME_BYTES, 4)
     try:
-        if user_id not in {os.geteuid(), *site.user_ids}:
-            return f"{int(UsageError.exit_code)} user {user_id} may not push WAL here"
         if len(descriptors) != 1 or not message.endswith(b"\n"):
             return f"{int(UsageError.exit_code)} not a request of drtool-wal"
         return intake.store(message[:-1].decode("utf-8", "replace"), descriptors[0])
