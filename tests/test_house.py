@@ -23,7 +23,7 @@ ROOT = Path(__file__).parent.parent
 # Imports go down, never up, never beside: a room may import what stands on the lines below its own.
 FLOORS = (
     ("cli",),
-    ("wiring",),
+    ("wiring", "rescue"),
     ("report", "config", "schedule", "web"),
     ("drill",),
     ("runbook",),
@@ -337,6 +337,14 @@ def test_drtool_wal_loads_nothing_heavy() -> None:
     loaded = loaded_by("import drtool.archiving.push")
 
     assert loaded & set(HEAVY_FOR_PUSH) == set()
+
+
+def test_the_rescue_program_of_the_package_needs_two_packages_and_nothing_of_drtool() -> None:
+    loaded = loaded_by("import drtool.rescue")
+
+    ours = {name for name in loaded if name.partition(".")[0] == "drtool"}
+    assert ours == {"drtool", "drtool.rescue", "drtool.repository", "drtool.repository.rescue"}
+    assert loaded & {*HEAVY_FOR_PUSH} <= {"cryptography", "zstandard"}
 
 
 def test_drtool_help_loads_nothing_heavy() -> None:

@@ -11,6 +11,10 @@ environment variable DRTOOL_KEY (a passphrase) or from --key-file FILE. Needs Py
 and two packages: pip install zstandard cryptography. README.txt beside this file tells the whole
 way back; FORMAT.md in drtool's source describes every byte read here. Nothing in REPO is changed,
 and every piece of content is authenticated before it is written anywhere.
+
+Whoever can write to the store can replace this file, and it is given the key. Run the one of the
+package (python -m drtool.rescue), or compare this file's SHA-256 with the one that `drtool
+repository init` and every report have printed.
 """
 
 from __future__ import annotations
@@ -20,12 +24,13 @@ import base64
 import json
 import os
 import re
+import stat
 import struct
 import sys
 from collections import OrderedDict
 from collections.abc import Iterator
 from functools import partial
-from typing import Any, NamedTuple  # Any: of JSON
+from typing import Any, BinaryIO, NamedTuple  # Any: of JSON
 
 import zstandard
 from cryptography.exceptions import InvalidTag
@@ -43,11 +48,29 @@ FAR_TIME = 4  # a flag of section 6.1
 LONGEST_PATH = 4000  # Linux takes 4,095 bytes
 CHUNKS_KEPT = 128
 FOOTERS_KEPT = 64
+LONGEST_PLAIN = 1 << 20  # drtool.json, slots, key versions: what is read before any key is known
+LONGEST_FRAME = (4 << 20) + TAG
+LONGEST_FOOTER = 16 << 20
+MOST_SCRYPT_BYTES = 1 << 30
+SEGMENT = re.compile("([0-9A-F]{24})(?:[.]part-([0-9A-F]{8})-([0-9A-F]{8}))?")
+HISTORY = re.compile("[0-9A-F]{8}[.]history")
 Json = Any  # what json.loads gives: authenticated, or checked where it is used
 
 
 class Trouble(Exception):
     """What a person must know; printed without a traceback."""
+
+
+class Secret(NamedTuple):
+    """What was given to open the repository; both are empty for one without encryption."""
+
+    passphrase: bytes
+    key_file: bytes
+
+    def kinds(self) -> set[str]:
+        """The slots that it may open. A slot of another kind may be anybody's."""
+        given = {"passphrase": self.passphrase, "key-file": self.key_file}
+        return {kind for kind, content in given.items() if content} or {"none"}
 
 
 # ---------------------------------------------------------------- keys and sealed objects
@@ -78,7 +101,12 @@ class Seal(NamedTuple):
         except InvalidTag:
             raise Trouble(f"object {name} is damaged: frame {number} is not authentic") from None
         if codec == 1:
-            plain = zstandard.ZstdDecompressor().decompress(plain, max_output_size=size)
+            try:
+                if zstandard.frame_content_size(plain) > size:
+                    raise Trouble(f"object {name} is damaged: frame {number} has another length")
+                plain = zstandard.ZstdDecompressor().decompress(plain, max_output_size=size)
+            except zstandard.ZstdError as error:
+                raise Trouble(f"object {name} is damaged: frame {number}: {error}") from None
         if len(plain) != size:
             raise Trouble(f"object {name} is damaged: frame {number} has another length")
         return plain
@@ -95,52 +123,81 @@ class Pack(NamedTuple):
 class Repository:
     """The objects of a repository, and the keys that open them."""
 
-    def __init__(self, directory: str, passphrase: bytes, key_file: bytes) -> None:
+    def __init__(self, directory: str, secret: Secret) -> None:
         self.directory = directory
-        root = json.loads(self.read("drtool.json"))
-        if root["drtool"] != 1:
-            raise Trouble(f"the repository has format {root['drtool']}, this program reads 1")
-        self.id = bytes.fromhex(root["repository"])
+        root = self.read_json("drtool.json")
+        if root.get("drtool") != 1:
+            raise Trouble(f"the repository has format {root.get('drtool')!r}, this program reads 1")
+        try:
+            self.id = bytes.fromhex(root["repository"])
+        except (ValueError, KeyError, TypeError):
+            raise Trouble("object drtool.json is not a repository's root") from None
         self.keys = f"keys/{self.id.hex()}"
-        self.versions = self.open_versions(self.open_slot(passphrase, key_file))
+        self.versions = self.open_versions(self.open_slot(secret))
         self.packs: OrderedDict[bytes, Pack] = OrderedDict()
         self.chunks: OrderedDict[tuple[bytes, int], bytes] = OrderedDict()
 
-    def read(self, key: str, begin: int = 0, length: int = -1) -> bytes:
-        """Bytes of an object: all of them, or `length` from `begin`, which may count from its end."""
+    def open(self, key: str) -> BinaryIO:
+        """An object; anything but a file is none: a FIFO, say, would never come to its end."""
         try:
-            with open(os.path.join(self.directory, key), "rb") as file:
-                file.seek(begin if begin >= 0 else max(0, file.seek(0, os.SEEK_END) + begin))
-                return file.read(length)
-        except FileNotFoundError:
+            descriptor = os.open(os.path.join(self.directory, key), os.O_RDONLY | os.O_NONBLOCK)
+        except (FileNotFoundError, NotADirectoryError):
             raise Trouble(f"object {key} is missing from {self.directory}") from None
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            raise Trouble(f"object {key} in {self.directory} is no file")
+        return os.fdopen(descriptor, "rb")
+
+    def read(self, key: str, begin: int = 0, length: int = LONGEST_PLAIN) -> bytes:
+        """At most `length` bytes of an object from `begin`, which may count from its end."""
+        with self.open(key) as file:
+            file.seek(begin if begin >= 0 else max(0, file.seek(0, os.SEEK_END) + begin))
+            return file.read(length)
+
+    def read_json(self, key: str) -> Json:
+        """A plain object: anybody may have written it."""
+        try:
+            document = json.loads(self.read(key))
+        except (ValueError, RecursionError):
+            raise Trouble(f"object {key} is damaged: it is no JSON") from None
+        if not isinstance(document, dict):
+            raise Trouble(f"object {key} is damaged: it is no JSON object")
+        return document
 
     def names(self, prefix: str) -> list[str]:
         """The sorted names in one directory of the repository; none if it is not there."""
         path = os.path.join(self.directory, prefix)
         return sorted(os.listdir(path)) if os.path.isdir(path) else []
 
-    def open_slot(self, passphrase: bytes, key_file: bytes) -> bytes:
-        """The master key, from whatever slot the given secret opens. FORMAT.md, section 2."""
+    def open_slot(self, secret: Secret) -> bytes:
+        """The master key, from a slot of the secret's kind. FORMAT.md, section 2.
+
+        A slot of kind `none` counts only where no secret was given: it opens to whatever key
+        somebody put into it, and whoever has a secret has a repository that needs one.
+        """
         kinds = set()
         for name in self.names(self.keys):
             if not name.startswith("slot-"):
                 continue
             try:
-                slot = json.loads(self.read(f"{self.keys}/{name}"))
-                kinds.add(slot["kind"])
-                key = slot_key(slot, passphrase, key_file)
-                wrapped = base64.b64decode(slot["wrapped"])
+                slot = self.read_json(f"{self.keys}/{name}")
+                kinds.add(str(slot["kind"]))
+                if slot["kind"] not in secret.kinds():
+                    continue
+                wrapped = base64.b64decode(slot["wrapped"], validate=True)
                 if slot["kind"] == "none":
                     return wrapped
-                if key:
-                    context = self.id + f"slot {slot['slot']} {slot['kind']}".encode()
-                    return AESGCM(key).decrypt(wrapped[:12], wrapped[12:], context)
+                context = self.id + f"slot {slot['slot']} {slot['kind']}".encode()
+                return AESGCM(slot_key(slot, secret)).decrypt(wrapped[:12], wrapped[12:], context)
             except InvalidTag:
                 continue
-            except (ValueError, KeyError, TypeError) as error:
-                complain(f"{self.keys}/{name} is damaged: {error!r}")
+            except (Trouble, ValueError, KeyError, TypeError, OverflowError) as error:
+                complain(f"{self.keys}/{name} is not used, it is no key slot: {error}")
         taken = ", ".join(sorted(kinds)) or "nothing: there are none"
+        if kinds == {"none"}:
+            raise Trouble(
+                "the repository has no encryption: unset DRTOOL_KEY, leave out --key-file"
+            )
         raise Trouble(f"no slot opens; they take {taken}. Set DRTOOL_KEY, or pass --key-file")
 
     def open_versions(self, master: bytes) -> dict[int, AESGCM]:
@@ -149,13 +206,14 @@ class Repository:
         versions = {}
         for name in self.names(self.keys):
             if re.fullmatch("version-[0-9]{4,9}", name):
-                number, wrapped = int(name[8:]), self.read(f"{self.keys}/{name}")
+                number, key = int(name[8:]), f"{self.keys}/{name}"
                 context = self.id + f"version {number}".encode()
                 try:
-                    key = AESGCM(wrapping).decrypt(wrapped[:12], wrapped[12:], context)
-                    versions[number] = AESGCM(key)
-                except (InvalidTag, ValueError):
-                    complain(f"{self.keys}/{name} is damaged: what was sealed under it is lost")
+                    wrapped = self.read(key)
+                    opened = AESGCM(wrapping).decrypt(wrapped[:12], wrapped[12:], context)
+                    versions[number] = AESGCM(opened)
+                except (InvalidTag, ValueError, Trouble):
+                    complain(f"{key} does not open: what was sealed under it is lost, if anything")
         return versions
 
     def seal_of(self, kind: bytes, name: str, block: bytes) -> Seal:
@@ -163,7 +221,7 @@ class Repository:
         version = int.from_bytes(block[:4], "big")
         if len(block) != KEY_BLOCK or version not in self.versions:
             raise Trouble(f"object {name} is damaged, or its key version {version} is missing")
-        encoded = name.encode()
+        encoded = os.fsencode(name)
         context = self.id + kind + struct.pack(">H", len(encoded)) + encoded
         try:
             key = self.versions[version].decrypt(block[4:16], block[16:], context)
@@ -172,22 +230,29 @@ class Repository:
         return Seal(AESGCM(key), context)
 
     def unseal(self, kind: bytes, name: str) -> bytes:
-        """The plain bytes of a sealed object, authenticated to its end. FORMAT.md, section 4."""
-        sealed = self.read(name)
-        if sealed[:PREFIX] != b"DRTOOL1" + kind:
-            raise Trouble(f"object {name} is damaged: it does not begin as it should")
-        seal = self.seal_of(kind, name, sealed[PREFIX : PREFIX + KEY_BLOCK])
-        place, number, final, plain = PREFIX + KEY_BLOCK, 0, False, []
-        while not final:
-            if len(sealed) < place + 9:
-                raise Trouble(f"object {name} is cut short")
-            length, flags, size = struct.unpack_from(">IBI", sealed, place)
-            final = bool(flags & 0x80)
-            frame = Frame(name, number, flags & 0x7F, size, final)
-            plain.append(seal.open(frame, sealed[place + 9 : place + 9 + length]))
-            place, number = place + 9 + length, number + 1
-        if place != len(sealed):
-            raise Trouble(f"object {name} has bytes after its end")
+        """The plain bytes of a sealed object, authenticated to its end. FORMAT.md, section 4.
+
+        Frame by frame: what is not authentic is not read into memory.
+        """
+        with self.open(name) as file:
+            begin = file.read(PREFIX + KEY_BLOCK)
+            if begin[:PREFIX] != b"DRTOOL1" + kind:
+                raise Trouble(f"object {name} is damaged: it does not begin as it should")
+            seal = self.seal_of(kind, name, begin[PREFIX:])
+            number, final, plain = 0, False, []
+            while not final:
+                head = file.read(9)
+                if len(head) < 9:
+                    raise Trouble(f"object {name} is cut short")
+                length, flags, size = struct.unpack(">IBI", head)
+                if max(length, size) > LONGEST_FRAME:
+                    raise Trouble(f"object {name} is damaged: frame {number} is too long")
+                final = bool(flags & 0x80)
+                frame = Frame(name, number, flags & 0x7F, size, final)
+                plain.append(seal.open(frame, file.read(length)))
+                number += 1
+            if file.read(1):
+                raise Trouble(f"object {name} has bytes after its end")
         return b"".join(plain)
 
     def pack(self, pack_id: bytes) -> Pack:
@@ -197,6 +262,8 @@ class Repository:
         name = f"packs/{pack_id.hex()[:2]}/{pack_id.hex()}"
         trailer = self.read(name, -8)
         length = int.from_bytes(trailer[:4], "big")
+        if length > LONGEST_FOOTER:
+            raise Trouble(f"object {name} is damaged: it does not end as a pack does")
         body = self.read(name, -8 - length, length)
         if trailer[4:] != b"DRT." or not 9 + TAG + KEY_BLOCK <= length == len(body):
             raise Trouble(f"object {name} is damaged: it does not end as a pack does")
@@ -228,15 +295,15 @@ class Repository:
         return plain
 
 
-def slot_key(slot: Json, passphrase: bytes, key_file: bytes) -> bytes:
-    """What opens a slot, from the secret of its kind; nothing if none was given."""
-    salt = base64.b64decode(slot["salt"])
-    if slot["kind"] == "passphrase" and passphrase:
-        n, r, p = slot["scrypt"]
-        return Scrypt(salt=salt, length=32, n=n, r=r, p=p).derive(passphrase)
-    if slot["kind"] == "key-file" and key_file:
-        return HKDF(SHA256(), 32, salt=salt, info=b"drtool 1 key file").derive(key_file)
-    return b""
+def slot_key(slot: Json, secret: Secret) -> bytes:
+    """What opens a slot, from the secret of its kind."""
+    salt = base64.b64decode(slot["salt"], validate=True)
+    if slot["kind"] == "key-file":
+        return HKDF(SHA256(), 32, salt=salt, info=b"drtool 1 key file").derive(secret.key_file)
+    n, r, p = slot["scrypt"]
+    if not (1 <= r <= 32 and 1 <= p <= 16 and n > 1 and 128 * n * r <= MOST_SCRYPT_BYTES):
+        raise ValueError("its scrypt parameters ask for too much")
+    return Scrypt(salt=salt, length=32, n=n, r=r, p=p).derive(secret.passphrase)
 
 
 # ---------------------------------------------------------------- backups
@@ -262,9 +329,13 @@ class Record(NamedTuple):
 
 def read_manifest(repository: Repository, source: str, backup: str) -> Json:
     """What is to be known of a backup. FORMAT.md, section 7."""
-    manifest = json.loads(repository.unseal(b"M", f"backups/{source}/{backup}"))
-    if manifest["manifest"] != 1 or manifest["kind"] not in ("postgres", "files"):
-        raise Trouble(f"backup {backup} needs a later rescue.py: take it from a newer drtool")
+    sealed = repository.unseal(b"M", f"backups/{source}/{backup}")
+    try:
+        manifest = json.loads(sealed)
+        if manifest["manifest"] != 1 or manifest["kind"] not in ("postgres", "files"):
+            raise Trouble(f"backup {backup} needs a later rescue.py: take it from a newer drtool")
+    except (ValueError, KeyError, TypeError) as error:
+        raise Trouble(f"the manifest of backup {backup} cannot be read: {error!r}") from None
     return manifest
 
 
@@ -473,24 +544,37 @@ def make_directory(path: str | bytes) -> None:
 
 
 def give_attributes(path: bytes, record: Record) -> None:
-    """Mode and times; of a tree also owner and attributes, as far as this user may set them."""
-    if record.extra:
-        give_owner(path, record)
-    os.chmod(path, record.mode & 0o7777)
+    """Mode and times; of a tree also owner and attributes, as far as this user may set them.
+
+    A file that is not its owner's gets no set-id bit; of PostgreSQL nothing is open to others.
+    """
+    mode = record.mode & 0o7777
+    if not record.extra:
+        mode = mode & 0o750 | 0o700 if record.kind == "d" else mode & 0o740 | 0o600
+    elif not give_owner(path, record) and mode & 0o6000:
+        complain(f"{record.path!r} is restored without its set-id bits: its owner is another")
+        mode &= 0o1777
+    os.chmod(path, mode)
     os.utime(path, ns=(record.modified_ns, record.modified_ns))
 
 
-def give_owner(path: bytes, record: Record) -> None:
-    """Owner and extended attributes of a tree's entry; one complaint for each that is refused."""
+def give_owner(path: bytes, record: Record) -> bool:
+    """Owner and extended attributes of a tree's entry; one complaint for each that is refused.
+
+    Whether the owner is right now.
+    """
+    owned = True
     try:
         os.chown(path, *record.owner, follow_symlinks=False)
     except OSError as error:
+        owned = False
         complain(f"the owner of {record.path!r} could not be set: {error.strerror}")
     for name, value in read_extra(record.extra).xattrs if record.extra else []:
         try:
             os.setxattr(path, name, value, follow_symlinks=False)
         except OSError as error:
             complain(f"{name!r} of {record.path!r} could not be set: {error.strerror}")
+    return owned
 
 
 def write_new(path: str | bytes, content: bytes) -> None:
@@ -505,11 +589,11 @@ def write_new(path: str | bytes, content: bytes) -> None:
 
 
 def log_keys(repository: Repository, place: str) -> dict[str, str]:
-    """All objects of one cluster's log, by the last part of their keys."""
+    """All objects of one cluster's log, by the last part of their keys; other names are nobody's."""
     keys = {}
     for directory in repository.names(place):
         for name in repository.names(f"{place}/{directory}"):
-            if name not in ("gaps", "events"):
+            if (HISTORY if directory == "histories" else SEGMENT).fullmatch(name):
                 keys[name] = f"{place}/{directory}/{name}"
     return keys
 
@@ -517,20 +601,38 @@ def log_keys(repository: Repository, place: str) -> dict[str, str]:
 def extract_wal(
     repository: Repository, keys: dict[str, str], since: str
 ) -> Iterator[tuple[str, bytes]]:
-    """Segments and histories under the names that PostgreSQL asks for."""
+    """Segments and histories under the names that PostgreSQL asks for.
+
+    What is not authentic is told and left out; of a segment its parts are then used, if there are.
+    """
     parts: dict[str, list[tuple[int, int, str]]] = {}
+    whole = set()
     for name, key in keys.items():
-        segment, _, part = name.partition(".part-")
-        if name.endswith(".history") or (segment[8:] >= since and not part):
-            yield name, repository.unseal(b"L", key)
-        elif segment[8:] >= since and segment not in keys:  # the whole one is better than its parts
-            begin, end = (int(number, 16) for number in part.split("-"))
-            parts.setdefault(segment, []).append((begin, end, key))
+        found = SEGMENT.fullmatch(name)
+        if found and found[1][8:] < since:
+            continue
+        if found and found[2]:
+            parts.setdefault(found[1], []).append((int(found[2], 16), int(found[3], 16), key))
+            continue
+        plain = unsealed_or_none(repository, key)
+        if plain is not None:
+            whole.add(name)
+            yield name, plain
     for segment, pieces in parts.items():
-        joined = join_parts(repository, sorted(pieces))
+        # The whole one is better than its parts.
+        joined = b"" if segment in whole else join_parts(repository, sorted(pieces))
         if joined:
             complain(f"segment {segment} is known up to byte {len(joined)}: zeros follow")
             yield segment, joined + bytes(segment_bytes(joined) - len(joined))
+
+
+def unsealed_or_none(repository: Repository, key: str) -> bytes | None:
+    """What is in an object of the log; None, with a complaint, if it is not authentic."""
+    try:
+        return repository.unseal(b"L", key)
+    except Trouble as trouble:
+        complain(f"{trouble}: it is left out")
+        return None
 
 
 def join_parts(repository: Repository, pieces: list[tuple[int, int, str]]) -> bytes:
@@ -540,9 +642,12 @@ def join_parts(repository: Repository, pieces: list[tuple[int, int, str]]) -> by
         if begin > len(joined):
             complain(f"there is a hole in front of {key}: it is not used")
             break
-        plain = repository.unseal(b"L", key)
+        plain = unsealed_or_none(repository, key)
+        if plain is None:
+            continue
         if len(plain) != end - begin:
-            raise Trouble(f"object {key} has another length than its name says")
+            complain(f"object {key} has another length than its name says: it is left out")
+            continue
         joined += plain[len(joined) - begin :]
     return bytes(joined)
 
@@ -670,13 +775,13 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> None:
     """Run one command: exit 0, or 1 with the trouble on standard error."""
     arguments = parse_arguments()
+    key_file = b""
     try:
-        key_file = b""
         if arguments.key_file:
             with open(arguments.key_file, "rb") as file:
                 key_file = file.read().rstrip(b"\r\n")  # a newline is no part of the key
-        passphrase = os.environ.get("DRTOOL_KEY", "").encode()
-        arguments.run(Repository(arguments.repository, passphrase, key_file), arguments)
+        secret = Secret(os.environ.get("DRTOOL_KEY", "").encode(), key_file)
+        arguments.run(Repository(arguments.repository, secret), arguments)
     except (Trouble, OSError) as trouble:
         sys.exit(f"rescue: {trouble}")
 

@@ -103,6 +103,9 @@ def test_a_restored_tree_has_the_same_files_links_modes_and_times(
         },
     )
     (tree / "pg_notify").mkdir(mode=0o700)
+    for path in tree.rglob("*"):
+        path.chmod(0o750 if path.is_dir() else 0o600)
+    (tree / "pg_notify").chmod(0o700)
     (tree / "base/1/1259").chmod(0o640)
     (tree / "log").symlink_to("/var/log/elsewhere")
     os.utime(tree / "base/1/1259", ns=(1, 1_714_557_600_123_456_789))
