@@ -24,6 +24,7 @@ from drtool.restore.copy_ports import CopyPorts
 from drtool.restore.destination import Destination, make_destination
 from drtool.restore.fetch import Fetched, fetch_files, put_control
 from drtool.restore.isolated_wal import IsolatedWal
+from drtool.restore.outbound import LOCK_SECONDS, cut_off, cut_off_alone
 from drtool.restore.phases import Phases
 from drtool.restore.plan import RestorePlan
 from drtool.restore.replay import (
@@ -46,7 +47,7 @@ from drtool.restore.tablespaces import ReplayedTablespaces
 from drtool.restore.way_in import Restart, ended_when_asked, let_in, shut_down, stopped_by_failure
 from drtool.sources.postgres.binaries import ServerBinaries, reachable
 from drtool.sources.postgres.control import read_control
-from drtool.sources.postgres.entrance import Entrance, KnownNames, NoEntrance
+from drtool.sources.postgres.entrance import Access, Entrance, KnownNames, NoEntrance
 from drtool.sources.postgres.recovery_settings import isolated_settings, target_settings
 from drtool.sources.postgres.replay_needs import replay_needs
 from drtool.sources.postgres.server import RunningServer, ServerPlan, start_server
@@ -206,13 +207,25 @@ def _recover(
                 verification = verifier.answers(server, entrance)
         with phases.phase("verify", "catalogs, tables, indexes"), ended_when_asked(server, phases):
             deeper = verifier.running(server, entrance)
+            held = _cut_off(server, entrance, site)
         with phases.phase("finish", "shutdown, page checksums, configuration"):
             shut_down(server)
+            if isinstance(entrance, NoEntrance):
+                held = cut_off_alone(restart)
             pages = verifier.stopped(site.destination.data, stop=phases.stop)
             moved = tablespaces.finish(segment_bytes=supply.segment_bytes)
             role = entrance.role if isinstance(entrance, Entrance) else None
             handed = _hand_over(plan, site, role=role)
-    return _Recovered(came_to, verification, (*deeper, *pages, *moved), handed)
+    return _Recovered(came_to, verification, (*deeper, *held, *pages, *moved), handed)
+
+
+def _cut_off(
+    server: RunningServer, entrance: Entrance | NoEntrance, site: RestoreSite
+) -> tuple[Finding, ...]:
+    if isinstance(entrance, NoEntrance):
+        return ()
+    major = site.binaries.major
+    return cut_off(Access(server=server, entrance=entrance, major=major, lock_seconds=LOCK_SECONDS))
 
 
 def _hand_over(plan: RestorePlan, site: RestoreSite, *, role: str | None) -> HandedOver:

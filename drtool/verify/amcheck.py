@@ -18,13 +18,22 @@ from drtool.sources.postgres.binaries import ServerBinaries
 from drtool.sources.postgres.connection import startup_options
 from drtool.sources.postgres.entrance import Access, session_settings
 from drtool.sources.postgres.environment_errors import is_of_environment
+from drtool.sources.postgres.event_triggers import execute_without_triggers
+from drtool.sources.postgres.names import quoted
 from drtool.system.process import Finished, ProgramFailed, clean_environment, run_program
 from drtool.verify.copy_findings import failed, not_measured, problem
 
 SUBJECT = "pg_amcheck"
-_INSTALLED = "SELECT 1 FROM pg_extension WHERE extname = 'amcheck'"
-_INSTALL = "CREATE EXTENSION amcheck WITH SCHEMA pg_catalog"
+# pg_amcheck calls its functions in their extension's schema, as a superuser and by the arguments' names:
+# whoever may create functions there could put a better match beside them. Nobody else creates in this one.
+_SCHEMA = "pg_catalog"
+_INSTALLED_IN = (
+    "SELECT nspname FROM pg_extension e JOIN pg_namespace n ON n.oid = extnamespace"
+    " WHERE extname = 'amcheck'"
+)
+_INSTALL = f"CREATE EXTENSION amcheck WITH SCHEMA {_SCHEMA}"
 _DROP = "DROP EXTENSION IF EXISTS amcheck"
+_MOVE = "ALTER EXTENSION amcheck SET SCHEMA "
 # The run as a whole has a limit.
 _NO_TIMEOUT = {"statement_timeout": "0"}
 _QUERY = "pg_amcheck: detail: Query was"
@@ -35,7 +44,9 @@ _BROKEN = (psycopg.Error, SourceUnavailable)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Amcheck:
-    """One look at a copy. The extension is created where it is missing, and dropped there afterwards."""
+    """One look at a copy. The extension is created where it is missing, and dropped there afterwards; where
+    it is in another schema than pg_catalog, it is there for as long as the look takes.
+    """
 
     access: Access
     binaries: ServerBinaries
@@ -47,37 +58,39 @@ class Amcheck:
         if not self.binaries.has("pg_amcheck"):
             yield not_measured(SUBJECT, f"{self.binaries.bin_dir} has no pg_amcheck")
             return
-        ready: list[str] = []
-        created: list[str] = []
+        ready: dict[str, str | None] = {}
         try:
             for database in databases:
                 try:
-                    if self._create(database):
-                        created.append(database)
-                    ready.append(database)
+                    ready[database] = self._provide(database)
                 except _BROKEN as error:
                     yield _not_created(database, error)
             if ready:
-                yield from self._check(ready)
+                yield from self._check(list(ready))
         finally:
-            for database in created:
-                self._drop(database)
+            for database, undo in ready.items():
+                if undo is not None:
+                    self._undo(database, undo)
 
-    def _create(self, database: str) -> bool:
-        """Whether it was missing."""
+    def _provide(self, database: str) -> str | None:
+        """See to it that the extension is there, in pg_catalog; the statement that undoes it."""
         with self._connect(database) as session:
-            if session.execute(_INSTALLED).fetchone() is not None:
-                return False
-            session.execute(_INSTALL)
-        return True
+            row = session.execute(_INSTALLED_IN).fetchone()
+            if row is not None and row[0] == _SCHEMA:
+                return None
+            do, undo = _INSTALL, _DROP
+            if row is not None:
+                do, undo = _MOVE + _SCHEMA, _MOVE + quoted(str(row[0]))
+            execute_without_triggers(session, do, major=self.access.major)
+        return undo
 
-    def _drop(self, database: str) -> None:
+    def _undo(self, database: str, statement: str) -> None:
         """The copy is left as its source was."""
         try:
             with self._connect(database) as session:
-                session.execute(_DROP)
+                execute_without_triggers(session, statement, major=self.access.major)
         except _BROKEN:
-            # An extension too many does no harm.
+            # An extension too many does no harm, nor does one in pg_catalog.
             return
 
     def _check(self, databases: Sequence[str]) -> Iterator[Finding]:

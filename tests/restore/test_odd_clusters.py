@@ -40,7 +40,9 @@ _LIBRARY = "SET session_preload_libraries = 'is_not_there'"
 
 @dataclass(frozen=True)
 class Odd:
-    """What is done to a cluster, and undone; `since` is the first version that has it, `until` the last."""
+    """What is done to a cluster, and undone; `since` is the first version that has it, `until` the last.
+    `told` begins what a finding must say.
+    """
 
     do: tuple[str, ...]
     undo: tuple[str, ...] = ()
@@ -48,6 +50,7 @@ class Odd:
     until: int = 18
     measured: bool = True
     code: ExitCode = ExitCode.DONE
+    told: str = ""
 
 
 ODD = {
@@ -56,7 +59,6 @@ ODD = {
         (*_REFUSE, "ALTER EVENT TRIGGER refuse ENABLE ALWAYS"),
         ("DROP EVENT TRIGGER refuse", "DROP FUNCTION refuse"),
         until=16,
-        measured=False,
     ),
     "login trigger": Odd(
         (
@@ -132,6 +134,18 @@ ODD = {
         measured=False,
         code=ExitCode.OBJECTIVE_MISSED,
     ),
+    "subscription": Odd(
+        (
+            "CREATE SUBSCRIPTION away CONNECTION 'host=/none' PUBLICATION p WITH (connect = false)",
+            "UPDATE pg_subscription SET subenabled = true",
+        ),
+        (
+            "ALTER SUBSCRIPTION away DISABLE",
+            "ALTER SUBSCRIPTION away SET (slot_name = NONE)",
+            "DROP SUBSCRIPTION away",
+        ),
+        told="1 disabled",
+    ),
 }
 # Together they need one restore; the rest exclude each other. Each by itself is a campaign.
 TOGETHER = {
@@ -144,7 +158,7 @@ TOGETHER = {
     "other roles": (
         "library of a type missing", "bootstrap role renamed", "event trigger that always fires",
     ),
-    "nobody": ("no superuser with login",),
+    "nobody": ("subscription", "no superuser with login"),
 }  # fmt: skip
 
 
@@ -220,6 +234,8 @@ def look_at(cluster: Cluster, name: str, oddities: list[Odd]) -> None:
     assert code(outcome) == wanted, (name, outcome.findings)
     assert [one.passed for one in outcome.questions] == [True if wanted is ExitCode.DONE else None]
     assert outcome.is_writable == (wanted is ExitCode.DONE), name
+    for odd in oddities:
+        assert any(f.fact.startswith(odd.told) for f in outcome.findings), (name, outcome.findings)
     told = [f for f in outcome.findings if f.subject.startswith(("pg_amcheck", "connection"))]
     expected = Severity.NOTE if all(odd.measured for odd in oddities) else Severity.WARNING
     assert max((f.severity is Severity.WARNING, f.severity) for f in told)[1] is expected, told

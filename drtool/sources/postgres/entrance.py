@@ -33,7 +33,7 @@ _SETTINGS = {
     "jit": "off",
     "lc_messages": "C",
 }
-_FIRST_WITHOUT_EVENT_TRIGGERS = 17
+FIRST_WITHOUT_EVENT_TRIGGERS = 17
 _IS_SUPERUSER = "SELECT rolsuper FROM pg_roles WHERE rolname = session_user"
 # An invalid database is what an interrupted DROP DATABASE leaves: nobody can enter it.
 _DATABASES = (
@@ -129,7 +129,7 @@ def session_settings(major: int, *, fires_triggers: bool = True) -> dict[str, st
     `fires_triggers`; event triggers that are ENABLE ALWAYS run all the same.
     """
     settings = dict(_SETTINGS)
-    if major >= _FIRST_WITHOUT_EVENT_TRIGGERS:
+    if major >= FIRST_WITHOUT_EVENT_TRIGGERS:
         settings |= {"event_triggers": "off", "transaction_timeout": "0"}
     elif not fires_triggers:
         settings["session_replication_role"] = "replica"

@@ -1,4 +1,4 @@
-"""Roles and databases of a stopped copy, asked of PostgreSQL in single-user mode, where nobody logs in.
+"""A stopped copy into which nobody logs in, asked and changed by PostgreSQL in single-user mode.
 
 That mode needs no role that may, enters closed databases, and runs neither event triggers nor the
 settings of a role or a database (InitPostgres in postinit.c).
@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable
 
 from drtool.sources.postgres.entrance import KnownNames
+from drtool.sources.postgres.outbound import DISABLE, Subscription
 from drtool.sources.postgres.server import ServerPlan
 from drtool.system.process import run_program
 
@@ -17,14 +18,21 @@ _SECONDS = 300.0
 # Whatever was renamed or dropped: PostgreSQL needs a database to begin with.
 _USUAL_DATABASES = ("template1", "postgres", "template0")
 # A line each: a line break ends a statement. Names in hexadecimal, since they may hold anything.
-_QUERIES = """\
+_NAMES = """\
 SELECT 'role:' || encode(convert_to(rolname::text, getdatabaseencoding()), 'hex') \
 FROM pg_authid WHERE rolsuper AND rolcanlogin ORDER BY oid
 SELECT 'database:' || encode(convert_to(datname::text, getdatabaseencoding()), 'hex') \
 FROM pg_database WHERE datallowconn AND datconnlimit <> -2 ORDER BY oid
-SELECT 'complete:' FROM pg_authid WHERE oid = 10
 """
-_TOLD = re.compile(r'"(role|database|complete):([0-9a-f]*)"')
+_SUBSCRIPTIONS = (
+    f"WITH disabled AS ({DISABLE} RETURNING *) "  # noqa: S608 - a constant
+    "SELECT 'subscription:' || encode(convert_to(datname::text, getdatabaseencoding()), 'hex')"
+    " || '.' || encode(convert_to(subname::text, getdatabaseencoding()), 'hex')"
+    " || '.' || encode(convert_to(coalesce(subslotname::text, ''), getdatabaseencoding()), 'hex')"
+    " FROM disabled JOIN pg_database d ON d.oid = subdbid ORDER BY 1\n"
+)
+_COMPLETE = "SELECT 'complete:' FROM pg_authid WHERE oid = 10\n"
+_TOLD = re.compile(r'"(role|database|subscription|complete):([0-9a-f.]*)"')
 
 
 def read_names(plan: ServerPlan) -> KnownNames | str:
@@ -33,6 +41,27 @@ def read_names(plan: ServerPlan) -> KnownNames | str:
     The data directory's server must have been shut down in
     good order; it is again when this returns. ProgramFailed if PostgreSQL cannot be run.
     """
+    found = _told(plan, _NAMES)
+    if isinstance(found, str):
+        return found
+    return KnownNames(roles=_of(found, "role"), databases=_of(found, "database"))
+
+
+def disable_subscriptions_alone(plan: ServerPlan) -> tuple[Subscription, ...] | str:
+    """Disable the subscriptions of all databases; which they were, or why they could not be.
+
+    As `read_names` otherwise.
+    """
+    found = _told(plan, _SUBSCRIPTIONS)
+    if isinstance(found, str):
+        return found
+    return tuple(
+        Subscription(*map(_name, names.split("."))) for what, names in found if what != "complete"
+    )
+
+
+def _told(plan: ServerPlan, queries: str) -> list[tuple[str, str]] | str:
+    """What the queries answered, in the first database that carries all of them out; or why none did."""
     told: list[str] = []
     for database in _USUAL_DATABASES:
         command = [str(plan.binaries.program("postgres")), "--single"]
@@ -44,11 +73,11 @@ def read_names(plan: ServerPlan) -> KnownNames | str:
             timeout_seconds=_SECONDS,
             run_as=plan.run_as,
             directory=plan.data_directory,
-            given=_QUERIES,
+            given=queries + _COMPLETE,
         )
         found = _TOLD.findall(done.output)
         if done.code == 0 and ("complete", "") in found:
-            return KnownNames(roles=_of(found, "role"), databases=_of(found, "database"))
+            return found
         told.append(
             " ".join(done.errors.split()) or "pg_authid does not hold the bootstrap superuser"
         )
@@ -56,6 +85,8 @@ def read_names(plan: ServerPlan) -> KnownNames | str:
 
 
 def _of(found: Iterable[tuple[str, str]], kind: str) -> tuple[str, ...]:
-    return tuple(
-        bytes.fromhex(name).decode("utf-8", "replace") for what, name in found if what == kind
-    )
+    return tuple(_name(name) for what, name in found if what == kind)
+
+
+def _name(text: str) -> str:
+    return bytes.fromhex(text).decode("utf-8", "replace")
