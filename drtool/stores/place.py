@@ -16,8 +16,11 @@ from urllib.parse import (
 )
 
 from drtool.errors import PolicyError
+from drtool.model.link import Link
 from drtool.stores.keys import check_key
+from drtool.system.network import stays_on_this_machine
 
+VERIFY = "Let its endpoint begin with https://, with a certificate that this machine trusts."
 _OPTIONS = {"s3": ("endpoint", "region", "path_style"), "gs": ("endpoint",), "az": ("endpoint",)}
 _ENDPOINT_VARIABLES = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
 _EXAMPLE = (
@@ -76,6 +79,23 @@ class RemotePlace:
     @property
     def without_tls(self) -> bool:
         return self.endpoint is not None and self.endpoint.startswith("http://")
+
+
+def link_of(url: str) -> Link:
+    """How requests to a place are protected; PolicyError for a URL that leads nowhere.
+
+    Both libraries verify certificates, and take none that does not prove the host's name.
+    """
+    place = parse_place(url)
+    if isinstance(place, LocalPlace):
+        return Link(stays_here=True, is_encrypted=False, is_verified=False)
+    host = urlsplit(place.host).hostname or ""
+    has_tls = not place.without_tls
+    return Link(
+        stays_here=place.without_tls and stays_on_this_machine(host),
+        is_encrypted=has_tls,
+        is_verified=has_tls,
+    )
 
 
 def credential_files() -> tuple[str, str]:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from functools import partial
 
+from drtool.check.links import check_link
 from drtool.check.run import Part, Seen, attempt, not_looked, run_checks
 from drtool.errors import DrtoolError
 from drtool.model.checked import CheckReport, Look
@@ -20,6 +21,7 @@ from drtool.policy.sources import (
 )
 from drtool.repository.repository import Repository
 from drtool.stores.capabilities import Capabilities, describe_capabilities
+from drtool.stores.place import VERIFY, link_of
 from drtool.stores.remote import RemoteStore
 from drtool.wiring.checking import Checking
 from drtool.wiring.parts import opened_repository
@@ -87,7 +89,11 @@ def _look_at_repository(
         yield not_looked("store", repository)
         return
     url, version = repository.store.url, repository.ring.newest
-    yield Look(name="store", seen=f"{url} answers, and its key opens it (version {version})")
+    yield Look(
+        name="store",
+        seen=f"{url} answers, and its key opens it (version {version})",
+        findings=tuple(check_link(url, link_of(url), fix=VERIFY)),
+    )
     recorded = repository.root.capabilities
     findings = [one for one in describe_capabilities(recorded) if one.subject != "clock"]
     yield Look(name="abilities", seen=_abilities(recorded), findings=tuple(findings))

@@ -7,6 +7,7 @@ import socket
 from collections.abc import Iterator, Sequence
 
 from drtool.check.freshness import check_mirror
+from drtool.check.links import check_link
 from drtool.check.run import Seen, attempt, not_looked
 from drtool.check.state import SourceState, with_refused_backup
 from drtool.errors import DrtoolError, SourceUnavailable
@@ -21,6 +22,7 @@ from drtool.sources.files.checks import check_content, check_place
 from drtool.sources.files.glance import glance_at
 from drtool.sources.files.guard import PlaceSigns, has_sentinel, judge_sentinel
 from drtool.stores.bucket import Bucket
+from drtool.stores.place import VERIFY, link_of
 from drtool.wiring.check_destination import look_at_destination
 from drtool.wiring.checking import Checking
 from drtool.wiring.mirrors import mirror_bucket, mirror_standing
@@ -64,7 +66,11 @@ def look_at_bucket(checking: Checking, source: BucketSource) -> Iterator[Look]:
             first = next(bucket.list(), None)
         except DrtoolError as error:
             raise SourceUnavailable(error.message, hint=error.hint) from error
-        return f"{bucket.url} answers, {'and is empty' if first is None else 'and has objects'}", ()
+        findings = check_link(bucket.url, link_of(source.url), fix=VERIFY)
+        return (
+            f"{bucket.url} answers, {'and is empty' if first is None else 'and has objects'}",
+            findings,
+        )
 
     yield attempt("bucket", is_there)
     yield attempt("mirror", lambda: _mirror(checking, source.mirror))
@@ -121,8 +127,9 @@ def _mirror(checking: Checking, url: StoreUrl) -> Seen:
         checking.name, url, repository=checking.known(), around=checking.around
     )
     keeps = bucket.keeps_versions()
+    link = check_link(bucket.url, link_of(url), fix=VERIFY)
     table = checking.timetable("mirror run", f"drtool sync {checking.name}")
-    findings = check_mirror(table, standing, keeps_versions=keeps, now=checking.now)
+    findings = [*link, *check_mirror(table, standing, keeps_versions=keeps, now=checking.now)]
     if standing.ended is None:
         return f"{bucket.url} answers, and no run has ended there", findings
     age = format_age(standing.ended, checking.now)

@@ -10,6 +10,7 @@ from drtool.archiving.branch import require_archived_branch
 from drtool.archiving.receive_settings import ReceiveSettings
 from drtool.archiving.status import WalStatus
 from drtool.check.freshness import check_clock
+from drtool.check.links import check_link
 from drtool.check.run import Seen, attempt, not_looked
 from drtool.check.state import Topic
 from drtool.errors import DrtoolError, NotRecoverable
@@ -22,6 +23,7 @@ from drtool.repository.extents import PostgresExtent
 from drtool.sources.postgres.checks import check_archiving, check_server
 from drtool.sources.postgres.connection import connect, place_of
 from drtool.sources.postgres.facts import ServerFacts, read_facts
+from drtool.sources.postgres.links import VERIFY
 from drtool.sources.postgres.obstacles import check_obstacles, read_obstacles
 from drtool.sources.postgres.readiness import read_archiver, read_readings
 from drtool.sources.postgres.standby import check_standing, read_standing
@@ -70,6 +72,7 @@ def _look_at_server(
             *check_server(facts, readings),
             *check_clock(facts.place, skew),
             *check_obstacles(facts.place, obstacles, asked_in=asked_in),
+            *check_link(facts.place, facts.link, fix=VERIFY),
         ]
         used, most = readings.used_senders, facts.max_wal_senders
         seen = (
@@ -96,7 +99,7 @@ def _look_at_server(
 def _standby(dsn: str, primary: ServerFacts | None) -> Seen:
     """The server that backups are taken from: of the same cluster, and following."""
     facts = read_facts(dsn)
-    findings = []
+    findings = list(check_link(facts.place, facts.link, fix=VERIFY))
     if primary is not None and facts.system_id != primary.system_id:
         findings.append(
             Finding(

@@ -7,13 +7,14 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from drtool.check.freshness import check_clock
+from drtool.check.links import check_link
 from drtool.check.run import Seen, attempt, not_looked
 from drtool.errors import DrtoolError, SourceUnavailable
 from drtool.model.checked import Look
 from drtool.model.finding import Finding, Severity
 from drtool.model.measure import counted, format_skew
 from drtool.policy.sources import RedisSource, RedisTopology
-from drtool.sources.redis.address import Login, NodeAddress
+from drtool.sources.redis.address import VERIFY, Login, NodeAddress, link_of
 from drtool.sources.redis.binaries import server_user
 from drtool.sources.redis.checks import (
     ServerState,
@@ -199,6 +200,7 @@ def _look_at_node(servers: _Servers, node: RedisNode) -> Seen:
         findings = [*check_node(node, state), *_rights(servers, connection)]
         findings += check_renamed(connection, has_stream=servers.source.stream)
         findings += check_clock(connection.place, skew)
+        findings += check_link(connection.place, link_of(node.address, servers.login), fix=VERIFY)
         if servers.source.topology is RedisTopology.CLUSTER:
             findings += check_cluster_state(node.address, _cluster_info(connection))
         servers.keys[node.address] = sum(keys_by_database(connection).values())

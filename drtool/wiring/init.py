@@ -6,6 +6,7 @@ import os
 import re
 from pathlib import Path
 
+from drtool.check.links import check_link
 from drtool.config.policy_file import parse_policy
 from drtool.errors import DestinationRefused, DrtoolError, UsageError
 from drtool.model.finding import Finding, Severity, harm_of
@@ -13,6 +14,7 @@ from drtool.model.outcome import Fact, FactSheet
 from drtool.model.request import InitRequest
 from drtool.policy.secrets import Secret
 from drtool.sources.postgres.facts import ServerFacts, read_facts, require_ready
+from drtool.sources.postgres.links import VERIFY
 from drtool.system.durable import create_durably, make_directory
 from drtool.wiring.init_redis import is_redis, probe_redis
 from drtool.wiring.surroundings import Surroundings
@@ -38,7 +40,7 @@ restore_root: {restore_root}   # restores without --into make a new directory he
 _SOURCE = """\
   {name}:
     kind: postgres
-    dsn: env:{variable}
+    dsn: env:{variable}   # across a network with sslmode=verify-full and sslrootcert=FILE
     # drtool wal receive {name}; a slot keeps WAL on the server for it, 16 GiB (slot_limit) at most.
     # {{mode: push}} instead: archive_command = 'drtool-wal push --source {name} %p' in postgresql.conf
     wal: {{mode: stream, flush: 10s}}
@@ -63,7 +65,8 @@ def run_init(request: InitRequest, around: Surroundings) -> FactSheet:
                 severity=Severity.WARNING,
                 subject="environment",
                 fact="no variable NAME_DSN is set, so no server was asked",
-                fix="export MAIN_DB_DSN=postgresql://drtool@HOST/postgres, and run `drtool init` again.",
+                fix="export MAIN_DB_DSN='postgresql://drtool@HOST/postgres?sslmode=verify-full', and run"
+                " `drtool init` again.",
             )
         )
     facts, texts = [], []
@@ -143,6 +146,7 @@ def _probe(name: str, variable: str, around: Surroundings, *, findings: list[Fin
             )
         )
         return Fact(name=name, value="cannot be protected as it stands", label=name)
+    findings += check_link(facts.place, facts.link, fix=VERIFY)
     return Fact(name=name, value=_described(facts), label=name)
 
 

@@ -7,11 +7,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from urllib.parse import unquote, urlsplit
 
+from drtool.check.links import check_link
 from drtool.errors import DrtoolError, UsageError
 from drtool.model.finding import Finding, Severity, harm_of
 from drtool.model.outcome import Fact
 from drtool.policy.secrets import Secret
-from drtool.sources.redis.address import Login, NodeAddress, TlsSettings
+from drtool.sources.redis.address import VERIFY, Login, NodeAddress, TlsSettings, link_of
 from drtool.sources.redis.connection import connect
 from drtool.sources.redis.refusals import unknown_release
 from drtool.sources.redis.release import server_mode
@@ -79,6 +80,8 @@ def probe_redis(name: str, variable: str, around: Surroundings) -> RedisProbe:
             release = connection.release
             if not release.is_known:
                 raise unknown_release(connection.place, release, name)
+            link = link_of(dsn.address, dsn.login)
+            findings += check_link(connection.place, link, fix=VERIFY)
         shown = f"{release}, {topology}, {dsn.address}"
     except DrtoolError as error:
         shown = "cannot be protected as it stands"

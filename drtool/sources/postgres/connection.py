@@ -16,6 +16,8 @@ from psycopg import pq
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from drtool.errors import PolicyError, SourceUnavailable, SourceUnsuitable
+from drtool.model.link import Link
+from drtool.sources.postgres.links import connect_guarded, link_of
 from drtool.sources.postgres.refusals import (
     OLDEST_VERSION,
     Failure,
@@ -151,7 +153,7 @@ def _open(
         **{"application_name": f"drtool {purpose}", **more},
     )
     try:
-        connection = psycopg.connect(conninfo, autocommit=True)
+        connection = connect_guarded(conninfo)
     except psycopg.Error as error:
         # libpq's messages name host, port, role and database, never the password.
         raise refused(place, str(error)) from None
@@ -181,6 +183,11 @@ class ReplicationConnection:
         self.place = place
         self.server_version: int = connection.info.server_version
         self.host: str = connection.info.host
+
+    @property
+    def link(self) -> Link:
+        """How this connection is protected on its way."""
+        return link_of(self._connection)
 
     def on_notice(self, handler: Notice | None) -> None:
         """Give every notice and warning of the server to `handler`, in the thread that reads."""

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 import psycopg
 
 from drtool.errors import SourceUnavailable, SourceUnsuitable
+from drtool.model.link import Link
 from drtool.model.wal import Lsn
 from drtool.sources.postgres.connection import (
     ReplicationConnection,
@@ -88,6 +89,7 @@ class ServerFacts:
     """
 
     place: str
+    link: Link
     system_id: int
     timeline: int
     flushed: Lsn
@@ -153,6 +155,7 @@ def replication_facts(
 
     return ServerFacts(
         place=connection.place,
+        link=connection.link,
         system_id=int(system_id),
         timeline=int(timeline),
         flushed=Lsn.parse(flushed),

@@ -115,6 +115,13 @@ _REFUSALS = (
         hint="Run ALTER ROLE the_role WITH REPLICATION there as a superuser.",
     ),
     _refusal(
+        r"requested a cleartext password",
+        SourceUnsuitable,
+        fact="asks for the password in clear text over a link without TLS, and is not given it",
+        hint="Add sslmode=verify-full to the DSN (ssl = on at the server), or use scram-sha-256 in its"
+        " pg_hba.conf; require_auth=password in the DSN sends it all the same.",
+    ),
+    _refusal(
         r"no password supplied|fe_sendauth: kein Passw?ort",
         SourceUnsuitable,
         fact="asks for a password, and none was given",

@@ -8,7 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from drtool.errors import PolicyError
+from drtool.model.link import Link
 from drtool.policy.secrets import Secret
+from drtool.system.network import stays_on_this_machine
+
+VERIFY = (
+    "Let the server listen with TLS (tls-port, tls-cert-file), and say `tls: {ca_file: FILE}` in the"
+    " policy, without check_hostname: false."
+)
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -76,6 +83,17 @@ class Login:
             return []
         words = ["AUTH", *([self.username] if self.username else []), self.password.reveal()]
         return [word.encode() for word in words]
+
+
+def link_of(address: NodeAddress, login: Login) -> Link:
+    """How a connection there is protected."""
+    tls = login.tls
+    return Link(
+        stays_here=address.is_socket or stays_on_this_machine(address.host),
+        is_encrypted=tls is not None,
+        # Any name will do for an authority of one's own, and for no public one.
+        is_verified=tls is not None and (tls.check_hostname or tls.ca_file is not None),
+    )
 
 
 def is_listening(address: NodeAddress) -> bool:
