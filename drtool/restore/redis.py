@@ -29,6 +29,7 @@ from drtool.restore.redis_loading import (
     expiring_keys,
     heartbeat_in,
     loaded,
+    module_commands,
     take_a_write,
 )
 from drtool.restore.redis_places import (
@@ -95,7 +96,9 @@ def run_redis_restore(
     with _what_is_left(site):
         total = plan.fetch_bytes + plan.stream_bytes
         with phases.phase(FETCH, "snapshots and streams", total=total) as sizes:
-            _fetch(plan, site, Origin(plan, files, repository), copy=copy, phases=phases)
+            of_modules = partial(module_commands, site, clock=phases.clock)
+            origin = Origin(plan, files, repository, of_modules)
+            _fetch(plan, site, origin, copy=copy, phases=phases)
             captured = [
                 CapturedServer.from_sealed(files.content(config_path(one.shard)))
                 for one in plan.shards

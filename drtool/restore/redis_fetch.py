@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,13 +10,15 @@ from drtool.repository.extents import RedisExtent, RedisShard
 from drtool.repository.repository import Repository
 from drtool.repository.streambranch import StreamPath
 from drtool.repository.streampath import read_path
+from drtool.restore.redis_commands import reader_of, refusing
 from drtool.restore.redis_content import SnapshotFiles, arrivals_ms
 from drtool.restore.redis_places import RedisSite
 from drtool.restore.redis_plan import RedisPlan, ShardPlan
 from drtool.sources.redis.aof import AofFiles, AofLayout, write_aof
-from drtool.sources.redis.commands import absolute_expiries
+from drtool.sources.redis.expiries import absolute_expiries
 from drtool.sources.redis.rdb import stream_database
 from drtool.sources.redis.release import Product, Release, newest_release, parse_release
+from drtool.sources.redis.replicated import ReplicatedOnly
 
 Part = memoryview | bytes
 Told = Callable[[Iterable[Part]], Iterator[Part]]
@@ -26,11 +28,15 @@ _SAYS_MOMENTS = (7, 0, 0)
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where the snapshot and the stream of a plan are read from."""
+    """Where the snapshot and the stream of a plan are read from.
+
+    `of_modules` names the commands by which the modules of the copy write.
+    """
 
     plan: RedisPlan
     files: SnapshotFiles
     repository: Repository
+    of_modules: Callable[[], Container[bytes]]
 
 
 def fetch_shard(
@@ -41,24 +47,44 @@ def fetch_shard(
     origin: Origin,
     told: Told,
 ) -> AofFiles:
-    """Write one shard into `directory`; all of it is durable when this returns."""
+    """Write one shard into `directory`; all of it is durable when this returns.
+
+    NotReplicated or NotRecoverable if its stream holds what no master replicates, before a server could
+    load it.
+    """
     shard = one.shard
     has_stream = one.stream_bytes > 0
     return write_aof(
         directory,
         told(origin.files.parts(shard.rdb)),
-        told(_stream(one, origin.plan, origin.repository)) if has_stream else [],
+        told(_stream(one, origin)) if has_stream else [],
         layout=AofLayout.of(site.binaries.version),
         database=stream_database(origin.files.head(shard.rdb)) if has_stream else None,
         owner=site.destination.owner,
     )
 
 
-def _stream(one: ShardPlan, plan: RedisPlan, repository: Repository) -> Iterable[Part]:
-    if _says_moments(one.shard):
-        return read_path(repository, plan.source, one.path, end=one.until)
-    arrived = arrivals_ms(repository, plan.source, one.path, end=one.until)
-    return absolute_expiries(arrived, begin=one.shard.offset)
+def _stream(one: ShardPlan, origin: Origin) -> Iterator[bytes]:
+    """What is replayed; moments of expiry in place of spans."""
+    reader = reader_of(one, of_modules=origin.of_modules)
+    plan, repository = origin.plan, origin.repository
+    with refusing(one, plan, repository):
+        if _says_moments(one.shard):
+            for part in read_path(repository, plan.source, one.path, end=one.until):
+                yield from reader.changed(part)
+        else:
+            yield from absolute_expiries(
+                _checked_arrivals(reader, one, origin), begin=one.shard.offset
+            )
+
+
+def _checked_arrivals(
+    reader: ReplicatedOnly, one: ShardPlan, origin: Origin
+) -> Iterator[tuple[int, bytes]]:
+    arrived = arrivals_ms(origin.repository, origin.plan.source, one.path, end=one.until)
+    for moment_ms, part in arrived:
+        for piece in reader.changed(part):
+            yield moment_ms, piece
 
 
 def release_of(extent: RedisExtent) -> Release:

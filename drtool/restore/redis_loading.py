@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import datetime
@@ -14,10 +15,15 @@ from drtool.restore.phases import Phases
 from drtool.restore.redis_places import RedisSite
 from drtool.sources.redis.aof import AofFiles
 from drtool.sources.redis.keyslot import SlotRange, key_for_slots
+from drtool.sources.redis.renamed import module_writes
 from drtool.sources.redis.server import ScratchPlan, ScratchServer, start_scratch
+from drtool.system.clock import Clock
+from drtool.system.users import give
 
 PHASE = "replay"
 _POLL_SECONDS = 0.05
+# A server that has nothing to load but modules.
+_EMPTY_SECONDS = 60.0
 
 
 @contextmanager
@@ -70,6 +76,25 @@ def _wait(
                 hint="Look whether this machine has the memory for it.",
             )
         phases.clock.wait(_POLL_SECONDS)
+
+
+def module_commands(site: RedisSite, *, clock: Clock) -> frozenset[bytes]:
+    """In capitals, the commands by which the modules of the copy write: asked of a server without data."""
+    if not site.modules:
+        return frozenset()
+    with tempfile.TemporaryDirectory(prefix="drtool-", dir=site.scratch) as place:
+        give(Path(place), site.destination.owner)
+        plan = ScratchPlan(
+            directory=Path(place),
+            binaries=site.binaries,
+            run_as=site.destination.owner,
+            uses_aof=False,
+            keeps_expired=False,
+            modules=site.modules,
+        )
+        with start_scratch(plan, clock=clock, scratch=site.scratch) as server:
+            server.wait_loaded(timeout_seconds=_EMPTY_SECONDS)
+            return module_writes(server.connection())
 
 
 def take_a_write(server: ScratchServer) -> bool:

@@ -33,6 +33,7 @@ from drtool.restore.copy_ports import CopyPorts
 from drtool.restore.destination import check_directory
 from drtool.restore.phases import Phases
 from drtool.restore.redis import run_redis_restore
+from drtool.restore.redis_commands import require_known_commands
 from drtool.restore.redis_content import SnapshotFiles
 from drtool.restore.redis_fetch import release_of_plan
 from drtool.restore.redis_look import look_redis
@@ -45,7 +46,6 @@ from drtool.restore.redis_places import (
     server_places,
 )
 from drtool.restore.redis_plan import RedisPlan, plan_redis_restore, preview_redis
-from drtool.restore.redis_renamed import require_known_commands
 from drtool.restore.redis_settle import config_path
 from drtool.sources.redis.address import Login, NodeAddress, TlsSettings
 from drtool.sources.redis.binaries import RedisBinaries, server_user

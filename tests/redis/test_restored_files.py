@@ -23,7 +23,8 @@ from drtool.sources.redis.binaries import (
     reachable_by,
     server_user,
 )
-from drtool.sources.redis.commands import absolute_expiries, safe_cut
+from drtool.sources.redis.commands import safe_cut
+from drtool.sources.redis.expiries import absolute_expiries
 from drtool.sources.redis.rdb import file_parts, stream_database
 from drtool.sources.redis.rdbwrite import drop_expired, rewrite, shift_ttl
 from drtool.sources.redis.release import Product, parse_release

@@ -12,9 +12,9 @@ from drtool.model.finding import Severity
 from drtool.model.target import ToBackup, ToLatest, ToTime
 from drtool.repository.backups import backup_ids
 from drtool.repository.repository import Repository
+from drtool.restore.redis_commands import require_known_commands
 from drtool.restore.redis_look import look_redis
 from drtool.restore.redis_plan import RedisPlan, plan_redis_restore
-from drtool.restore.redis_renamed import require_known_commands
 from drtool.system.clock import SystemClock
 from tests.archiving.redis_rig import wait_held
 from tests.restore.redis_rig import SOURCE, restore, servers_of, started, streamed, take_snapshot
@@ -91,7 +91,7 @@ def test_the_moment_that_the_refusal_names_comes_back(
         assert copy.mget("a", "b") == [b"1", b"2"]
 
 
-def test_where_nobody_could_ask_the_failed_restore_says_what_it_may_be(
+def test_where_nobody_could_ask_the_refusal_says_what_it_may_be(
     make_redis: MakeRedis, repository: Repository, root: Path
 ) -> None:
     server = make_redis(settings=renaming(set="set2", command=""))
@@ -100,13 +100,14 @@ def test_where_nobody_could_ask_the_failed_restore_says_what_it_may_be(
         run(server, "set2", "a", 1)
         wait_held(repository, server)
 
-    with pytest.raises(NotRecoverable, match="does not start") as refused:
+    with pytest.raises(NotRecoverable, match="holds SET2") as refused:
         restore(repository, root / "copy")
 
     assert any(
         "nobody can tell whether commands are renamed" in one.fact for one in outcome.findings
     )
-    assert "rename-command of the source gave it another name" in refused.value.hint
+    assert "If rename-command of the source gave it another name" in refused.value.hint
+    assert not list(root.rglob("appendonly.aof.manifest"))
 
 
 def test_what_a_master_that_took_over_had_renamed_is_known_too(

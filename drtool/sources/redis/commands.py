@@ -1,26 +1,27 @@
-"""The stream read command by command: where it may be cut, and relative expiry times made absolute.
+"""The stream read command by command: where it may be cut, and how it is changed on its way.
 
-Redis drops half a command and half a transaction at the end of what it replays, so a restore needs
-none of this; it tells beforehand what will be dropped. Streams of Redis 6.2 need the second part: it
-replicates `EXPIRE key 100` and `RESTORE key 100000 ...`, which a replay counts from the day of the
-restore. Redis 7.0 replicates moments; only what a module replicates as it was told may hold spans there.
+Redis drops half a command and half a transaction at the end of what it replays; this tells beforehand
+what will be dropped. It is read as strictly as Redis reads it, or more so.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Iterable
 
 from drtool.errors import IntegrityError
 from drtool.sources.redis.crc64 import Buffer
 
-_WORD_BYTES = 64
+WORD_BYTES = 64
 _LINE_BYTES = 64
-_AS_SET = {b"SETEX": 1000, b"PSETEX": 1}
-_AS_MOMENT = {b"EXPIRE": 1000, b"PEXPIRE": 1}
-_UNITS = {b"EX": 1000, b"PX": 1}
+# As a server writes numbers, and nothing that two readers could take for two numbers: Redis reads 1 in `1_0`
+# and Python 10, so that what one takes for a value is a command to the other.
+_HEAD = re.compile(rb"\*([1-9][0-9]{0,8})\r\n\$([1-9][0-9]?)\r\n")
+VALUE_HEAD = re.compile(rb"\$(0|[1-9][0-9]{0,9})\r\n")
+_BEGUN = re.compile(rb"([*$\r][0-9\r\n$]*)?")
+# A head is shorter.
+_HEAD_BYTES = 32
 _NO_WRITES = frozenset({b"PING", b"SELECT", b"MULTI", b"EXEC", b"DISCARD", b"REPLCONF"})
-# MIGRATE sends the second one, to move slots.
-_RESTORES = frozenset({b"RESTORE", b"RESTORE-ASKING"})
 
 
 class StreamDamaged(IntegrityError):
@@ -60,7 +61,7 @@ class StreamScanner:
         """Go through `window` as far as it is understood; the rest waits for more."""
         pos, size = 0, len(window)
         self._awaited = 0
-        find = window.find
+        head_of = VALUE_HEAD.match
         try:
             while True:
                 if self._skip:
@@ -69,22 +70,23 @@ class StreamScanner:
                     self._skip -= step
                     if self._skip:
                         break
-                    self._argument_ended(pos)
+                    self._end_argument(window, pos)
                 elif self._left == 0:
                     end = self._read_name(window, pos)
                     if end < 0:
                         break
                     pos = end
                 else:
-                    newline = find(b"\n", pos, pos + _LINE_BYTES)
-                    if newline < 0:
+                    head = head_of(window, pos)
+                    if head is None:
+                        self._may_go_on(window, pos)
                         break
-                    length = int(window[pos + 1 : newline - 1])
-                    if not self._takes(window, pos, newline + 1, length=length):
+                    length = int(head[1])
+                    if not self._takes(window, pos, head.end(), length=length):
                         self._awaited = length
                         break
                     self._skip = length + 2
-                    pos = newline + 1
+                    pos = head.end()
         except ValueError as error:
             raise StreamDamaged(
                 f"the stream is not readable near offset {self._offset + pos}: {error}",
@@ -92,36 +94,49 @@ class StreamScanner:
             ) from error
         self._rest = window[pos:]
         self._offset += pos
-        if len(self._rest) > 4 * _LINE_BYTES + _WORD_BYTES + self._awaited:
+        if len(self._rest) > 4 * _LINE_BYTES + WORD_BYTES + self._awaited:
             raise StreamDamaged(f"the stream is not readable near offset {self._offset}")
         return pos
 
     def _read_name(self, window: bytes, pos: int) -> int:
         """Read how many words a command has and the first of them; the position after, or -1."""
-        newline = window.find(b"\n", pos, pos + _LINE_BYTES)
-        if newline < 0:
+        head = _HEAD.match(window, pos)
+        if head is None:
+            if window[pos : pos + 1] == b"\n" or window[pos : pos + 2] == b"\r\n":
+                return self._alive(pos, window.index(b"\n", pos) + 1)
+            self._may_go_on(window, pos)
             return -1
-        if window[pos : pos + 1] in (b"\r", b"\n"):
-            return newline + 1  # an empty line is a sign of life
-        if window[pos : pos + 1] != b"*":
-            raise ValueError(f"{window[pos : pos + 8]!r} where a command should begin")
-        count = int(window[pos + 1 : newline - 1])
-        second = window.find(b"\n", newline + 1, newline + 1 + _LINE_BYTES)
-        if second < 0:
-            return -1
-        length = int(window[newline + 2 : second - 1])
-        if length > _WORD_BYTES:
+        count, length = int(head[1]), int(head[2])
+        if length > WORD_BYTES:
             raise ValueError(f"the name of a command has {length} bytes")
-        end = second + 1 + length + 2
+        begin = head.end()
+        end = begin + length + 2
         if end > len(window):
             return -1
-        self._name = window[second + 1 : end - 2].upper()
+        if window[end - 2 : end] != b"\r\n":
+            raise ValueError("the name of a command is longer than it says")
+        name = window[begin : end - 2].upper()
+        if not self._is_held(name, window, pos, count=count):
+            return -1
+        self._name = name
         self._number = 1
         self._left = count - 1
         self._named(pos, end, count)
         if self._left == 0:
             self._command_ended(end)
         return end
+
+    def _may_go_on(self, window: bytes, pos: int) -> None:
+        """ValueError unless what stands there is the beginning of a head that is not here yet."""
+        seen = window[pos : pos + _HEAD_BYTES]
+        if len(seen) == _HEAD_BYTES or not _BEGUN.fullmatch(seen):
+            raise ValueError(f"{seen[:16]!r} where a command or a value should begin")
+
+    def _end_argument(self, window: bytes, pos: int) -> None:
+        # Where the window begins behind the carriage return there is one byte to look at.
+        if not b"\r\n".endswith(window[max(0, pos - 2) : pos]):
+            raise ValueError("a value is longer than it says")
+        self._argument_ended(pos)
 
     def _argument_ended(self, pos: int) -> None:
         self._left -= 1
@@ -138,6 +153,21 @@ class StreamScanner:
         if not self._in_transaction:
             self.safe_offset = self._offset + pos
 
+    def _alive(self, begin: int, end: int) -> int:  # noqa: ARG002 - for those who change what passes
+        """An empty line, which is a sign of life; where it ends."""
+        return end
+
+    def _is_held(
+        self,
+        name: bytes,  # noqa: ARG002 - for those who look at more than the name
+        window: bytes,  # noqa: ARG002 - as above, for those who look at more than the name
+        begin: int,  # noqa: ARG002 - as above, for those who look at more than the name
+        *,
+        count: int,  # noqa: ARG002 - as above, for those who look at more than the name
+    ) -> bool:
+        """Whether enough of a command of `count` words is in the window; False waits for more."""
+        return True
+
     def _named(self, begin: int, end: int, count: int) -> None:
         """A command's name is known; it stands with its head from `begin` to `end` in the window."""
 
@@ -151,6 +181,31 @@ class StreamScanner:
     ) -> bool:
         """Whether the argument whose head is at `begin` can be gone through; False waits for more."""
         return True
+
+
+class StreamEditor(StreamScanner):
+    """Passes a stream on, with changes that those who inherit put into `edits`."""
+
+    def __init__(self, begin: int) -> None:
+        super().__init__(begin)
+        self.edits: list[tuple[int, int, bytes]] = []
+        """From where to where in the window, and what comes in its place; in order."""
+
+    def changed(self, part: Buffer) -> list[bytes]:
+        """What becomes of `part` and of what was held back before it."""
+        window = self._rest + bytes(part)
+        self.edits = []
+        end = self._scan(window)
+        out, done = [], 0
+        for begin, stop, text in self.edits:
+            out += [window[done:begin], text]
+            done = stop
+        out.append(window[done:end])
+        return [piece for piece in out if piece]
+
+    def rest(self) -> bytes:
+        """What is held back at the end: half a command."""
+        return self._rest
 
 
 class WriteCounter(StreamScanner):
@@ -194,108 +249,6 @@ def is_open_transaction(parts: Iterable[Buffer]) -> bool:
     return scanner.commands > 0 and scanner.safe_offset == 0 and scanner.is_between_commands
 
 
-class AbsoluteExpiries(StreamScanner):
-    """Passes a stream of Redis 6.2 on, with moments in place of spans.
-
-    Each part comes with the moment of its arrival, to which spans are added: so what a key's time is
-    off by is what the archive's index is off by, a tenth of a second.
-    """
-
-    def __init__(self, begin: int) -> None:
-        super().__init__(begin)
-        self._moment_ms = 0
-        self._edits: list[tuple[int, int, bytes]] = []
-        self._unit: int | None = None
-        self._behind = b""
-        self._key = b""
-        self._span_ms = 0
-
-    def passed(self, part: Buffer, moment_ms: int) -> list[bytes]:
-        """What becomes of `part` and of what was held back before it."""
-        window = self._rest + bytes(part)
-        self._edits = []
-        self._moment_ms = moment_ms
-        end = self._scan(window)
-        out, done = [], 0
-        for begin, stop, text in self._edits:
-            out += [window[done:begin], text]
-            done = stop
-        out.append(window[done:end])
-        return [piece for piece in out if piece]
-
-    def rest(self) -> bytes:
-        """What is held back at the end: half a command."""
-        return self._rest
-
-    def _named(self, begin: int, end: int, count: int) -> None:
-        self._unit = None
-        if self._name in _AS_MOMENT and count == 3:
-            self._unit = _AS_MOMENT[self._name]
-            self._edits.append((begin, end, b"*3\r\n" + _word(b"PEXPIREAT")))
-        elif self._name in _AS_SET and count == 4:
-            self._unit = _AS_SET[self._name]
-            self._edits.append((begin, end, b"*5\r\n" + _word(b"SET")))
-
-    def _takes(self, window: bytes, begin: int, value: int, *, length: int) -> bool:
-        if self._name in _RESTORES:
-            return self._restore_takes(window, value, length)
-        is_option = self._name == b"SET" and self._number >= 3 and length <= _WORD_BYTES
-        is_span = self._unit is not None and self._number == 2
-        if not is_option and not is_span:
-            return True
-        end = value + length + 2
-        if end > len(window):
-            return False
-        text = window[value : value + length]
-        if is_option and self._unit is None:
-            self._unit = _UNITS.get(text.upper())
-            if self._unit is not None:
-                self._edits.append((begin, end, _word(b"PXAT")))
-            return True
-        assert self._unit is not None
-        moment = _word(b"%d" % (self._moment_ms + self._unit * int(text)))
-        if self._name in _AS_SET:
-            # SETEX key seconds value: the moment goes behind the value.
-            self._behind = _word(b"PXAT") + moment
-            moment = b""
-        self._edits.append((begin, end, moment))
-        self._unit = None
-        return True
-
-    def _restore_takes(self, window: bytes, value: int, length: int) -> bool:
-        """RESTORE key span payload [options]: whether the span is one is known at the end alone."""
-        if self._number == 3 or (self._number > 3 and length > _WORD_BYTES):
-            return True
-        if value + length + 2 > len(window):
-            return False
-        text = window[value : value + length]
-        if self._number == 1:
-            self._key, self._span_ms = text, 0
-        elif self._number == 2:
-            self._span_ms = int(text)
-        elif text.upper() == b"ABSTTL":
-            self._span_ms = 0
-        return True
-
-    def _command_ended(self, pos: int) -> None:
-        super()._command_ended(pos)
-        if self._name in _RESTORES and self._span_ms:
-            moment = b"%d" % (self._moment_ms + self._span_ms)
-            self._behind = b"*3\r\n" + _word(b"PEXPIREAT") + _word(self._key) + _word(moment)
-            self._span_ms = 0
-        if self._behind:
-            self._edits.append((pos, pos, self._behind))
-            self._behind = b""
-
-
-def absolute_expiries(parts: Iterable[tuple[int, Buffer]], *, begin: int) -> Iterator[bytes]:
-    """The stream `parts`, each with its moment in milliseconds since 1970, with moments for spans."""
-    reader = AbsoluteExpiries(begin)
-    for moment_ms, part in parts:
-        yield from reader.passed(part, moment_ms)
-    if rest := reader.rest():
-        yield rest
-
-
-def _word(text: bytes) -> bytes:
+def word(text: bytes) -> bytes:
+    """A word of a command, as a stream holds it."""
     return b"$%d\r\n%s\r\n" % (len(text), text)

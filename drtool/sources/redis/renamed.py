@@ -9,43 +9,21 @@ writes it. An ACL hides nothing there. Seen on 6.2, 7.0, 7.4 and Valkey 8.1.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from datetime import datetime
 
 from drtool.errors import SourceUnavailable
 from drtool.model.finding import Finding, Severity
-from drtool.sources.redis.commands import StreamScanner
 from drtool.sources.redis.connection import RedisConnection, Reply
-from drtool.sources.redis.crc64 import Buffer
 from drtool.sources.redis.refusals import NEEDED_RIGHTS
+from drtool.sources.redis.replicated import SCRIPTS, WRITES
 
 # What drtool asks a server that it reads the stream of.
 _NEEDED = ("PSYNC", "REPLCONF")
 # Renamed by custom because one word of them does great harm: used seldom, if ever.
 _SELDOM = frozenset({"FLUSHALL", "FLUSHDB", "SWAPDB"})
-# All that write or are passed on, in any release up to 7.4 and Valkey 8.1.
-_WRITES = frozenset(
-    (
-        "APPEND", "BITFIELD", "BITOP", "BLMOVE", "BLMPOP", "BLPOP", "BRPOP", "BRPOPLPUSH", "BZMPOP",
-        "BZPOPMAX", "BZPOPMIN", "COPY", "DECR", "DECRBY", "DEL", "EXPIRE", "EXPIREAT", "FLUSHALL",
-        "FLUSHDB", "FUNCTION", "GEOADD", "GEORADIUS", "GEORADIUSBYMEMBER", "GEOSEARCHSTORE", "GETDEL",
-        "GETEX", "GETSET", "HDEL", "HEXPIRE", "HEXPIREAT", "HINCRBY", "HINCRBYFLOAT", "HMSET", "HPERSIST",
-        "HPEXPIRE", "HPEXPIREAT", "HSET", "HSETNX", "INCR", "INCRBY", "INCRBYFLOAT", "LINSERT", "LMOVE",
-        "LMPOP", "LPOP", "LPUSH", "LPUSHX", "LREM", "LSET", "LTRIM", "MIGRATE", "MOVE", "MSET", "MSETNX",
-        "PERSIST", "PEXPIRE", "PEXPIREAT", "PFADD", "PFCOUNT", "PFDEBUG", "PFMERGE", "PSETEX", "PUBLISH",
-        "RENAME", "RENAMENX", "RESTORE", "RESTORE-ASKING", "RPOP", "RPOPLPUSH", "RPUSH", "RPUSHX", "SADD",
-        "SDIFFSTORE", "SET", "SETBIT", "SETEX", "SETNX", "SETRANGE", "SINTERSTORE", "SMOVE", "SORT", "SPOP",
-        "SPUBLISH", "SREM", "SUNIONSTORE", "SWAPDB", "UNLINK", "XACK", "XADD", "XAUTOCLAIM", "XCLAIM",
-        "XDEL", "XGROUP", "XREADGROUP", "XSETID", "XTRIM", "ZADD", "ZDIFFSTORE", "ZINCRBY", "ZINTERSTORE",
-        "ZMPOP", "ZPOPMAX", "ZPOPMIN", "ZRANGESTORE", "ZREM", "ZREMRANGEBYLEX", "ZREMRANGEBYRANK",
-        "ZREMRANGEBYSCORE", "ZUNIONSTORE"
-    )
-)  # fmt: skip
-# 7.0 writes EXEC itself, and what scripts did in place of them.
-_WRITES_BEFORE_7 = frozenset({"EVAL", "EVALSHA", "SCRIPT", "EXEC"})
-_OF_REDIS = frozenset({"PING", "SELECT", "MULTI", "EXEC", "DISCARD", "REPLCONF"})
-_KNOWN = frozenset(name.encode() for name in _WRITES | _WRITES_BEFORE_7 | _OF_REDIS)
+# Those that a stream may hold. 7.0 writes EXEC itself, and what scripts did in place of them.
+_WRITTEN = WRITES | {"FUNCTION"}
+_WRITTEN_BEFORE_7 = WRITES | SCRIPTS | {"SCRIPT", "EXEC"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +39,7 @@ class RenamedCommands:
 
 def read_renamed(connection: RedisConnection) -> RenamedCommands:
     """What is renamed on a server. SourceUnavailable or SourceUnsuitable if it may not be asked."""
-    may_hold = _WRITES if connection.version >= (7, 0) else _WRITES | _WRITES_BEFORE_7
+    may_hold = _WRITTEN if connection.version >= (7, 0) else _WRITTEN_BEFORE_7
     listed = {_name(one) for one in _listed(connection.ask("COMMAND"))}
     names = (*sorted(listed & may_hold), *_NEEDED)
     found = {_name(one) for one in _listed(connection.ask("COMMAND", "INFO", *names))}
@@ -70,6 +48,17 @@ def read_renamed(connection: RedisConnection) -> RenamedCommands:
         written=tuple(name for name in gone if name not in _NEEDED),
         missing=tuple(name for name in gone if name in _NEEDED),
     )
+
+
+def module_writes(connection: RedisConnection) -> frozenset[bytes]:
+    """In capitals, the commands of the modules that are loaded there which write."""
+    found = set()
+    for one in _listed(connection.ask("COMMAND")):
+        flags = _listed(one[2]) if isinstance(one, list) and len(one) > 2 else []
+        told = {flag for flag in flags if isinstance(flag, bytes)}
+        if {b"module", b"write"} <= told:
+            found.add(_name(one).encode())
+    return frozenset(found)
 
 
 def check_renamed(connection: RedisConnection, *, has_stream: bool) -> list[Finding]:
@@ -95,36 +84,6 @@ def renamed_at(connection: RedisConnection) -> tuple[tuple[str, ...], list[Findi
         for one in _tell_written(connection.place, renamed)
     ]
     return renamed.written, told
-
-
-class _Strangers(StreamScanner):
-    """Sees whether a stream holds a command that is neither Redis' nor, by the dot in it, a module's."""
-
-    def __init__(self, begin: int) -> None:
-        super().__init__(begin)
-        self.is_met = False
-
-    def _named(self, begin: int, end: int, count: int) -> None:  # noqa: ARG002 - the name is enough
-        if self._name not in _KNOWN and b"." not in self._name:
-            self.is_met = True
-
-
-def first_renamed(
-    parts: Iterable[tuple[datetime, Buffer]], *, begin: int
-) -> tuple[datetime | None, datetime] | None:
-    """By when the first command under a name of somebody's own had arrived, and by when what is before it.
-
-    `parts` is the stream from offset `begin` on, each with the moment by which it had arrived. None: it
-    holds no such command.
-    """
-    scanner = _Strangers(begin)
-    before = None
-    for moment, part in parts:
-        scanner.feed(part)
-        if scanner.is_met:
-            return before, moment
-        before = moment
-    return None
 
 
 def _tell_written(place: str, renamed: RenamedCommands) -> list[Finding]:
