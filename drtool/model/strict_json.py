@@ -93,6 +93,21 @@ class JsonObject:
         """A list of texts."""
         return tuple(_as_text(value, name) for value in self.items(name, default))
 
+    def numbers(self, name: str, *, columns: int) -> tuple[int, ...]:
+        """A list of so many whole numbers."""
+        row = as_row(self._value(name, None), name, columns=columns)
+        return tuple(_as_whole(value, name, MOST_NUMBER) for value in row)
+
+    def two_texts(self, name: str) -> tuple[str, str]:
+        """A list of two texts."""
+        first, second = as_row(self._value(name, None), name, columns=2)
+        return _as_text(first, name), _as_text(second, name)
+
+    def text_and_number(self, name: str) -> tuple[str, int]:
+        """A list of a text and a whole number."""
+        text, number = as_row(self._value(name, None), name, columns=2)
+        return _as_text(text, name), _as_whole(number, name, MOST_NUMBER)
+
     def pairs(self, name: str) -> tuple[tuple[int, int], ...]:
         """A list of pairs of whole numbers."""
         return tuple(

@@ -45,7 +45,7 @@ def confirm_put(
 
 def _read_back(store: Store, key: str, parts: Sequence[Buffer]) -> None:
     try:
-        content = store.read(key)
+        content = store.read(key, most_bytes=sum(memoryview(part).nbytes for part in parts))
     except ObjectMissing:
         raise _not_kept(store, key, "it is not there") from None
     if _md5([content]) != _md5(parts):

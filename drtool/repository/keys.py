@@ -14,6 +14,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -24,13 +25,18 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 
 from drtool.errors import IntegrityError, UsageError, WrongKey
+from drtool.model.strict_json import read_object
 
 KEY_BYTES = 32
 WRAPPED_BYTES = 12 + KEY_BYTES + 16
 SCRYPT_N, SCRYPT_R, SCRYPT_P = 2**16, 8, 2  # 64 MiB, about 0.4 s
 SHORTEST_PASSPHRASE = 8
 SHORTEST_KEY_FILE = 32
-MOST_SCRYPT_BYTES = 1 << 30
+# A slot is read before it is known to be ours: no slot may ask for more memory than four times what we
+# ask for, nor for more than eight times the work; all that are tried together for 64 times (half a minute).
+MOST_SCRYPT_BYTES = 4 * 128 * SCRYPT_N * SCRYPT_R
+MOST_SCRYPT_WORK = 8 * SCRYPT_N * SCRYPT_R * SCRYPT_P
+_MOST_WORK_IN_ALL = 64 * SCRYPT_N * SCRYPT_R * SCRYPT_P
 
 
 class SlotKind(StrEnum):
@@ -101,25 +107,40 @@ class Slot:
     def from_json(cls, content: bytes, *, key: str) -> Slot:
         """Read such an object; IntegrityError names it when it is none."""
         try:
-            document = json.loads(content)
-            n, r, p = (int(number) for number in document["scrypt"])
+            document = read_object(content)
+            n, r, p = document.numbers("scrypt", columns=3)
             if n < 2 or n & (n - 1) or not 1 <= r <= 32 or not 1 <= p <= 16:
                 raise ValueError("these are no scrypt parameters")
             if 128 * n * r > MOST_SCRYPT_BYTES:
                 raise ValueError("scrypt parameters ask for too much memory")
+            if n * r * p > MOST_SCRYPT_WORK:
+                raise ValueError("scrypt parameters ask for too much time")
             return cls(
-                slot_id=str(document["slot"]),
-                kind=SlotKind(document["kind"]),
-                created=str(document["created"]),
-                salt=base64.b64decode(document["salt"], validate=True),
+                slot_id=document.text("slot"),
+                kind=SlotKind(document.text("kind")),
+                created=document.text("created"),
+                salt=base64.b64decode(document.text("salt"), validate=True),
                 scrypt=(n, r, p),
-                wrapped=base64.b64decode(document["wrapped"], validate=True),
+                wrapped=base64.b64decode(document.text("wrapped"), validate=True),
             )
-        except (ValueError, KeyError, TypeError) as error:
+        except ValueError as error:
             raise IntegrityError(
                 f"object {key} is not a key slot: {error}",
                 hint="Restore it from a copy of the repository, or open another slot.",
             ) from error
+
+
+def affordable(slots: Iterable[Slot]) -> Iterator[Slot]:
+    """Those of the slots that can be tried one after the other in about half a minute, in their order.
+
+    Anybody who writes the store can add slots, and each costs a try.
+    """
+    left = _MOST_WORK_IN_ALL
+    for slot in slots:
+        n, r, p = slot.scrypt
+        if n * r * p <= left:
+            left -= n * r * p
+            yield slot
 
 
 def derive(key: bytes, purpose: str, length: int = KEY_BYTES) -> bytes:

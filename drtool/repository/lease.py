@@ -21,6 +21,7 @@ from datetime import datetime, timedelta
 from typing import Protocol
 
 from drtool.errors import DrtoolError, IntegrityError, LeaseHeld, ObjectMissing
+from drtool.model.strict_json import JsonObject, read_object
 from drtool.repository import layout
 from drtool.repository.repository import Repository
 from drtool.stores.protocol import Store
@@ -31,6 +32,9 @@ TERM = timedelta(seconds=60)
 RENEW_SECONDS = 15.0
 # The clocks of a store's servers may differ by so much; a term that lies farther ahead was never given.
 LONGEST_SKEW = timedelta(minutes=5)
+# A lease has a few hundred bytes.
+MOST_LEASE_BYTES = 64 << 10
+_MOST_FENCING = 1 << 62
 # Characters of what a holder says of itself.
 MOST_TROUBLE = 500
 
@@ -70,33 +74,34 @@ class _Held:
     @classmethod
     def from_json(cls, content: bytes, *, key: str) -> _Held:
         try:
-            document = json.loads(content)
-            until = datetime.fromisoformat(document["until"])
-            if until.tzinfo is None:
-                raise ValueError("its term has no time zone")
-            process = _process_of(document.get("process"))
-            told = document.get("trouble")
-            trouble = None if told is None else str(told)[:MOST_TROUBLE]
-            return cls(str(document["owner"]), until, int(document["fencing"]), process, trouble)
-        except (ValueError, KeyError, TypeError) as error:
+            document = read_object(content, most_bytes=MOST_LEASE_BYTES)
+            # Leases of drtool 0.1.0 do not tell it.
+            process = _process_of(document.inner("process")) if document.has("process") else None
+            return cls(
+                owner=document.text("owner")[:MOST_TROUBLE],
+                until=document.moment("until"),
+                fencing=document.whole("fencing"),
+                process=process,
+                trouble=document.text("trouble")[:MOST_TROUBLE]
+                if document.has("trouble")
+                else None,
+            )
+        except ValueError as error:
             raise IntegrityError(
                 f"object {key} is not a lease: {error}",
                 hint="Remove it by hand once no other run is going on.",
             ) from error
 
 
-def _process_of(told: dict[str, str | int] | None) -> ProcessIdentity | None:
-    """Leases of drtool 0.1.0 do not tell it; ValueError, KeyError or TypeError for nonsense."""
-    if told is None:
-        return None
-    pid = int(told["pid"])
-    if pid <= 0:
+def _process_of(told: JsonObject) -> ProcessIdentity:
+    pid = told.whole("pid")
+    if pid == 0:
         raise ValueError(f"{pid} is no process")
     return ProcessIdentity(
-        boot=str(told["boot"]),
-        namespace=str(told["namespace"]),
+        boot=told.text("boot"),
+        namespace=told.text("namespace"),
         pid=pid,
-        started=int(told["started"]),
+        started=told.whole("started"),
     )
 
 
@@ -114,7 +119,7 @@ def read_lease(repository: Repository, name: str) -> HeldLease | None:
     """Who holds the lease now, by the store's clock; None if nobody does, or who did has ended."""
     key = layout.lease_key(name)
     try:
-        held = _Held.from_json(repository.store.read(key), key=key)
+        held = _Held.from_json(repository.store.read(key, most_bytes=MOST_LEASE_BYTES), key=key)
     except ObjectMissing:
         return None
     return None if held.is_over(repository.store.now()) else HeldLease(held.owner, held.trouble)
@@ -219,7 +224,8 @@ class Lease:
         now = self._store.now()
         if current is not None:
             held = _Held.from_json(current, key=self._key)
-            self.fencing = held.fencing
+            # Whoever writes the store may have written any number: there is always one above it.
+            self.fencing = min(held.fencing, _MOST_FENCING)
             is_over = held.is_past(now) if self._outlives_process else held.is_over(now)
             if not is_over:
                 raise self._held_by(held.owner, held.until)
@@ -241,7 +247,7 @@ class Lease:
 
     def _read(self) -> bytes | None:
         try:
-            return self._store.read(self._key)
+            return self._store.read(self._key, most_bytes=MOST_LEASE_BYTES)
         except ObjectMissing:
             return None
 

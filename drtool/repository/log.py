@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from drtool.errors import AlreadyExists, IntegrityError, ObjectMissing
-from drtool.model.wal import Lsn, TimelineHistory, WalSegment
+from drtool.model.wal import MAX_SEGMENT_BYTES, Lsn, TimelineHistory, WalSegment
 from drtool.repository import layout
 from drtool.repository.confirmation import confirm_put
 from drtool.repository.layout import EventName, Lineage, RecordedGap, SegmentPart, WholeSegment
@@ -22,6 +22,8 @@ from drtool.repository.sealing import (
     ObjectType,
     SealedWriter,
     damaged,
+    most_plain_bytes,
+    most_sealed_bytes,
     new_seal,
     unseal_whole,
 )
@@ -82,7 +84,7 @@ def put_log_object(repository: Repository, key: str, parts: list[bytes]) -> None
     except AlreadyExists:
         pass  # what stands there is compared
     mine = unseal_whole(repository.ring, ObjectType.LOG, key, sealed=b"".join(parts))
-    if read_log_object(repository, key) != mine:
+    if read_log_object(repository, key, most_bytes=max(len(mine), 1)) != mine:
         raise OtherContent(
             f"object {key} holds other WAL than the server now sends under that name",
             hint="Two servers write one timeline (split brain, or a clone). Stop one,"
@@ -119,7 +121,7 @@ def read_history(
     if timeline == 1:
         return TimelineHistory(1)
     key = layout.history_key(source, system_id, timeline)
-    plain = read_log_object(repository, key)
+    plain = read_log_object(repository, key, most_bytes=most_plain_bytes(ObjectType.LOG))
     try:
         # Reasons may be in any encoding: a restore point's name is what somebody typed.
         return TimelineHistory.parse(timeline, plain.decode(errors="replace"))
@@ -127,9 +129,12 @@ def read_history(
         raise damaged(key, str(error)) from error
 
 
-def read_log_object(repository: Repository, key: str) -> bytes:
-    """The plain bytes of a segment, a part or a history, authenticated to the end."""
-    return unseal_whole(repository.ring, ObjectType.LOG, key, sealed=repository.store.read(key))
+def read_log_object(
+    repository: Repository, key: str, *, most_bytes: int = MAX_SEGMENT_BYTES
+) -> bytes:
+    """The plain bytes of a segment, a part or a history, authenticated to the end; at most so many."""
+    sealed = repository.store.read(key, most_bytes=most_sealed_bytes(most_bytes))
+    return unseal_whole(repository.ring, ObjectType.LOG, key, sealed=sealed, most_bytes=most_bytes)
 
 
 def read_segment(
@@ -144,7 +149,7 @@ def read_segment(
     name = segment.name(segment_bytes)
     key = lineage.segment_key(name)
     try:
-        plain = read_log_object(repository, key)
+        plain = read_log_object(repository, key, most_bytes=segment_bytes)
     except ObjectMissing:
         return _join_parts(repository, lineage, name, segment_bytes=segment_bytes)
     if len(plain) != segment_bytes:
@@ -157,9 +162,10 @@ def _join_parts(
 ) -> bytes:
     joined = bytearray()
     for part in _contiguous(list_parts(repository, lineage, segment)):
-        plain = read_log_object(repository, lineage.part_key(segment, part.begin, part.end))
-        if len(plain) != part.end - part.begin:
-            raise damaged(lineage.part_key(segment, part.begin, part.end), "it has another length")
+        key = lineage.part_key(segment, part.begin, part.end)
+        plain = read_log_object(repository, key, most_bytes=segment_bytes)
+        if len(plain) != part.end - part.begin or part.end > segment_bytes:
+            raise damaged(key, "it has another length")
         joined += memoryview(plain)[len(joined) - part.begin :]
     if not joined:
         raise ObjectMissing(lineage.segment_key(segment))

@@ -16,6 +16,7 @@ from drtool.errors import (
     UsageError,
     WrongKey,
 )
+from drtool.model.strict_json import read_object
 from drtool.repository import layout
 from drtool.repository.keys import (
     KEY_BYTES,
@@ -23,16 +24,27 @@ from drtool.repository.keys import (
     KeySecret,
     Slot,
     SlotKind,
+    affordable,
     make_slot,
     new_version,
     open_slot,
     open_version,
 )
-from drtool.repository.sealing import ObjectType, seal_whole, unseal_whole
+from drtool.repository.sealing import (
+    ObjectType,
+    most_plain_bytes,
+    most_sealed_bytes,
+    seal_whole,
+    unseal_whole,
+)
 from drtool.stores.capabilities import Capabilities
 from drtool.stores.protocol import Store
 
 FORMAT_VERSION = 1
+# Each has less than a kilobyte.
+MOST_ROOT_BYTES = MOST_SLOT_BYTES = 64 << 10
+MOST_SLOTS = 256
+REPOSITORY_ID_BYTES = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +61,9 @@ class Repository:
 
     def get(self, object_type: ObjectType, key: str) -> bytes:
         """The plain bytes of the sealed object `key`, authenticated."""
-        return unseal_whole(self.ring, object_type, key, sealed=self.store.read(key))
+        most = most_plain_bytes(object_type)
+        sealed = self.store.read(key, most_bytes=most_sealed_bytes(most))
+        return unseal_whole(self.ring, object_type, key, sealed=sealed, most_bytes=most)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,20 +90,28 @@ class RepositoryRoot:
     def from_json(cls, content: bytes) -> RepositoryRoot:
         """Read `drtool.json`; IntegrityError if it is damaged, or of a later format."""
         try:
-            document = json.loads(content)
-            _require_format(int(document["drtool"]), made_by=str(document.get("made_by")))
+            document = read_object(content)
+            made_by = document.text("made_by", "another drtool")
+            _require_format(document.whole("drtool"), made_by=made_by)
             return cls(
-                format_version=int(document["drtool"]),
-                repository_id=bytes.fromhex(document["repository"]),
-                created=str(document["created"]),
-                made_by=str(document["made_by"]),
-                capabilities=Capabilities.from_json(document["capabilities"]),
+                format_version=document.whole("drtool"),
+                repository_id=_repository_id(document.text("repository")),
+                created=document.text("created"),
+                made_by=made_by,
+                capabilities=Capabilities.from_json(dict(document.inner("capabilities").members)),
             )
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except ValueError as error:
             raise IntegrityError(
                 f"object {layout.ROOT} is not a repository's root: {error}",
                 hint="Bring it back from a copy of the repository; it holds no secret and never changes.",
             ) from error
+
+
+def _repository_id(told: str) -> bytes:
+    repository_id = bytes.fromhex(told)
+    if len(repository_id) != REPOSITORY_ID_BYTES:
+        raise ValueError(f"{told!r} is no repository's id")
+    return repository_id
 
 
 def _require_format(format_version: int, *, made_by: str) -> None:
@@ -111,7 +133,7 @@ def create_repository(
     """
     if store.stat(layout.ROOT) is not None:
         raise _taken(store)
-    repository_id, master = os.urandom(16), os.urandom(KEY_BYTES)
+    repository_id, master = os.urandom(REPOSITORY_ID_BYTES), os.urandom(KEY_BYTES)
     created = now.isoformat(timespec="seconds")
     slot = make_slot(master, secret, repository_id=repository_id, created=created)
     store.create(layout.slot_key(repository_id, slot.slot_id), [slot.to_json()])
@@ -153,7 +175,7 @@ def open_repository(store: Store, secret: KeySecret) -> Repository:
 def read_root(store: Store) -> RepositoryRoot:
     """What the repository is and what its store can do, which needs no key; errors as above."""
     try:
-        return RepositoryRoot.from_json(store.read(layout.ROOT))
+        return RepositoryRoot.from_json(store.read(layout.ROOT, most_bytes=MOST_ROOT_BYTES))
     except ObjectMissing:
         raise RepositoryNotInitialised(
             f"there is no repository in {store.url}",
@@ -163,21 +185,26 @@ def read_root(store: Store) -> RepositoryRoot:
 
 def read_slots(repository: Repository) -> tuple[list[Slot], list[IntegrityError]]:
     """All key slots of the repository, oldest first, and an error for each that is damaged."""
-    return _read_slots(repository.store, repository.ring.repository_id)
+    slots, errors = _read_slots(repository.store, repository.ring.repository_id)
+    return sorted(slots, key=lambda slot: (slot.created, slot.slot_id)), errors
 
 
 def _read_slots(store: Store, repository_id: bytes) -> tuple[list[Slot], list[IntegrityError]]:
-    """One damaged slot must not shut the others."""
+    """In the order in which the store got them. One damaged slot must not shut the others."""
     slots: list[Slot] = []
     errors: list[IntegrityError] = []
-    for found in store.list(layout.slots(repository_id)):
+    # Slots that somebody added come last, by the store's clock; of thousands, not all are read.
+    listed = sorted(store.list(layout.slots(repository_id)), key=lambda one: one.modified)
+    for found in listed[:MOST_SLOTS]:
         try:
-            slots.append(Slot.from_json(store.read(found.key), key=found.key))
+            slots.append(
+                Slot.from_json(store.read(found.key, most_bytes=MOST_SLOT_BYTES), key=found.key)
+            )
         except ObjectMissing:
             continue  # removed by somebody since it was listed
         except IntegrityError as error:
             errors.append(error)
-    return sorted(slots, key=lambda slot: (slot.created, slot.slot_id)), errors
+    return slots, errors
 
 
 def add_slot(repository: Repository, secret: KeySecret, *, now: datetime) -> Slot:
@@ -195,7 +222,7 @@ def add_slot(repository: Repository, secret: KeySecret, *, now: datetime) -> Slo
     slot = make_slot(ring.master, secret, repository_id=ring.repository_id, created=created)
     key = layout.slot_key(ring.repository_id, slot.slot_id)
     store.create(key, [slot.to_json()])
-    read_back = Slot.from_json(store.read(key), key=key)
+    read_back = Slot.from_json(store.read(key, most_bytes=MOST_SLOT_BYTES), key=key)
     if open_slot(read_back, secret, repository_id=ring.repository_id) != ring.master:
         raise IntegrityError(f"object {key} does not open to the key that was put into it")
     return slot
@@ -247,7 +274,10 @@ def _open_keys(store: Store, root: RepositoryRoot, secret: KeySecret) -> KeyRing
         version = layout.parse_version_key(root.repository_id, found.key)
         if version is not None:
             versions[version] = open_version(
-                opened, store.read(found.key), repository_id=root.repository_id, version=version
+                opened,
+                store.read(found.key, most_bytes=MOST_SLOT_BYTES),
+                repository_id=root.repository_id,
+                version=version,
             )
     if not versions:
         raise IntegrityError(
@@ -258,9 +288,7 @@ def _open_keys(store: Store, root: RepositoryRoot, secret: KeySecret) -> KeyRing
 
 
 def _opens_one_of(slots: list[Slot], secret: KeySecret, repository_id: bytes) -> bytes | None:
-    for slot in slots:
-        if slot.kind is not secret.kind:
-            continue
+    for slot in affordable(slot for slot in slots if slot.kind is secret.kind):
         try:
             return open_slot(slot, secret, repository_id=repository_id)
         except WrongKey:

@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from drtool.errors import IntegrityError
 from drtool.repository.keys import KEY_BYTES, WRAPPED_BYTES, KeyRing, unwrap_key, wrap_key
+from drtool.stores.protocol import LARGEST_OBJECT_BYTES
 
 Buffer = bytes | bytearray | memoryview
 
@@ -46,6 +47,27 @@ class ObjectType(Enum):
     @property
     def magic(self) -> bytes:
         return b"DRTOOL1" + self.value
+
+
+# Of the plain bytes in an object that is opened whole. A manifest names each pack of 32 MiB in 35 bytes;
+# words of the log and marks are a few hundred, segments of it have limits of their own (`log.py`).
+_MOST_PLAIN_BYTES = {
+    ObjectType.MANIFEST: 256 << 20,
+    ObjectType.ATTEMPT: 4 << 10,
+    ObjectType.LOG: 4 << 20,
+    ObjectType.MARK: 64 << 10,
+    ObjectType.EVIDENCE: 64 << 20,
+}
+
+
+def most_plain_bytes(object_type: ObjectType) -> int:
+    """How many plain bytes an object may have that is opened whole and is no segment of a log."""
+    return _MOST_PLAIN_BYTES[object_type]
+
+
+def most_sealed_bytes(plain_bytes: int) -> int:
+    """How large a sealed object of so many plain bytes may be; frames below 1 KiB were never written."""
+    return SMALLEST_SEALED_BYTES + plain_bytes + plain_bytes // 16
 
 
 class Codec(Enum):
@@ -134,6 +156,10 @@ def unpack(codec: Codec, packed: Buffer, plain_bytes: int, *, name: str) -> memo
         plain = memoryview(packed)
     else:
         try:
+            # Where the packed bytes tell a size themselves, the library makes room for that.
+            told = zstandard.frame_content_size(packed)
+            if told > plain_bytes:
+                raise damaged(name, "a frame has another length than it says")
             decompressor = zstandard.ZstdDecompressor()
             plain = memoryview(decompressor.decompress(packed, max_output_size=plain_bytes))
         except zstandard.ZstdError as error:
@@ -232,9 +258,23 @@ def unseal_frames(
         raise damaged(name, "there are bytes after its end")
 
 
-def unseal_whole(ring: KeyRing, object_type: ObjectType, name: str, *, sealed: Buffer) -> bytes:
-    """All plain bytes of a sealed object, authenticated to its end."""
-    return b"".join(unseal_frames(ring, object_type, name, sealed=sealed))
+def unseal_whole(
+    ring: KeyRing,
+    object_type: ObjectType,
+    name: str,
+    *,
+    sealed: Buffer,
+    most_bytes: int = LARGEST_OBJECT_BYTES,
+) -> bytes:
+    """All plain bytes of a sealed object, authenticated to its end; IntegrityError for more than so many."""
+    frames: list[memoryview] = []
+    left = most_bytes
+    for frame in unseal_frames(ring, object_type, name, sealed=sealed):
+        left -= len(frame)
+        if left < 0:
+            raise damaged(name, f"it holds more than {most_bytes} bytes")
+        frames.append(frame)
+    return b"".join(frames)
 
 
 def open_frame(

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from drtool.errors import AlreadyExists, IntegrityError
+from drtool.model.strict_json import read_object
 from drtool.repository import layout
 from drtool.repository.confirmation import confirm_put
 from drtool.repository.layout import (
@@ -31,6 +32,7 @@ from drtool.repository.sealing import (
     ObjectType,
     SealedWriter,
     damaged,
+    most_sealed_bytes,
     new_seal,
     unseal_whole,
 )
@@ -151,7 +153,13 @@ def read_stream_segment(
 ) -> tuple[StreamIndex, memoryview]:
     """One segment, authenticated to its end."""
     key = history.segment_key(segment.begin, segment.end)
-    plain = unseal_whole(repository.ring, ObjectType.LOG, key, sealed=repository.store.read(key))
+    most = (
+        min(segment.end - segment.begin, MOST_SEGMENT_BYTES)
+        + _HEADER.size
+        + MOST_MOMENTS * _MOMENT.size
+    )
+    sealed = repository.store.read(key, most_bytes=most_sealed_bytes(most))
+    plain = unseal_whole(repository.ring, ObjectType.LOG, key, sealed=sealed, most_bytes=most)
     return parse_stream_segment(key, segment, plain)
 
 
@@ -224,21 +232,19 @@ def read_link(
 ) -> StreamLink:
     """One link, authenticated."""
     key = ReplicationHistory(source, replication_id).link_key(offset)
-    content = repository.get(ObjectType.LOG, key)
     try:
-        document = json.loads(content)
-        writer = document.get("writer")
+        document = read_object(repository.get(ObjectType.LOG, key))
         return StreamLink(
             replication_id=replication_id,
-            previous=str(document["previous"]),
-            offset=int(document["offset"]),
-            at=datetime.fromisoformat(document["at"]),
-            shard=str(document["shard"]),
-            node=str(document.get("node", "")),
-            writer=(str(writer[0]), str(writer[1])) if writer else None,
-            renamed=tuple(str(name) for name in document.get("renamed", ())),
+            previous=document.text("previous"),
+            offset=document.whole("offset"),
+            at=document.moment("at"),
+            shard=document.text("shard"),
+            node=document.text("node", ""),
+            writer=document.two_texts("writer") if document.has("writer") else None,
+            renamed=document.texts("renamed", ()),
         )
-    except (ValueError, KeyError, TypeError, IndexError) as error:
+    except ValueError as error:
         raise damaged(key, f"its content is no link ({error!r})") from error
 
 
@@ -261,20 +267,18 @@ def read_begin(
 ) -> StreamBegin:
     """One recorded beginning, authenticated."""
     key = ReplicationHistory(source, replication_id).begin_key(offset)
-    content = repository.get(ObjectType.LOG, key)
     try:
-        document = json.loads(content)
-        previous = document["previous"]
+        document = read_object(repository.get(ObjectType.LOG, key))
         return StreamBegin(
             replication_id=replication_id,
-            offset=int(document["offset"]),
-            reason=str(document["reason"]),
-            at=datetime.fromisoformat(document["at"]),
-            shard=str(document["shard"]),
-            node=str(document.get("node", "")),
-            previous=(str(previous[0]), int(previous[1])) if previous else None,
+            offset=document.whole("offset"),
+            reason=document.text("reason"),
+            at=document.moment("at"),
+            shard=document.text("shard"),
+            node=document.text("node", ""),
+            previous=document.text_and_number("previous") if document.has("previous") else None,
         )
-    except (ValueError, KeyError, TypeError, IndexError) as error:
+    except ValueError as error:
         raise damaged(key, f"its content is no beginning ({error!r})") from error
 
 

@@ -9,6 +9,8 @@ from drtool.errors import RepositoryUnavailable
 from drtool.model.finding import Finding, Severity
 
 LARGEST_SKEW = timedelta(seconds=30)
+# A thousand years: more is no clock's.
+_MOST_SKEW_SECONDS = 1000 * 366 * 86400
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +66,8 @@ class Capabilities:
             record = {k: None if k in unproved and v is True else v for k, v in record.items()}
         skew = record.get("clock_skew_seconds")
         if skew is not None and (isinstance(skew, bool) or not isinstance(skew, int | float)):
+            raise _unreadable("clock_skew_seconds", skew)
+        if skew is not None and abs(skew) > _MOST_SKEW_SECONDS:
             raise _unreadable("clock_skew_seconds", skew)
         return cls(
             creates_atomically=_surely(record, "creates_atomically"),

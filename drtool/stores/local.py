@@ -29,7 +29,13 @@ from drtool.stores.keys import (
     check_range,
     in_order,
 )
-from drtool.stores.protocol import Buffer, Names, StoredObject
+from drtool.stores.protocol import (
+    LARGEST_OBJECT_BYTES,
+    Buffer,
+    Names,
+    StoredObject,
+    too_large,
+)
 from drtool.system.clock import Clock
 from drtool.system.durable import (
     create_durably,
@@ -82,9 +88,12 @@ class LocalStore:
             # The other writer may have been cut off before this.
             sync_directory(path.parent)
 
-    def read(self, key: str) -> bytes:
+    def read(self, key: str, *, most_bytes: int = LARGEST_OBJECT_BYTES) -> bytes:
         with self._opened(key) as descriptor:
-            return bytes(_read_exactly(descriptor, 0, os.fstat(descriptor).st_size, key=key))
+            size = os.fstat(descriptor).st_size
+            if size > most_bytes:
+                raise too_large(key, size, most_bytes)
+            return bytes(_read_exactly(descriptor, 0, size, key=key))
 
     def read_range(self, key: str, start: int, length: int) -> memoryview:
         check_range(start, length)
@@ -133,8 +142,7 @@ class LocalStore:
         path = self._path(key)
         with self._reported(key, writing=True), self._locked():
             self._refuse_links(path)
-            found = path.read_bytes() if path.exists() else None
-            if found != expected:
+            if not _is_content(path, expected):
                 return False
             make_directory(path.parent)
             replace_durably(path, content)
@@ -291,6 +299,15 @@ class LocalStore:
                 self._require_root()
                 return []
         return sorted((name for name in names if name is not None), key=in_order)
+
+
+def _is_content(path: Path, expected: bytes | None) -> bool:
+    """Whether the file holds those bytes, or is not there where None is expected."""
+    try:
+        with path.open("rb") as file:
+            return expected is not None and file.read(len(expected) + 1) == expected
+    except FileNotFoundError:
+        return expected is None
 
 
 def _may_hold(directory: str, prefix: str, after: str | None) -> bool:

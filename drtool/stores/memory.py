@@ -8,7 +8,13 @@ from datetime import datetime
 
 from drtool.errors import AlreadyExists, IntegrityError, ObjectMissing
 from drtool.stores.keys import check_directory, check_key, check_prefix, check_range, in_order
-from drtool.stores.protocol import Buffer, Names, StoredObject
+from drtool.stores.protocol import (
+    LARGEST_OBJECT_BYTES,
+    Buffer,
+    Names,
+    StoredObject,
+    too_large,
+)
 from drtool.system.clock import Clock, SystemClock
 
 
@@ -36,12 +42,14 @@ class MemoryStore:
         if held[0] != content:
             raise AlreadyExists(key)
 
-    def read(self, key: str) -> bytes:
+    def read(self, key: str, *, most_bytes: int = LARGEST_OBJECT_BYTES) -> bytes:
         check_key(key)
         with self._lock:
             held = self._objects.get(key)
         if held is None:
             raise ObjectMissing(key)
+        if len(held[0]) > most_bytes:
+            raise too_large(key, len(held[0]), most_bytes)
         return held[0]
 
     def read_range(self, key: str, start: int, length: int) -> memoryview:

@@ -7,9 +7,14 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
+from drtool.errors import IntegrityError
+
 Buffer = bytes | bytearray | memoryview
 # `Store.list` hides the type of the same name inside the classes.
 Names = list[str]
+
+# No object that is read whole is larger: a WAL segment has at most 1 GiB, and sealed a little more.
+LARGEST_OBJECT_BYTES = (1 << 30) + (1 << 20)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +60,8 @@ class Store(Protocol):
         place (the first answer was lost on the way), that counts as success.
         """
 
-    def read(self, key: str) -> bytes:
-        """The whole object."""
+    def read(self, key: str, *, most_bytes: int = LARGEST_OBJECT_BYTES) -> bytes:
+        """The whole object; `too_large`, before it is read, for one of more than `most_bytes`."""
 
     def read_range(self, key: str, start: int, length: int) -> memoryview:
         """`length` bytes from `start`; ObjectMissing, or IntegrityError if the object is shorter."""
@@ -90,3 +95,13 @@ class Store(Protocol):
 
     def close(self) -> None:
         """Let connections go. The store is not used afterwards."""
+
+
+def too_large(key: str, size_bytes: int, most_bytes: int) -> IntegrityError:
+    """The error for an object that is larger than any that drtool puts under such a name."""
+    error = IntegrityError(
+        f"object {key} has {size_bytes} bytes, and what drtool puts there has at most {most_bytes}",
+        hint="Something else wrote it: look at it with the store's own tools, and take it away.",
+    )
+    error.key = key
+    return error

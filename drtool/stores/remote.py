@@ -20,7 +20,7 @@ from drtool.stores.capabilities import Capabilities
 from drtool.stores.keys import check_directory, check_key, check_prefix, check_range, in_order
 from drtool.stores.multipart import SINGLE_PUT_BYTES, put_in_parts
 from drtool.stores.place import RemotePlace
-from drtool.stores.protocol import Buffer, Names, StoredObject
+from drtool.stores.protocol import LARGEST_OBJECT_BYTES, Buffer, Names, StoredObject
 from drtool.stores.remote_client import (
     RemoteLimits,
     control_client,
@@ -108,9 +108,9 @@ class RemoteStore:
         views = [memoryview(part).cast("B") for part in parts if memoryview(part).nbytes]
         self._retry(lambda: self._create_once(key, views))
 
-    def read(self, key: str) -> bytes:
+    def read(self, key: str, *, most_bytes: int = LARGEST_OBJECT_BYTES) -> bytes:
         check_key(key)
-        return self._retry(lambda: self._objects.fetch(key))[0]
+        return self._retry(lambda: self._objects.fetch(key, most_bytes=most_bytes))[0]
 
     def read_range(self, key: str, start: int, length: int) -> memoryview:
         check_key(key)
@@ -157,7 +157,7 @@ class RemoteStore:
             if self._swap_once(key, content, expected):
                 return True
             # The answer to an earlier try may have been lost after it had its effect.
-            return tries > 1 and self._objects.content(key) == content
+            return tries > 1 and self._objects.holds(key, content)
 
         return self._retry(attempt)
 
@@ -296,11 +296,8 @@ class RemoteStore:
     def _swap_once(self, key: str, content: bytes, expected: bytes | None) -> bool:
         if expected is None:
             return self._put_new(key, [content])
-        try:
-            found, version = self._objects.fetch(key)
-        except ObjectMissing:
-            return False
-        if found != expected:
+        version = self._objects.matching(key, expected)
+        if version is None:
             return False
         if not self._replaces_if_matching:
             self._put(key, [content], mode="overwrite")

@@ -9,7 +9,7 @@ import obstore
 
 from drtool.errors import DrtoolError, IntegrityError, ObjectMissing, RepositoryUnavailable
 from drtool.stores.place import RemotePlace
-from drtool.stores.protocol import StoredObject
+from drtool.stores.protocol import LARGEST_OBJECT_BYTES, StoredObject, too_large
 from drtool.stores.remote_client import RemoteClient
 from drtool.stores.remote_errors import LIBRARY_ERRORS, is_bad_range, translated
 from drtool.stores.remote_listing import stored
@@ -27,12 +27,17 @@ class ObjectReader:
         self._client = client
         self._place = place
 
-    def fetch(self, key: str) -> tuple[bytes, UpdateVersion]:
+    def fetch(
+        self, key: str, *, most_bytes: int = LARGEST_OBJECT_BYTES
+    ) -> tuple[bytes, UpdateVersion]:
         """The whole object, and the version to match for replacing it."""
         try:
             result = obstore.get(self._client, key)
-            content = bytes(result.bytes())
             meta = result.meta
+            if meta["size"] > most_bytes:
+                # Nothing of the body was asked for yet.
+                raise too_large(key, meta["size"], most_bytes)
+            content = bytes(result.bytes())
         except LIBRARY_ERRORS as error:
             raise self._translated(error, key) from error
         if len(content) != meta["size"]:
@@ -114,12 +119,17 @@ class ObjectReader:
         except ObjectMissing:
             return None
 
-    def content(self, key: str) -> bytes | None:
-        """The whole object; None if the store says that it is not there."""
+    def holds(self, key: str, content: bytes) -> bool:
+        """Whether the object is these bytes."""
+        return self.matching(key, content) is not None
+
+    def matching(self, key: str, content: bytes) -> UpdateVersion | None:
+        """The version to match for replacing an object of these bytes; None if it is another, or none."""
         try:
-            return self.fetch(key)[0]
-        except ObjectMissing:
-            return None
+            there, version = self.fetch(key, most_bytes=len(content))
+        except (ObjectMissing, IntegrityError):
+            return None  # not there, or longer
+        return version if there == content else None
 
     def _cut_short(self, key: str) -> RepositoryUnavailable:
         return RepositoryUnavailable(

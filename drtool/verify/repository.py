@@ -19,7 +19,7 @@ from drtool.repository import layout
 from drtool.repository.backups import Manifest, backed_up_sources
 from drtool.repository.chunks import ChunkReader
 from drtool.repository.damage import known_damage, remember_damage, remember_read
-from drtool.repository.repository import Repository, RepositoryRoot, read_slots
+from drtool.repository.repository import MOST_ROOT_BYTES, Repository, RepositoryRoot, read_slots
 from drtool.repository.sealing import ObjectType
 from drtool.system.clock import Clock, Stopwatch
 from drtool.verify.changelog import verify_log
@@ -121,7 +121,7 @@ def _all_sources(repository: Repository) -> list[str]:
 
 def _verify_keys(repository: Repository, tally: Tally) -> None:
     store, ring = repository.store, repository.ring
-    root = RepositoryRoot.from_json(store.read(layout.ROOT))
+    root = RepositoryRoot.from_json(store.read(layout.ROOT, most_bytes=MOST_ROOT_BYTES))
     if root.repository_id != ring.repository_id:
         raise IntegrityError(
             f"object {layout.ROOT} is not the one that this run has opened",

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime
 
 from drtool.errors import RepositoryUnavailable
-from drtool.stores.protocol import Buffer, Names, Store, StoredObject
+from drtool.stores.protocol import LARGEST_OBJECT_BYTES, Buffer, Names, Store, StoredObject
 
 
 class Died(BaseException):
@@ -52,9 +52,9 @@ class FaultyStore:
         if dies:
             raise Died
 
-    def read(self, key: str) -> bytes:
+    def read(self, key: str, *, most_bytes: int = LARGEST_OBJECT_BYTES) -> bytes:
         self._look()
-        return self.inner.read(key)
+        return self.inner.read(key, most_bytes=most_bytes)
 
     def read_range(self, key: str, start: int, length: int) -> memoryview:
         self._look()

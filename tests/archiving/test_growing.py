@@ -13,6 +13,7 @@ from drtool.repository.layout import Lineage
 from drtool.repository.log import list_parts, read_segment
 from drtool.repository.repository import Repository
 from drtool.stores.memory import MemoryStore
+from drtool.stores.protocol import LARGEST_OBJECT_BYTES
 from tests.archiving.faults import FaultyStore
 from tests.archiving.rig import SOURCE, new_repository
 
@@ -26,9 +27,9 @@ class Counting(FaultyStore):
 
     reads = 0
 
-    def read(self, key: str) -> bytes:
+    def read(self, key: str, *, most_bytes: int = LARGEST_OBJECT_BYTES) -> bytes:
         self.reads += 1
-        return super().read(key)
+        return super().read(key, most_bytes=most_bytes)
 
 
 def grown(repository: Repository, *, known: int = 0) -> GrowingSegment:

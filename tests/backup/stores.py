@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime
 
 from drtool.errors import RepositoryUnavailable
-from drtool.stores.protocol import Buffer, Names, Store, StoredObject
+from drtool.stores.protocol import LARGEST_OBJECT_BYTES, Buffer, Names, Store, StoredObject
 
 
 class Died(BaseException):
@@ -35,8 +35,8 @@ class Through:
         with self._lock:
             self.created.append(key)
 
-    def read(self, key: str) -> bytes:
-        return self.inner.read(key)
+    def read(self, key: str, *, most_bytes: int = LARGEST_OBJECT_BYTES) -> bytes:
+        return self.inner.read(key, most_bytes=most_bytes)
 
     def read_range(self, key: str, start: int, length: int) -> memoryview:
         return self.inner.read_range(key, start, length)

@@ -192,6 +192,16 @@ def test_tails_are_the_last_bytes_or_all_of_them(store: Store) -> None:
     assert bytes(store.read_tail("ten", 0)) == b""
 
 
+def test_an_object_larger_than_its_kind_can_be_is_refused(store: Store) -> None:
+    store.create("ten", [b"0123456789"])
+
+    assert store.read("ten", most_bytes=10) == b"0123456789"
+    with pytest.raises(IntegrityError, match="ten has 10 bytes"):
+        store.read("ten", most_bytes=9)
+    assert not store.replace_if("ten", b"x", b"012345678")
+    assert not store.replace_if("ten", b"x", b"0123456789a")
+
+
 def test_odd_names_are_kept_as_they_are(store: Store) -> None:
     """PITFALLS 70, 88: temp markers inside names, spaces, plus, percent, other alphabets."""
     for key in ODD_KEYS:

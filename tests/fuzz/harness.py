@@ -88,7 +88,7 @@ def _hold(reader: Reader, seed: str, *, cases: int, seconds: float) -> None:
 def _fault_of(reader: Reader, content: bytes) -> str | None:
     began = time.process_time()
     try:
-        with _address_space(reader.most_bytes):
+        with address_space(reader.most_bytes):
             signal.setitimer(signal.ITIMER_VIRTUAL, reader.most_seconds)
             try:
                 reader.read(content)
@@ -135,7 +135,7 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 
 @contextmanager
-def _address_space(more_bytes: int) -> Iterator[None]:
+def address_space(more_bytes: int) -> Iterator[None]:
     """No more address space for the process than it has now and `more_bytes`."""
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
     with open("/proc/self/statm", encoding="ascii") as file:

@@ -31,7 +31,7 @@ from drtool.repository.repository import (
 from drtool.repository.sealing import ObjectType
 from drtool.stores.local import LocalStore
 from drtool.stores.memory import MemoryStore
-from drtool.stores.protocol import Store, StoredObject
+from drtool.stores.protocol import LARGEST_OBJECT_BYTES, Store, StoredObject
 from drtool.system.clock import SystemClock
 from tests.repository.building import (
     CAPABILITIES,
@@ -170,8 +170,8 @@ def test_a_key_that_does_not_open_again_is_found_out_before_the_root_is_put() ->
     """PITFALLS 76: keys were accepted for backups that restore then rejected."""
 
     class Garbling(MemoryStore):
-        def read(self, key: str) -> bytes:
-            content = super().read(key)
+        def read(self, key: str, *, most_bytes: int = LARGEST_OBJECT_BYTES) -> bytes:
+            content = super().read(key, most_bytes=most_bytes)
             return content[:-1] + b"?" if "version-" in key else content
 
     store = Garbling()

@@ -39,10 +39,10 @@ RESTORE = """
     class Store(LocalStore):
         reads = itertools.count(1)
 
-        def read(self, key):
+        def read(self, key, *, most_bytes):
             if key.startswith("log/"):
                 pass_by(f"segment {next(self.reads)}")
-            return super().read(key)
+            return super().read(key, most_bytes=most_bytes)
 
     def emit(event):
         pass_by(f"{type(event).__name__} {getattr(event, 'phase', '')}")

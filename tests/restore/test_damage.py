@@ -28,6 +28,7 @@ from drtool.restore.look import look
 from drtool.restore.plan import plan_restore
 from drtool.restore.settle import check_label
 from drtool.stores.local import LocalStore
+from drtool.stores.protocol import LARGEST_OBJECT_BYTES
 from drtool.system.users import choose_user
 from tests.archiving.rig import SOURCE, fill
 from tests.restore.rig import (
@@ -203,13 +204,13 @@ class LeavingStore(LocalStore):
 
     reads_left = 10
 
-    def read(self, key: str) -> bytes:
+    def read(self, key: str, *, most_bytes: int = LARGEST_OBJECT_BYTES) -> bytes:
         if key.startswith("log/") and not key.endswith(".history"):
             self.reads_left -= 1
             if self.reads_left == 0:
                 root = Path(self.url.removeprefix("file://"))
                 root.rename(root.with_name("pulled out"))
-        return super().read(key)
+        return super().read(key, most_bytes=most_bytes)
 
 
 def test_a_store_that_goes_away_in_mid_replay_never_ends_in_a_shortened_database(

@@ -24,6 +24,7 @@ from drtool.restore.plan import plan_restore
 from drtool.restore.ring import MOST_AHEAD, REFUSING_COMMAND, RESTORE_COMMAND, RING, WalRing
 from drtool.restore.supply import WalSupply
 from drtool.stores.memory import MemoryStore
+from drtool.stores.protocol import LARGEST_OBJECT_BYTES
 from drtool.system.clock import SystemClock
 from drtool.system.retry import RetryLimits
 from drtool.system.users import current_user
@@ -56,11 +57,11 @@ class WeakStore(MemoryStore):
         self.is_away = False
         self.delay_seconds = 0.0
 
-    def read(self, key: str) -> bytes:
+    def read(self, key: str, *, most_bytes: int = LARGEST_OBJECT_BYTES) -> bytes:
         time.sleep(self.delay_seconds)
         if self.is_away:
             raise RepositoryUnavailable("the store is away")
-        return super().read(key)
+        return super().read(key, most_bytes=most_bytes)
 
 
 @pytest.fixture
