@@ -24,7 +24,7 @@ from drtool.restore.copy_ports import CopyPorts
 from drtool.restore.destination import Destination, make_destination
 from drtool.restore.fetch import Fetched, fetch_files, put_control
 from drtool.restore.isolated_wal import IsolatedWal
-from drtool.restore.outbound import LOCK_SECONDS, cut_off, cut_off_alone
+from drtool.restore.outbound import LOCK_SECONDS, cut_off, cut_off_alone, network_findings
 from drtool.restore.phases import Phases
 from drtool.restore.plan import RestorePlan
 from drtool.restore.replay import (
@@ -147,6 +147,7 @@ def run_restore(
             *plan.findings,
             *fetched.findings,
             *found,
+            *network_findings(destination.owner),
             *verification.findings,
             *recovered.found,
             *recovered.handed.findings,

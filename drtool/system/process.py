@@ -46,6 +46,17 @@ class Finished:
     errors: str
 
 
+@dataclass(frozen=True, slots=True)
+class Enclosure:
+    """How to start a program as a user without a network: the words before its command, and whom the
+    first of them runs as. `refused` says why there is no namespace; the program is then started as ever.
+    """
+
+    prefix: tuple[str, ...]
+    run_as: RunAs | None
+    refused: str | None = None
+
+
 def clean_environment(**more: str) -> dict[str, str]:
     """The environment for a child: PATH and the like, English messages, and `more`."""
     kept = {name: os.environ[name] for name in _INHERITED if name in os.environ}
@@ -174,7 +185,7 @@ def start_program(
     command: Sequence[str],
     *,
     output: IO[bytes],
-    run_as: RunAs | None = None,
+    run_as: RunAs | Enclosure | None = None,
     environment: Mapping[str, str] | None = None,
     directory: Path = Path("/"),
     death_signal: signal.Signals | None = signal.SIGTERM,
@@ -184,12 +195,12 @@ def start_program(
     When our program dies, however it dies, the kernel sends `death_signal` to the child, where
     `setpriv` is installed; None lets the child outlive us, in a session of its own.
     """
-
+    prefix, user = (run_as.prefix, run_as.run_as) if isinstance(run_as, Enclosure) else ((), run_as)
     return ChildProcess(
         _start(
-            _guarded(command, death_signal),
+            [*prefix, *_guarded(command, death_signal)],
             output=output,
-            run_as=run_as,
+            run_as=user,
             environment=clean_environment() if environment is None else environment,
             directory=directory,
         )

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from drtool.sources.postgres.binaries import ServerBinaries
+from drtool.system.network_namespace import without_network
 from drtool.system.process import Finished, run_program
 from drtool.system.users import RunAs
 
@@ -85,7 +86,11 @@ def _ask(
     run_as: RunAs,
     settings: Mapping[str, str],
 ) -> Finished:
-    command = [str(binaries.program("postgres")), "-C", name, "-D", str(data_directory)]
+    enclosed = without_network(run_as)
+    command = [*enclosed.prefix, str(binaries.program("postgres"))]
+    command += ["-C", name, "-D", str(data_directory)]
     for setting, value in {**settings, **_TELL_US}.items():
         command += ["-c", f"{setting}={value}"]
-    return run_program(command, timeout_seconds=_SECONDS, run_as=run_as, directory=data_directory)
+    return run_program(
+        command, timeout_seconds=_SECONDS, run_as=enclosed.run_as, directory=data_directory
+    )

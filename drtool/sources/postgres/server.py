@@ -24,6 +24,7 @@ from drtool.sources.postgres.log import (
     parse_line,
 )
 from drtool.system.clock import Clock
+from drtool.system.network_namespace import without_network
 from drtool.system.process import ChildProcess, clean_environment, start_program
 from drtool.system.users import RunAs, give
 
@@ -168,7 +169,8 @@ class RunningServer:
 
 
 def start_server(plan: ServerPlan, *, clock: Clock, scratch: Path | None = None) -> RunningServer:
-    """Start a server as `plan` says, without waiting for it.
+    """Start a server as `plan` says, without waiting for it, and without a network where this machine
+    allows that.
 
     Its socket, log and own empty configuration lie in a new directory (mode 0700) in `scratch` or
     the temporary directory. Unless it `outlives_us`, it is shut down at once when this program dies.
@@ -202,7 +204,7 @@ def start_server(plan: ServerPlan, *, clock: Clock, scratch: Path | None = None)
             child = start_program(
                 command,
                 output=log,
-                run_as=plan.run_as,
+                run_as=without_network(plan.run_as),
                 environment=clean_environment(),
                 directory=runtime,
                 death_signal=None if plan.outlives_us else signal.SIGQUIT,

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from drtool.sources.postgres.entrance import KnownNames
 from drtool.sources.postgres.outbound import DISABLE, Subscription
 from drtool.sources.postgres.server import ServerPlan
+from drtool.system.network_namespace import without_network
 from drtool.system.process import run_program
 
 _SECONDS = 300.0
@@ -62,16 +63,17 @@ def disable_subscriptions_alone(plan: ServerPlan) -> tuple[Subscription, ...] | 
 
 def _told(plan: ServerPlan, queries: str) -> list[tuple[str, str]] | str:
     """What the queries answered, in the first database that carries all of them out; or why none did."""
+    enclosed = without_network(plan.run_as)
     told: list[str] = []
     for database in _USUAL_DATABASES:
-        command = [str(plan.binaries.program("postgres")), "--single"]
+        command = [*enclosed.prefix, str(plan.binaries.program("postgres")), "--single"]
         command += ["-D", str(plan.data_directory)]
         for name, value in {**plan.settings, "search_path": "pg_catalog"}.items():
             command += ["-c", f"{name}={value}"]
         done = run_program(
             [*command, database],
             timeout_seconds=_SECONDS,
-            run_as=plan.run_as,
+            run_as=enclosed.run_as,
             directory=plan.data_directory,
             given=queries + _COMPLETE,
         )

@@ -1,0 +1,52 @@
+"""Programs without a network: each in a network namespace of its own, where this machine gives one.
+
+Nothing in such a namespace reaches another address, 127.0.0.1 of this machine included, and nothing reaches
+it. Unix sockets in the file system work across: that is how we talk to a server there.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import shutil
+
+from drtool.system.process import Enclosure, ProgramFailed, run_program
+from drtool.system.users import RunAs
+
+_PROBE_SECONDS = 30.0
+
+
+def without_network(user: RunAs) -> Enclosure:
+    """How to start programs as `user`. Whether this machine gives namespaces is tried once."""
+    unshare = shutil.which("unshare")
+    if unshare is None:
+        return Enclosure((), user, "the program unshare (util-linux) is not installed")
+    if os.geteuid() != 0:
+        # Without root's rights a namespace of users comes first; everybody keeps his number in it.
+        enclosed = Enclosure((unshare, "--user", "--map-current-user", "--net", "--"), user)
+    elif user.is_us:
+        enclosed = Enclosure((unshare, "--net", "--"), user)
+    else:
+        setpriv = shutil.which("setpriv")
+        if setpriv is None:
+            return Enclosure((), user, "the program setpriv (util-linux) is not installed")
+        # Root's rights are given up behind the namespace, which needs them.
+        become = (f"--reuid={user.uid}", f"--regid={user.gid}", "--clear-groups")
+        prefix = (unshare, "--net", "--", setpriv, *become, "--no-new-privs", "--")
+        enclosed = Enclosure(prefix, None)
+    refused = _refusal(enclosed)
+    return Enclosure((), user, refused) if refused is not None else enclosed
+
+
+@functools.cache
+def _refusal(enclosed: Enclosure) -> str | None:
+    """What the kernel, or whoever limits us, says against it; None if it works."""
+    try:
+        done = run_program(
+            [*enclosed.prefix, "true"], timeout_seconds=_PROBE_SECONDS, run_as=enclosed.run_as
+        )
+    except ProgramFailed as error:
+        return error.message
+    if done.code == 0:
+        return None
+    return " ".join(done.errors.split()) or f"unshare ended with exit code {done.code}"
