@@ -45,6 +45,12 @@ fuzz: setup ## ten minutes of hostile bytes for every reader; FUZZ_SECONDS=, FUZ
 bench: setup ## measure against pg_basebackup and pg_receivewal; prints ratios
 	@$(BIN)/python -m tests.bench $(BENCH_ARGS)
 
+lock: ## lock the newest packages that pyproject.toml allows, each file with its hash (.ci/lock)
+	@.ci/relock
+
+audit: ## ask PyPI's database about known vulnerabilities of the locked packages
+	@.ci/audit
+
 clean: ## remove .venv, caches and build products; nothing else
 	@rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	@find drtool tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -13,6 +13,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 import drtool
 
@@ -186,10 +188,75 @@ def test_what_the_container_copies_is_let_through_to_the_builder() -> None:
     assert all((ROOT / name).exists() for name in copied)
 
 
+# --- what is locked ------------------------------------------------------------------------------
+
+
+def locked(name: str) -> dict[str, tuple[str, int]]:
+    """The packages of a lock file: the version, and how many hashes it takes."""
+    text = (ROOT / ".ci" / "lock" / f"{name}.txt").read_text(encoding="utf-8").replace("\\\n", " ")
+    lines = [line for line in text.splitlines() if line.strip()]
+    found: dict[str, tuple[str, int]] = {}
+    for line in lines:
+        requirement = Requirement(line.partition("--hash")[0].strip())
+        (pinned,) = requirement.specifier
+        assert pinned.operator == "==", line
+        hashes = re.findall(r"--hash=sha256:[0-9a-f]{64}\b", line)
+        found[canonicalize_name(requirement.name)] = (pinned.version, len(hashes))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("name", "extras"), [("image", ()), ("demo", ("demo",)), ("dev", ("demo", "test", "dev"))]
+)
+def test_what_is_asked_for_is_locked_with_the_hash_of_each_file(
+    name: str, extras: tuple[str, ...]
+) -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    asked = [*project["dependencies"]]
+    for extra in extras:
+        asked += project["optional-dependencies"][extra]
+
+    found = locked(name)
+
+    assert all(hashes for _, hashes in found.values())
+    for requirement in map(Requirement, asked):
+        if canonicalize_name(requirement.name) != "drtool":
+            pinned, _ = found[canonicalize_name(requirement.name)]
+            assert requirement.specifier.contains(pinned), f"{requirement}: run make lock"
+
+
+def test_image_and_setup_install_nothing_that_is_not_locked() -> None:
+    installations = [rest for word, rest in instructions() if word == "RUN" and "pip " in rest]
+    setup = (ROOT / ".ci" / "setup").read_text(encoding="utf-8")
+
+    assert len(installations) == 4
+    for command in installations:
+        assert "--no-deps" in command
+        built = "pip wheel" in command and "--no-build-isolation" in command
+        assert built or "--require-hashes" in command or "--no-index" in command
+    assert '--require-hashes -r .ci/lock/build.txt -r ".ci/lock/$1.txt"' in setup
+    assert "install -q --disable-pip-version-check --no-deps" in setup
+
+
+def test_a_file_with_another_hash_is_not_installed(tmp_path: Path) -> None:
+    """The index, or who stands in its place, offers a file of its own under the right name."""
+    text = (ROOT / ".ci" / "lock" / "build.txt").read_text(encoding="utf-8")
+    lock = tmp_path / "forged.txt"
+    lock.write_text(re.sub(r"sha256:[0-9a-f]{4}", "sha256:0000", text), encoding="utf-8")
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--ignore-installed", "--no-deps"]
+    command += ["--require-hashes", "--target", str(tmp_path / "place"), "--requirement", str(lock)]
+
+    result = subprocess.run(command, check=False, capture_output=True, text=True, timeout=120)
+
+    assert result.returncode != 0
+    assert "DO NOT MATCH THE HASHES" in result.stderr
+    assert not list(tmp_path.glob("place/*"))
+
+
 # --- the setup -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", [".ci/run", ".ci/setup"])
+@pytest.mark.parametrize("name", [".ci/run", ".ci/setup", ".ci/relock", ".ci/audit"])
 def test_the_setup_can_be_run_and_is_sound_shell(name: str) -> None:
     path = ROOT / name
 
@@ -200,7 +267,7 @@ def test_the_setup_can_be_run_and_is_sound_shell(name: str) -> None:
 
 
 def test_the_setup_leaves_the_choice_of_index_and_mirror_to_the_machine() -> None:
-    for name in (".ci/run", ".ci/setup", "Makefile", "pyproject.toml", "Dockerfile"):
+    for name in (".ci/run", ".ci/setup", ".ci/relock", "Makefile", "pyproject.toml", "Dockerfile"):
         text = (ROOT / name).read_text(encoding="utf-8")
         assert not re.search(
             r"index-url|INDEX_URL|trusted-host|sources\.list|https?_proxy", text, re.I
