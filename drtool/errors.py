@@ -157,6 +157,13 @@ class IntegrityError(DrtoolError):
     key: str | None = None
 
 
+class NotAuthentic(IntegrityError):
+    """Nobody who holds the repository's key put an object of that name: its head does not open.
+
+    Somebody added it, or the head of an object of ours was damaged: the object alone does not tell.
+    """
+
+
 class WrongKey(IntegrityError):
     """The repository key given does not open this repository."""
 

@@ -6,7 +6,8 @@ from drtool.archiving.lineages import known_systems
 from drtool.errors import IntegrityError, ObjectMissing
 from drtool.model.cluster import system_of
 from drtool.repository.backups import read_manifests
-from drtool.repository.log import read_history, take_inventory
+from drtool.repository.log import read_history
+from drtool.repository.log_inventory import take_inventory
 from drtool.repository.logpath import walk
 from drtool.repository.repository import Repository
 

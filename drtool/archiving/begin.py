@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from drtool.model.wal import Lsn, TimelineHistory
-from drtool.repository.log import LogInventory
+from drtool.repository.log_inventory import LogInventory
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

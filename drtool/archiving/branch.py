@@ -18,7 +18,8 @@ from drtool.errors import IntegrityError, ObjectMissing, SourceUnavailable
 from drtool.model.cluster import next_branch
 from drtool.model.wal import Lsn, TimelineHistory, WalSegment
 from drtool.repository.layout import Lineage
-from drtool.repository.log import read_history, read_segment, take_inventory
+from drtool.repository.log import read_history, read_segment
+from drtool.repository.log_inventory import take_inventory
 from drtool.repository.repository import Repository
 from drtool.sources.postgres.connection import ReplicationConnection, connect_replication
 from drtool.sources.postgres.facts import (

@@ -16,7 +16,7 @@ from drtool.model.measure import format_size
 from drtool.model.progress import Emit, Noted
 from drtool.model.wal import Lsn
 from drtool.repository.lease import lease_holder
-from drtool.repository.log import take_inventory
+from drtool.repository.log_inventory import take_inventory
 from drtool.repository.repository import Repository
 from drtool.sources.postgres.facts import ServerFacts
 from drtool.system.clock import Clock

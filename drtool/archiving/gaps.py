@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from drtool.model.wal import Lsn, TimelineHistory
 from drtool.model.window import LogGap
-from drtool.repository.log import LogInventory
+from drtool.repository.log_inventory import LogInventory
 from drtool.repository.logpath import find_holes, walk
 
 ORIGIN = Lsn(0)

@@ -7,14 +7,14 @@ from dataclasses import replace
 from drtool.errors import SourceUnsuitable
 from drtool.model.cluster import describe_cluster, system_of
 from drtool.repository.backups import read_newest_manifest
+from drtool.repository.clusters import logged_systems
 from drtool.repository.repository import Repository
 from drtool.sources.postgres.facts import ServerFacts
 
 
 def known_systems(repository: Repository, source: str) -> frozenset[int]:
     """The clusters that have WAL or, with the newest readable backup, a backup here; each branch counts."""
-    names = repository.store.list_directories(f"log/{source}/")
-    systems = {int(name) for name in names if name.isdigit()}
+    systems = set(logged_systems(repository, source))
     # A damaged backup must not keep the next one from being taken.
     newest, _ = read_newest_manifest(repository, source)
     if newest is not None:

@@ -6,7 +6,8 @@ from drtool.archiving.begin import StartPoint, held_ends, held_from, plan_start,
 from drtool.archiving.patience import Patience
 from drtool.model.wal import Lsn, TimelineHistory, WalSegment
 from drtool.repository.layout import Lineage
-from drtool.repository.log import list_parts, take_inventory
+from drtool.repository.log import list_parts
+from drtool.repository.log_inventory import take_inventory
 from drtool.repository.production import put_production
 from drtool.repository.repository import Repository
 from drtool.sources.postgres.facts import ServerFacts

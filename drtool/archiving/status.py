@@ -9,17 +9,20 @@ from datetime import UTC, datetime, timedelta
 
 from drtool.archiving.gaps import LogEnd, find_gaps
 from drtool.archiving.receive_settings import lease_name
+from drtool.errors import IntegrityError
 from drtool.model.finding import Finding, Harm, Severity
 from drtool.model.measure import age_of, format_span
 from drtool.model.objective import Mark
 from drtool.model.wal import TimelineHistory
 from drtool.model.window import LogGap, TimeRange
+from drtool.repository.clusters import logged_systems
 from drtool.repository.damage import Damage
 from drtool.repository.extents import PostgresExtent
 from drtool.repository.layout import SegmentPart, WholeSegment, parse_log_name
 from drtool.repository.lease import HeldLease, read_lease
 from drtool.repository.live_timelines import live_findings, live_timelines
-from drtool.repository.log import LogInventory, read_log_object, take_inventory
+from drtool.repository.log import read_log_object
+from drtool.repository.log_inventory import LogInventory, take_inventory
 from drtool.repository.recovery_findings import (
     Zone,
     gap_findings,
@@ -154,8 +157,7 @@ def _system_of(
     """The cluster of the newest backup; without any, that of the log."""
     if extents:
         return extents[-1].system_id
-    names = repository.store.list_directories(f"log/{source}/")
-    return max((int(name) for name in names if name.isdigit()), default=None)
+    return max(logged_systems(repository, source), default=None)
 
 
 def current_inventory(
@@ -193,7 +195,8 @@ def _segment_bytes(repository: Repository, source: str, system: str) -> int | No
         for found in repository.store.list(place):
             match parse_log_name(found.key.removeprefix(place)):
                 case WholeSegment() | SegmentPart(begin=0):
-                    with suppress(ValueError):  # so short a part holds no header
+                    # So short a part holds no header, and what is none of ours tells nothing.
+                    with suppress(ValueError, IntegrityError):
                         return read_wal_header(read_log_object(repository, found.key)).segment_bytes
     return None
 

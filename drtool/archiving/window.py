@@ -15,7 +15,7 @@ from drtool.model.progress import Emit, silent
 from drtool.model.wal import Lsn
 from drtool.repository.layout import Lineage
 from drtool.repository.lease import Lease
-from drtool.repository.log import take_inventory
+from drtool.repository.log_inventory import take_inventory
 from drtool.repository.repository import Repository
 from drtool.system.clock import Clock
 

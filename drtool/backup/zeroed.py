@@ -18,7 +18,8 @@ from drtool.model.finding import Finding, Harm, Severity
 from drtool.pipeline.pages import PAGE_BYTES, digest_pages
 from drtool.repository.backups import Manifest
 from drtool.repository.extents import PostgresExtent
-from drtool.repository.log import read_history, take_inventory
+from drtool.repository.log import read_history
+from drtool.repository.log_inventory import take_inventory
 from drtool.repository.logpath import walk
 from drtool.repository.repository import Repository
 from drtool.repository.wal_records import MOST_BYTES, read_records

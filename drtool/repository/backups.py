@@ -10,7 +10,14 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from drtool.errors import DrtoolError, IntegrityError, NotKept, NotRecoverable, ObjectMissing
+from drtool.errors import (
+    DrtoolError,
+    IntegrityError,
+    NotAuthentic,
+    NotKept,
+    NotRecoverable,
+    ObjectMissing,
+)
 from drtool.model.finding import Finding, Severity
 from drtool.model.measure import CLOCK_SKEW
 from drtool.model.origin import Origin
@@ -18,7 +25,7 @@ from drtool.repository import layout
 from drtool.repository.extents import EXTENTS, Extent, FilesExtent, PostgresExtent, RedisExtent
 from drtool.repository.places import ChunkPlace
 from drtool.repository.repository import Repository
-from drtool.repository.sealing import ObjectType, damaged
+from drtool.repository.sealing import ObjectType, damaged, not_authentic
 
 if TYPE_CHECKING:
     from drtool.repository.chunks import ChunkReader
@@ -27,8 +34,7 @@ if TYPE_CHECKING:
 MANIFEST_VERSION = 1
 _READ_AT_A_TIME = 8
 _NAMED = 10  # backups in a sentence
-# Of the backups that bear a time to come, so many are tried.
-_MOST_AHEAD = 8
+_MOST_PASSED_OVER = 100  # attempts that cannot be read
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,17 +137,24 @@ def begin_attempt(repository: Repository, source: str, backup_id: str) -> Attemp
 def unfinished_attempts(repository: Repository, source: str, *, most: int) -> Iterator[Attempt]:
     """The newest attempts, at most `most`, that left no manifest: their packs can be used again.
 
-    One that cannot be read is passed over: nothing is lost but what it might have spared us.
+    One that cannot be read is passed over, as what somebody without the key has added: nothing is lost
+    but what it might have spared us.
     """
-    begun = [found.key for found in repository.store.list(layout.attempts(source))]
+    prefix = layout.attempts(source)
+    listed = (found.key.removeprefix(prefix) for found in repository.store.list(prefix))
+    begun = [backup_id for backup_id in listed if layout.is_backup_id(backup_id)]
     done = set(backup_ids(repository, source))
-    for key in reversed(begun[-most:]):
-        backup_id = key.removeprefix(layout.attempts(source))
+    passed_over = 0
+    for number, backup_id in enumerate(reversed(begun)):
+        if number - passed_over >= most or passed_over > _MOST_PASSED_OVER:
+            return
         if backup_id in done:
             continue
+        key = layout.attempt_key(source, backup_id)
         try:
             seed = repository.get(ObjectType.ATTEMPT, key)
         except (ObjectMissing, IntegrityError):
+            passed_over += 1
             continue
         yield Attempt(source, backup_id, seed)
 
@@ -165,9 +178,13 @@ def newest_fencing(repository: Repository, source: str) -> int:
 
 
 def backup_ids(repository: Repository, source: str) -> list[str]:
-    """The ids of all backups of a source, in the order of the times in them."""
+    """The ids of all backups of a source, in the order of the times in them, as names tell.
+
+    What is there under such a name without being a backup of ours shows when it is read.
+    """
     prefix = layout.manifests(source)
-    return [found.key.removeprefix(prefix) for found in repository.store.list(prefix)]
+    names = (found.key.removeprefix(prefix) for found in repository.store.list(prefix))
+    return [name for name in names if layout.is_backup_id(name)]
 
 
 def name_backups(ids: Sequence[str]) -> str:
@@ -222,14 +239,12 @@ def read_manifests(
 ) -> tuple[list[Manifest], list[IntegrityError]]:
     """All manifests of a source, in the order they were taken, and an error for each that is damaged.
 
-    Eight are read at a time: a source with hourly snapshots has hundreds, each a round trip.
+    Eight are read at a time: a source with hourly snapshots has hundreds, each a round trip. The error is
+    NotAuthentic where nobody with the key has begun such a backup: then it never was one.
     """
 
     def read(backup_id: str) -> Manifest | IntegrityError:
-        try:
-            return read_manifest(repository, source, backup_id)
-        except IntegrityError as error:
-            return error
+        return _manifest_or_error(repository, source, backup_id)
 
     executor = ThreadPoolExecutor(_READ_AT_A_TIME, thread_name_prefix="manifest")
     try:
@@ -241,6 +256,20 @@ def read_manifests(
         in_order(one for one in found if isinstance(one, Manifest)),
         [one for one in found if isinstance(one, IntegrityError)],
     )
+
+
+def _manifest_or_error(
+    repository: Repository, source: str, backup_id: str
+) -> Manifest | IntegrityError:
+    key = layout.manifest_key(source, backup_id)
+    try:
+        return read_manifest(repository, source, backup_id)
+    except NotAuthentic:
+        if repository.holds(ObjectType.ATTEMPT, layout.attempt_key(source, backup_id)):
+            return damaged(key, "it does not open, and that backup was begun")
+        return not_authentic(key, "it does not open, and nobody with the key has begun that backup")
+    except IntegrityError as error:
+        return error
 
 
 def read_newest_manifest(
@@ -255,10 +284,8 @@ def read_newest_manifest(
     ids = backup_ids(repository, source)
     latest = f"{repository.store.now() + CLOCK_SKEW:%Y%m%dT%H%M%S}~"
     ahead = [backup_id for backup_id in ids if backup_id > latest]
-    found = [
-        _last_readable(repository, source, part, errors=errors)
-        for part in (ahead[-_MOST_AHEAD:], ids[: len(ids) - len(ahead)])
-    ]
+    parts = (ahead, ids[: len(ids) - len(ahead)])
+    found = [_last_readable(repository, source, part, errors=errors) for part in parts]
     return max((one for one in found if one is not None), key=_order, default=None), errors
 
 
@@ -266,10 +293,10 @@ def _last_readable(
     repository: Repository, source: str, ids: Sequence[str], *, errors: list[IntegrityError]
 ) -> Manifest | None:
     for backup_id in reversed(ids):
-        try:
-            return read_manifest(repository, source, backup_id)
-        except IntegrityError as error:
-            errors.append(error)
+        found = _manifest_or_error(repository, source, backup_id)
+        if isinstance(found, Manifest):
+            return found
+        errors.append(found)
     return None
 
 

@@ -43,6 +43,12 @@ def confirm_put(
         _read_back(store, key, parts)
 
 
+def confirm_there(store: Store, key: str) -> None:
+    """NotKept if `key`, which was put just now, is not there."""
+    if store.stat(key) is None:
+        raise _not_kept(store, key, "it is not there")
+
+
 def _read_back(store: Store, key: str, parts: Sequence[Buffer]) -> None:
     try:
         content = store.read(key, most_bytes=sum(memoryview(part).nbytes for part in parts))

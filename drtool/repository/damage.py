@@ -59,7 +59,7 @@ def known_damage(repository: Repository) -> dict[str, Damage]:
 
 def _newest(repository: Repository, records: list[str]) -> Damage | None:
     """None if the object was read whole since."""
-    for record in sorted(records, reverse=True):
+    for record in sorted({layout.own_name(record) for record in records}, reverse=True):
         try:
             document = json.loads(repository.get(ObjectType.EVIDENCE, record))
             is_damaged = bool(document["is_damaged"])
@@ -74,9 +74,10 @@ def _newest(repository: Repository, records: list[str]) -> Damage | None:
 def _put(repository: Repository, key: str, document: Mapping[str, object]) -> None:
     now = repository.store.now().astimezone(UTC)
     prefix = layout.evidence_key(_KIND, hashlib.sha256(key.encode()).hexdigest()[:32])
-    number = sum(1 for _ in repository.store.list(f"{prefix}/"))
+    names = (layout.own_name(found.key) for found in repository.store.list(f"{prefix}/"))
+    ours = {name for name in names if repository.holds(ObjectType.EVIDENCE, name)}
     content = json.dumps({"object": key, "at": now.isoformat(), **document})
     try:
-        repository.put(ObjectType.EVIDENCE, f"{prefix}/{number:06d}", content.encode())
+        repository.put(ObjectType.EVIDENCE, f"{prefix}/{len(ours):06d}", content.encode())
     except AlreadyExists:
         return  # another run found the same at the same time

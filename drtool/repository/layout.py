@@ -12,6 +12,8 @@ from drtool.model.wal import Lsn
 ROOT = "drtool.json"
 RESCUE_PROGRAM = "RESCUE/rescue.py"
 RESCUE_TEXT = "RESCUE/README.txt"
+# Between the name of an object and the digits that are added where somebody else has taken the name.
+BESIDE = "~"
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 _PART = re.compile(r"(?P<segment>[0-9A-F]{24})\.part-(?P<begin>[0-9A-F]{8})-(?P<end>[0-9A-F]{8})")
@@ -20,6 +22,12 @@ _HISTORY = re.compile(r"([0-9A-F]{8})\.history")
 _GAP = re.compile(r"(?P<begin>[0-9A-F]{16})-(?P<end>[0-9A-F]{16})")
 _EVENT = re.compile(r"(?P<lsn>[0-9A-F]{16})-(?P<kind>[a-z][a-z0-9-]{0,30})")
 
+_BESIDE = re.compile(r"(?P<name>.+)~[0-9a-f]{8}", re.DOTALL)
+_BACKUP_ID = re.compile(r"[0-9]{8}T[0-9]{6}(\.[0-9]{3})?Z-[0-9a-f]{6}")
+_SYSTEM_ID = re.compile(r"[0-9]{1,30}")
+_TIMELINE = re.compile(r"[0-9A-F]{8}")
+_DAY = re.compile(r"[0-9]{8}")
+_MARK = re.compile(r"(?P<stamp>[0-9]{8}/[0-9]{6}\.[0-9]{6})-(?P<position>[0-9A-F]{16})")
 _OFFSET = re.compile(r"[0-9A-F]{16}")
 _REPLICATION_ID = re.compile(r"[0-9a-f]{40}")
 
@@ -32,6 +40,39 @@ def checked_source(source: str) -> str:
             hint="Use lower-case letters, digits, dots, hyphens and underscores, at most 63.",
         )
     return source
+
+
+def is_beside(key: str, taken: str) -> bool:
+    """Whether `key` is a name that an object gets whose own name, `taken`, somebody else has taken."""
+    match = _BESIDE.fullmatch(key)
+    return match is not None and match["name"] == taken
+
+
+def own_name(name: str) -> str:
+    """The name that an object stands for: its own, or that beside which it was put."""
+    match = _BESIDE.fullmatch(name)
+    return match["name"] if match else name
+
+
+def is_backup_id(name: str) -> bool:
+    """Whether a backup can have that id."""
+    return _BACKUP_ID.fullmatch(name) is not None
+
+
+def parse_system_id(name: str) -> int | None:
+    """The cluster whose log a directory is, branches counted (FORMAT.md, section 1); None for any other."""
+    return int(name) if _SYSTEM_ID.fullmatch(name) else None
+
+
+def parse_timeline(name: str) -> int | None:
+    """The timeline whose log or marks a directory holds; None for any other name."""
+    timeline = int(name, 16) if _TIMELINE.fullmatch(name) else 0
+    return timeline or None
+
+
+def is_day(name: str) -> bool:
+    """Whether a directory of marks is of a day."""
+    return _DAY.fullmatch(name) is not None
 
 
 def slots(repository_id: bytes) -> str:
@@ -181,11 +222,12 @@ class EventName:
 
 def parse_log_name(name: str) -> WholeSegment | SegmentPart | RecordedGap | EventName | None:
     """What a key below a lineage's prefix names; None for anything else."""
+    name = own_name(name)
     if _SEGMENT.fullmatch(name):
         return WholeSegment(name)
     if part := _PART.fullmatch(name):
         return SegmentPart(part["segment"], int(part["begin"], 16), int(part["end"], 16))
-    if gap := _GAP.fullmatch(name.removeprefix("gaps/")):
+    if name.startswith("gaps/") and (gap := _GAP.fullmatch(name.removeprefix("gaps/"))):
         return RecordedGap(Lsn(int(gap["begin"], 16)), Lsn(int(gap["end"], 16)))
     if name.startswith("events/") and (event := _EVENT.fullmatch(name.removeprefix("events/"))):
         return EventName(Lsn(int(event["lsn"], 16)), event["kind"])
@@ -194,18 +236,20 @@ def parse_log_name(name: str) -> WholeSegment | SegmentPart | RecordedGap | Even
 
 def parse_history_name(name: str) -> int | None:
     """The timeline whose history `name` is, or None."""
-    match = _HISTORY.fullmatch(name)
+    match = _HISTORY.fullmatch(own_name(name))
     return int(match[1], 16) if match else None
 
 
 def parse_mark_name(name: str) -> tuple[datetime, Lsn] | None:
     """`YYYYMMDD/HHMMSS.ffffff-LSN` to its moment and position; None for anything else."""
+    match = _MARK.fullmatch(own_name(name))
+    if match is None:
+        return None
     try:
-        stamp, lsn = name.rsplit("-", 1)
-        moment = datetime.strptime(stamp, "%Y%m%d/%H%M%S.%f").replace(tzinfo=UTC)
-        return moment, Lsn(int(lsn, 16))
+        moment = datetime.strptime(match["stamp"], "%Y%m%d/%H%M%S.%f").replace(tzinfo=UTC)
     except ValueError:
         return None
+    return moment, Lsn(int(match["position"], 16))
 
 
 def source_log(source: str) -> str:
@@ -318,7 +362,7 @@ class StreamLateName:
 
 def parse_reached_name(name: str) -> int | None:
     """The offset of `reached/<offset>`; None for anything else."""
-    kind, _, offset = name.partition("/")
+    kind, _, offset = own_name(name).partition("/")
     return int(offset, 16) if kind == "reached" and _OFFSET.fullmatch(offset) else None
 
 
@@ -327,6 +371,7 @@ StreamName = StreamSegment | StreamLinkName | StreamBeginName | StreamLateName
 
 def parse_stream_name(name: str) -> StreamName | None:
     """What a key below a replication history's prefix names; None for anything else."""
+    name = own_name(name)
     if segment := _GAP.fullmatch(name):
         begin, end = int(segment["begin"], 16), int(segment["end"], 16)
         return StreamSegment(begin, end) if begin < end else None

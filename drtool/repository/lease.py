@@ -116,11 +116,15 @@ class HeldLease:
 
 
 def read_lease(repository: Repository, name: str) -> HeldLease | None:
-    """Who holds the lease now, by the store's clock; None if nobody does, or who did has ended."""
+    """Who holds the lease now, by the store's clock; None if nobody does, or who did has ended.
+
+    What is no lease is held by nobody.
+    """
     key = layout.lease_key(name)
     try:
-        held = _Held.from_json(repository.store.read(key, most_bytes=MOST_LEASE_BYTES), key=key)
-    except ObjectMissing:
+        content = repository.store.read(key, most_bytes=MOST_LEASE_BYTES)
+        held = _Held.from_json(content, key=key)
+    except (ObjectMissing, IntegrityError):
         return None
     return None if held.is_over(repository.store.now()) else HeldLease(held.owner, held.trouble)
 
@@ -222,8 +226,8 @@ class Lease:
     def _take(self) -> bytes:
         current = self._read()
         now = self._store.now()
-        if current is not None:
-            held = _Held.from_json(current, key=self._key)
+        held = None if current is None else _held_in(current, key=self._key)
+        if held is not None:
             # Whoever writes the store may have written any number: there is always one above it.
             self.fencing = min(held.fencing, _MOST_FENCING)
             is_over = held.is_past(now) if self._outlives_process else held.is_over(now)
@@ -280,5 +284,16 @@ class Lease:
             self._content = found
 
     def _is_mine(self, content: bytes) -> bool:
-        held = _Held.from_json(content, key=self._key)
-        return held.owner == self._owner and held.fencing == self.fencing
+        held = _held_in(content, key=self._key)
+        mine = (self._owner, self.fencing)
+        return held is not None and (held.owner, held.fencing) == mine
+
+
+def _held_in(content: bytes, *, key: str) -> _Held | None:
+    """What a lease says; None for what is none. Anybody who may write to the store can put that, and it
+    keeps nobody from the lease: it is the one kind of object that is replaced.
+    """
+    try:
+        return _Held.from_json(content, key=key)
+    except IntegrityError:
+        return None

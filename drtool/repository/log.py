@@ -5,32 +5,24 @@ What is durable here may be acknowledged to the server; nothing else may.
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping
-from dataclasses import dataclass, field
-from datetime import datetime
-
-from drtool.errors import AlreadyExists, IntegrityError, ObjectMissing
-from drtool.model.wal import MAX_SEGMENT_BYTES, Lsn, TimelineHistory, WalSegment
+from drtool.errors import AlreadyExists, IntegrityError, NotAuthentic, ObjectMissing
+from drtool.model.wal import MAX_SEGMENT_BYTES, TimelineHistory, WalSegment
 from drtool.repository import layout
-from drtool.repository.confirmation import confirm_put
-from drtool.repository.layout import EventName, Lineage, RecordedGap, SegmentPart, WholeSegment
-from drtool.repository.log_events import MINIMAL, readable_events
+from drtool.repository.confirmation import confirm_put, confirm_there
+from drtool.repository.layout import Lineage, SegmentPart, WholeSegment
 from drtool.repository.repository import Repository
 from drtool.repository.sealing import (
-    SMALLEST_SEALED_BYTES,
     Compressor,
     ObjectType,
     SealedWriter,
     damaged,
     most_plain_bytes,
-    most_sealed_bytes,
     new_seal,
     unseal_whole,
 )
+from drtool.repository.taken import has_head, put_beside, read_sealed
 
 Buffer = bytes | bytearray | memoryview
-
-ORIGIN = Lsn(0)
 
 
 class OtherContent(IntegrityError):
@@ -74,6 +66,8 @@ class SegmentWriter:
 def put_log_object(repository: Repository, key: str, parts: list[bytes]) -> None:
     """Create a sealed log object and see it there, or accept one that holds the same plain bytes.
 
+    Where what stands under the name is damaged, or none of ours, it goes beside it.
+
     NotKept, which is `retryable` with the same parts, if the store acknowledges it and has it not.
     """
     store = repository.store
@@ -84,7 +78,14 @@ def put_log_object(repository: Repository, key: str, parts: list[bytes]) -> None
     except AlreadyExists:
         pass  # what stands there is compared
     mine = unseal_whole(repository.ring, ObjectType.LOG, key, sealed=b"".join(parts))
-    if read_log_object(repository, key, most_bytes=max(len(mine), 1)) != mine:
+    try:
+        held = read_log_object(repository, key, most_bytes=max(len(mine), 1))
+    except IntegrityError:
+        # Damaged, or put there by somebody without the key: ours has to be durable all the same.
+        name = put_beside(store, repository.ring, ObjectType.LOG, key=key, plain=mine)
+        confirm_there(store, name)
+        return
+    if held != mine:
         raise OtherContent(
             f"object {key} holds other WAL than the server now sends under that name",
             hint="Two servers write one timeline (split brain, or a clone). Stop one,"
@@ -133,8 +134,9 @@ def read_log_object(
     repository: Repository, key: str, *, most_bytes: int = MAX_SEGMENT_BYTES
 ) -> bytes:
     """The plain bytes of a segment, a part or a history, authenticated to the end; at most so many."""
-    sealed = repository.store.read(key, most_bytes=most_sealed_bytes(most_bytes))
-    return unseal_whole(repository.ring, ObjectType.LOG, key, sealed=sealed, most_bytes=most_bytes)
+    return read_sealed(
+        repository.store, repository.ring, ObjectType.LOG, key=key, most_bytes=most_bytes
+    )
 
 
 def read_segment(
@@ -144,38 +146,108 @@ def read_segment(
 
     The whole segment is preferred to its parts (PITFALLS 49); parts behind a hole are not used, and
     the inventory shows the hole. ObjectMissing if there is neither, IntegrityError if an object has
-    another length.
+    another length. Where the object of the whole segment is damaged, or none of ours, the parts count if
+    they are all of it, or if the log ends in them.
     """
     name = segment.name(segment_bytes)
     key = lineage.segment_key(name)
     try:
         plain = read_log_object(repository, key, most_bytes=segment_bytes)
     except ObjectMissing:
-        return _join_parts(repository, lineage, name, segment_bytes=segment_bytes)
+        return _filled(
+            _join_parts(repository, lineage, name, segment_bytes=segment_bytes), segment_bytes
+        )
+    except IntegrityError as error:
+        return _instead(repository, lineage, segment, segment_bytes=segment_bytes, error=error)
     if len(plain) != segment_bytes:
         raise damaged(key, f"it holds {len(plain)} bytes, not {segment_bytes}")
     return plain
 
 
+def _filled(content: bytes, segment_bytes: int) -> bytes:
+    return content + bytes(segment_bytes - len(content))
+
+
+def _instead(
+    repository: Repository,
+    lineage: Lineage,
+    segment: WalSegment,
+    *,
+    segment_bytes: int,
+    error: IntegrityError,
+) -> bytes:
+    """The segment from its parts, where its own object cannot be read; `error` if they do not carry it."""
+    name = segment.name(segment_bytes)
+    try:
+        joined = _join_parts(repository, lineage, name, segment_bytes=segment_bytes)
+    except ObjectMissing:
+        raise error from None
+    if len(joined) == segment_bytes:
+        return joined
+    # Zeros would end a replay there: they may stand only where nothing is held behind them.
+    if not isinstance(error, NotAuthentic) or _goes_on(repository, lineage, name):
+        raise error
+    return _filled(joined, segment_bytes)
+
+
+def _goes_on(repository: Repository, lineage: Lineage, segment: str) -> bool:
+    """Whether WAL of the timeline is held behind a segment."""
+    behind = f"{lineage.segment_key(segment)}{layout.BESIDE}~"
+    for found in repository.store.list(lineage.prefix, after=behind):
+        name = layout.parse_log_name(found.key.removeprefix(lineage.prefix))
+        if isinstance(name, WholeSegment | SegmentPart) and is_ours(repository, found.key):
+            return True
+    return False
+
+
 def _join_parts(
     repository: Repository, lineage: Lineage, segment: str, *, segment_bytes: int
 ) -> bytes:
-    joined = bytearray()
-    for part in _contiguous(list_parts(repository, lineage, segment)):
-        key = lineage.part_key(segment, part.begin, part.end)
-        plain = read_log_object(repository, key, most_bytes=segment_bytes)
-        if len(plain) != part.end - part.begin or part.end > segment_bytes:
-            raise damaged(key, "it has another length")
-        joined += memoryview(plain)[len(joined) - part.begin :]
+    """The bytes of a segment from its first one on for as far as parts carry them; ObjectMissing without any.
+
+    Parts that are none of ours are done without; a damaged one only where others carry its bytes.
+    """
+    parts = [
+        part
+        for part in list_parts(repository, lineage, segment)
+        if part.begin < part.end <= segment_bytes
+    ]
+    failed: IntegrityError | None = None
+    while True:
+        joined = bytearray()
+        bad: SegmentPart | None = None
+        for part in _contiguous(parts):
+            try:
+                plain = _read_part(repository, lineage, part)
+            except NotAuthentic:
+                bad = part
+                break
+            except IntegrityError as error:
+                bad, failed = part, error
+                break
+            joined += memoryview(plain)[len(joined) - part.begin :]
+        if bad is None:
+            break
+        parts.remove(bad)
+    if failed is not None and len(joined) < segment_bytes:
+        raise failed
     if not joined:
         raise ObjectMissing(lineage.segment_key(segment))
-    return bytes(joined) + bytes(segment_bytes - len(joined))
+    return bytes(joined)
+
+
+def _read_part(repository: Repository, lineage: Lineage, part: SegmentPart) -> bytes:
+    key = lineage.part_key(part.segment, part.begin, part.end)
+    plain = read_log_object(repository, key, most_bytes=part.end - part.begin)
+    if len(plain) != part.end - part.begin:
+        raise damaged(key, "it has another length")
+    return plain
 
 
 def list_parts(repository: Repository, lineage: Lineage, segment: str) -> list[SegmentPart]:
     """All parts of one segment, by where they begin."""
     found = repository.store.list(lineage.segment_key(segment) + ".part-")
-    names = (layout.parse_log_name(item.key.removeprefix(lineage.prefix)) for item in found)
+    names = {layout.parse_log_name(item.key.removeprefix(lineage.prefix)) for item in found}
     return sorted(
         (name for name in names if isinstance(name, SegmentPart)),
         key=lambda part: (part.begin, part.end),
@@ -202,135 +274,6 @@ def _contiguous(parts: list[SegmentPart]) -> list[SegmentPart]:
     return [*chosen, best] if best else chosen
 
 
-@dataclass(frozen=True, slots=True)
-class LogRun:
-    """WAL of one timeline without a hole, from `begin` up to, not including, `end`."""
-
-    timeline: int
-    begin: Lsn
-    end: Lsn
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TimelineLog:
-    """What is there of one timeline: runs in ascending order, gaps that were recorded, and events in
-    ascending order.
-    """
-
-    lineage: Lineage
-    runs: tuple[LogRun, ...]
-    gaps: tuple[RecordedGap, ...]
-    events: tuple[EventName, ...] = ()
-
-    def run_holding(self, lsn: Lsn) -> LogRun | None:
-        """The run that holds the byte at `lsn`, or ends there."""
-        for run in self.runs:
-            if run.begin <= lsn <= run.end:
-                return run
-        return None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LogInventory:
-    """All WAL of one cluster in the repository, as its listing tells. Nothing was read yet.
-
-    `known_ends` are positions that each timeline is known to have reached, from what else tells of
-    it: marks and manifests. Where the log ends before one of them, WAL is missing.
-    `known_moments` are the newest moments of each timeline that the same tell of.
-    """
-
-    source: str
-    system_id: int
-    segment_bytes: int
-    timelines: dict[int, TimelineLog]
-    histories: frozenset[int]
-    known_ends: Mapping[int, Lsn] = field(default_factory=dict)
-    known_moments: Mapping[int, datetime] = field(default_factory=dict)
-
-
-def take_inventory(
-    repository: Repository,
-    source: str,
-    system_id: int,
-    *,
-    segment_bytes: int,
-    since: Lsn = ORIGIN,
-    damaged: Container[str] = frozenset(),
-) -> LogInventory:
-    """List the log of one cluster from the segment holding `since` on.
-
-    Memory grows with the number of holes and events, not of segments. An object too small to be a sealed one
-    does not count as there (PITFALLS 6), nor does one whose key is in `damaged`. IntegrityError for
-    the name of a segment of another size.
-    """
-    prefix = layout.system_log(source, system_id)
-    timelines: dict[int, TimelineLog] = {}
-    for name in repository.store.list_directories(prefix):
-        if len(name) == 8:
-            lineage = Lineage(source, system_id, int(name, 16))
-            timelines[lineage.timeline] = _list_timeline(
-                repository, lineage, segment_bytes, since=since, damaged=damaged
-            )
-    found = repository.store.list(layout.histories(source, system_id))
-    named = (layout.parse_history_name(item.key.rpartition("/")[2]) for item in found)
-    histories = {timeline for timeline in named if timeline is not None}
-    return LogInventory(
-        source=source,
-        system_id=system_id,
-        segment_bytes=segment_bytes,
-        timelines=timelines,
-        histories=frozenset(histories),
-    )
-
-
-def _list_timeline(
-    repository: Repository,
-    lineage: Lineage,
-    segment_bytes: int,
-    *,
-    since: Lsn,
-    damaged: Container[str],
-) -> TimelineLog:
-    first = WalSegment.holding(lineage.timeline, since, segment_bytes).name(segment_bytes)
-    spans: list[tuple[int, int]] = []
-    gaps: list[RecordedGap] = []
-    events: list[EventName] = []
-    for found in repository.store.list(lineage.prefix, after=lineage.segment_key(first[:-1])):
-        if found.size_bytes < SMALLEST_SEALED_BYTES or found.key in damaged:
-            continue
-        name = layout.parse_log_name(found.key.removeprefix(lineage.prefix))
-        match name:
-            case WholeSegment(segment):
-                begin = _segment_begin(segment, segment_bytes, key=found.key)
-                _extend(spans, begin, begin + segment_bytes)
-            case SegmentPart(segment, low, high):
-                begin = _segment_begin(segment, segment_bytes, key=found.key)
-                _extend(spans, begin + low, begin + high)
-            case RecordedGap():
-                gaps.append(name)
-            case EventName():
-                events.append(name)
-    # These end what can be recovered: they are read, so that junk under such a name denies nothing.
-    minimal = [name for name in events if name.kind == MINIMAL]
-    believed = {event.lsn for event in readable_events(repository, lineage, minimal)}
-    events = [name for name in events if name.kind != MINIMAL or name.lsn in believed]
-    runs = tuple(LogRun(lineage.timeline, Lsn(low), Lsn(high)) for low, high in spans)
-    return TimelineLog(lineage=lineage, runs=runs, gaps=tuple(gaps), events=tuple(events))
-
-
-def _segment_begin(segment: str, segment_bytes: int, *, key: str) -> Lsn:
-    try:
-        return WalSegment.parse(segment, segment_bytes).begin(segment_bytes)
-    except ValueError as error:
-        raise IntegrityError(
-            f"object {key} cannot belong to a log of segments of {segment_bytes} bytes",
-            hint="Was the size changed with pg_resetwal? Take a new backup; this log ends there.",
-        ) from error
-
-
-def _extend(spans: list[tuple[int, int]], begin: int, end: int) -> None:
-    """Add a span; spans come in order of their beginning, save that parts follow their segment."""
-    if spans and begin <= spans[-1][1]:
-        spans[-1] = (min(spans[-1][0], begin), max(spans[-1][1], end))
-    else:
-        spans.append((begin, end))
+def is_ours(repository: Repository, key: str) -> bool:
+    """Whether the log object `key` itself was put by a holder of the key; its head alone is read."""
+    return has_head(repository.store, repository.ring, ObjectType.LOG, key=key)

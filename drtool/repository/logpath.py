@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from drtool.model.wal import Lsn, TimelineHistory, WalSegment, segments_between
 from drtool.model.window import LogGap
 from drtool.repository.layout import EventName
-from drtool.repository.log import LogInventory, LogRun
 from drtool.repository.log_events import MINIMAL, PARAMETERS
+from drtool.repository.log_inventory import LogInventory, LogRun
 
 MINIMAL_REASON = "it was written with wal_level = minimal and lacks changes"
 # A record at which a replay stops must be there to its end: it has at most so many bytes, headers counted.

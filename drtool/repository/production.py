@@ -8,8 +8,8 @@ from datetime import UTC, datetime
 
 from drtool.model.wal import Lsn, TimelineHistory
 from drtool.repository.layout import EventName, Lineage
-from drtool.repository.log import LogInventory
 from drtool.repository.log_events import LogEvent, put_event, readable_events
+from drtool.repository.log_inventory import LogInventory
 from drtool.repository.repository import Repository
 
 _KIND = "production-"

@@ -18,7 +18,7 @@ from drtool.repository.backups import Manifest
 from drtool.repository.damage import Damage
 from drtool.repository.extents import PostgresExtent
 from drtool.repository.layout import Lineage, pack_key
-from drtool.repository.log import LogInventory
+from drtool.repository.log_inventory import LogInventory
 from drtool.repository.logpath import Chain, find_holes, walk
 from drtool.repository.marks import first_mark, first_mark_at, newest_mark
 from drtool.repository.repository import Repository

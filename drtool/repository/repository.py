@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -20,6 +21,7 @@ from drtool.model.strict_json import read_object
 from drtool.repository import layout
 from drtool.repository.keys import (
     KEY_BYTES,
+    WRAPPED_BYTES,
     KeyRing,
     KeySecret,
     Slot,
@@ -30,13 +32,8 @@ from drtool.repository.keys import (
     open_slot,
     open_version,
 )
-from drtool.repository.sealing import (
-    ObjectType,
-    most_plain_bytes,
-    most_sealed_bytes,
-    seal_whole,
-    unseal_whole,
-)
+from drtool.repository.sealing import ObjectType
+from drtool.repository.taken import find_ours, put_sealed, read_sealed
 from drtool.stores.capabilities import Capabilities
 from drtool.stores.protocol import Store
 
@@ -56,14 +53,19 @@ class Repository:
     root: RepositoryRoot
 
     def put(self, object_type: ObjectType, key: str, plain: bytes) -> None:
-        """Seal `plain` and create the object `key`; AlreadyExists if there is one."""
-        self.store.create(key, seal_whole(self.ring, object_type, key, plain=[plain]))
+        """Seal `plain` and create the object `key`; AlreadyExists if there is one of ours.
+
+        Where the name is taken by anything else, the object goes beside it (`repository/taken.py`).
+        """
+        put_sealed(self.store, self.ring, object_type, key=key, plain=plain)
 
     def get(self, object_type: ObjectType, key: str) -> bytes:
-        """The plain bytes of the sealed object `key`, authenticated."""
-        most = most_plain_bytes(object_type)
-        sealed = self.store.read(key, most_bytes=most_sealed_bytes(most))
-        return unseal_whole(self.ring, object_type, key, sealed=sealed, most_bytes=most)
+        """The plain bytes of the sealed object `key`, authenticated; NotAuthentic if it is not ours."""
+        return read_sealed(self.store, self.ring, object_type, key=key)
+
+    def holds(self, object_type: ObjectType, key: str) -> bool:
+        """Whether a holder of the key has put `key`, or an object beside it: one short read of its head."""
+        return find_ours(self.store, self.ring, object_type, key=key) is not None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -238,7 +240,7 @@ def remove_slot(repository: Repository, slot_id: str, *, kept: KeySecret) -> Non
             hint="Run `drtool repository key list` to see the slots.",
         )
     remaining = [slot for slot in read_slots(repository)[0] if slot.slot_id != slot_id]
-    if _opens_one_of(remaining, kept, ring.repository_id) != ring.master:
+    if ring.master not in _masters(remaining, kept, ring.repository_id):
         raise UsageError(
             f"slot {slot_id} is the only one that the present repository key opens",
             hint="Add another first with `drtool repository key add`, and point `repository.key`"
@@ -247,21 +249,12 @@ def remove_slot(repository: Repository, slot_id: str, *, kept: KeySecret) -> Non
     store.delete(key)
 
 
-def rotate_key(repository: Repository) -> int:
-    """Add a key version; what is sealed from the next opening on uses it. Return its number."""
-    ring = repository.ring
-    version = ring.newest + 1
-    _, wrapped = new_version(ring.master, ring.repository_id, version)
-    repository.store.create(layout.version_key(ring.repository_id, version), [wrapped])
-    return version
-
-
 def _open_keys(store: Store, root: RepositoryRoot, secret: KeySecret) -> KeyRing:
     slots, errors = _read_slots(store, root.repository_id)
-    opened = _opens_one_of(slots, secret, root.repository_id)
-    if opened is None and errors:
+    masters = list(_masters(slots, secret, root.repository_id))
+    if not masters and errors:
         raise errors[0]
-    if opened is None:
+    if not masters:
         kinds = " or ".join(sorted({slot.kind.taken for slot in slots}))
         takes = f"its slots take {kinds}" if slots else "it has no key slot"
         raise WrongKey(
@@ -269,31 +262,48 @@ def _open_keys(store: Store, root: RepositoryRoot, secret: KeySecret) -> KeyRing
             hint="Check what `repository.key` in the policy refers to: env: holds a passphrase, file: names"
             " a key file. Whoever made the repository, or an escrowed copy, has the right one.",
         )
-    versions = {}
-    for found in store.list(layout.versions(root.repository_id)):
-        version = layout.parse_version_key(root.repository_id, found.key)
-        if version is not None:
-            versions[version] = open_version(
-                opened,
-                store.read(found.key, most_bytes=MOST_SLOT_BYTES),
-                repository_id=root.repository_id,
-                version=version,
-            )
-    if not versions:
+    wrapped = list(_read_versions(store, root.repository_id))
+    if not wrapped:
         raise IntegrityError(
             f"{store.url} holds no key version",
             hint="Bring `keys/` back from a copy of the repository.",
         )
-    return KeyRing(root.repository_id, opened, versions)
+    opened: list[KeyRing] = []
+    failures: list[IntegrityError] = []
+    for master in masters:
+        versions: dict[int, bytes] = {}
+        for version, content in wrapped:
+            try:
+                versions[version] = open_version(
+                    master, content, repository_id=root.repository_id, version=version
+                )
+            except IntegrityError as error:
+                # Somebody may have added it: what it would open is missed where it is read.
+                failures.append(error)
+        if versions:
+            opened.append(KeyRing(root.repository_id, master, versions))
+    if not opened:
+        raise failures[0]
+    return opened[0]
 
 
-def _opens_one_of(slots: list[Slot], secret: KeySecret, repository_id: bytes) -> bytes | None:
+def _read_versions(store: Store, repository_id: bytes) -> Iterator[tuple[int, bytes]]:
+    """What is wrapped in each object that bears the name of a key version, and its number."""
+    for found in store.list(layout.versions(repository_id)):
+        version = layout.parse_version_key(repository_id, found.key)
+        if version is not None and found.size_bytes == WRAPPED_BYTES:
+            yield version, store.read(found.key, most_bytes=WRAPPED_BYTES)
+
+
+def _masters(slots: list[Slot], secret: KeySecret, repository_id: bytes) -> Iterator[bytes]:
+    """The master keys that `secret` finds. A slot that takes none proves nothing by itself."""
     for slot in affordable(slot for slot in slots if slot.kind is secret.kind):
         try:
-            return open_slot(slot, secret, repository_id=repository_id)
+            yield open_slot(slot, secret, repository_id=repository_id)
         except WrongKey:
             continue
-    return None
+        if secret.kind is not SlotKind.NONE:
+            return  # an authentic one: another would cost half a second more
 
 
 def _probe_keys(store: Store, root: RepositoryRoot, secret: KeySecret) -> None:

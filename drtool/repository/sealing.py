@@ -18,7 +18,7 @@ import zstandard
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from drtool.errors import IntegrityError
+from drtool.errors import IntegrityError, NotAuthentic
 from drtool.repository.keys import KEY_BYTES, WRAPPED_BYTES, KeyRing, unwrap_key, wrap_key
 from drtool.stores.protocol import LARGEST_OBJECT_BYTES
 
@@ -29,6 +29,7 @@ FRAME_BYTES = 1 << 20
 LARGEST_FRAME_BYTES = 4 << 20
 KEY_BLOCK_BYTES = 4 + WRAPPED_BYTES
 PREFIX_BYTES = 8
+HEAD_BYTES = PREFIX_BYTES + KEY_BLOCK_BYTES
 _FRAME_HEADER = struct.Struct(">IBI")  # sealed length, codec | final << 7, plain length
 _FINAL = 0x80
 SMALLEST_SEALED_BYTES = PREFIX_BYTES + KEY_BLOCK_BYTES + _FRAME_HEADER.size + TAG_BYTES
@@ -103,30 +104,40 @@ def new_seal(ring: KeyRing, object_type: ObjectType, name: str) -> ObjectSeal:
 def open_seal(
     ring: KeyRing, object_type: ObjectType, name: str, *, key_block: Buffer
 ) -> ObjectSeal:
-    """The key from an object's key block; IntegrityError if it does not open."""
+    """The key from an object's key block; NotAuthentic if it does not open."""
     block = bytes(key_block)
     if len(block) != KEY_BLOCK_BYTES:
-        raise damaged(name, "it is cut short")
+        raise not_authentic(name, "it is cut short")
     (version,) = struct.unpack(">I", block[:4])
     if version not in ring.versions:
-        raise damaged(
+        raise not_authentic(
             name,
-            f"it is sealed under key version {version}, which was not there when this run began",
+            f"it is sealed under key version {version}, which did not open, or was not there, when this"
+            " run began",
         )
     context = _object_context(ring, object_type, name)
     try:
         key = unwrap_key(ring.versions[version], block[4:], context)
     except InvalidTag:
-        raise damaged(name, "its key does not open") from None
+        raise not_authentic(name, "its key does not open") from None
     return ObjectSeal(name, AESGCM(key), context, block)
+
+
+_ADVICE = (
+    "Run `drtool verify --whole` to see what else is, and restore from another backup meanwhile."
+)
 
 
 def damaged(name: str, fact: str) -> IntegrityError:
     """The error for an object that is not what was written."""
-    error = IntegrityError(
-        f"object {name} is damaged: {fact}",
-        hint="Run `drtool verify --whole` to see what else is, and restore from another backup meanwhile.",
-    )
+    error = IntegrityError(f"object {name} is damaged: {fact}", hint=_ADVICE)
+    error.key = name
+    return error
+
+
+def not_authentic(name: str, fact: str) -> NotAuthentic:
+    """The error for an object that nobody with the key has put under this name, as far as its head tells."""
+    error = NotAuthentic(f"object {name} is damaged: {fact}", hint=_ADVICE)
     error.key = name
     return error
 
@@ -225,6 +236,17 @@ def seal_whole(
     return writer.finish()
 
 
+def open_head(ring: KeyRing, object_type: ObjectType, name: str, *, head: Buffer) -> ObjectSeal:
+    """The key in the first `HEAD_BYTES` of an object that is made of frames; NotAuthentic if it is none.
+
+    Only a holder of the repository's key can make such a head, for one name each.
+    """
+    view = memoryview(head)
+    if view[:PREFIX_BYTES] != object_type.magic:
+        raise not_authentic(name, "it does not begin as a sealed object of its type does")
+    return open_seal(ring, object_type, name, key_block=view[PREFIX_BYTES:HEAD_BYTES])
+
+
 def unseal_frames(
     ring: KeyRing, object_type: ObjectType, name: str, *, sealed: Buffer
 ) -> Iterator[memoryview]:
@@ -234,10 +256,8 @@ def unseal_frames(
     use `unseal_whole`, or use nothing before the iteration has ended.
     """
     view = memoryview(sealed)
-    if view[:PREFIX_BYTES] != object_type.magic:
-        raise damaged(name, "it does not begin as a sealed object of its type does")
-    place = PREFIX_BYTES + KEY_BLOCK_BYTES
-    seal = open_seal(ring, object_type, name, key_block=view[PREFIX_BYTES:place])
+    seal = open_head(ring, object_type, name, head=view[:HEAD_BYTES])
+    place = HEAD_BYTES
     number, final = 0, False
     while not final:
         if len(view) < place + _FRAME_HEADER.size:

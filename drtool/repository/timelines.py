@@ -10,8 +10,9 @@ from drtool.errors import DrtoolError, IntegrityError, ObjectMissing
 from drtool.model.objective import Mark
 from drtool.model.wal import Lsn, TimelineHistory
 from drtool.repository.extents import PostgresExtent
-from drtool.repository.layout import Lineage, system_marks
-from drtool.repository.log import LogInventory, read_history
+from drtool.repository.layout import Lineage, parse_timeline, system_marks
+from drtool.repository.log import read_history
+from drtool.repository.log_inventory import LogInventory
 from drtool.repository.marks import newest_mark
 from drtool.repository.production import Production, newest_production
 from drtool.repository.repository import Repository
@@ -57,9 +58,9 @@ def read_newest_marks(repository: Repository, source: str, system_id: int) -> di
     """
     found: dict[int, Mark] = {}
     for name in repository.store.list_directories(system_marks(source, system_id)):
-        if len(name) != 8 or not set(name) <= set("0123456789ABCDEF"):
+        timeline = parse_timeline(name)
+        if timeline is None:
             continue
-        timeline = int(name, 16)
         lineage = Lineage(source, system_id, timeline)
         mark = newest_mark(repository, lineage, most_lsn=_EVERYWHERE)
         if mark is not None:

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from drtool.model.wal import Lsn
 from drtool.repository.layout import Lineage
-from drtool.repository.log import LogInventory, read_segment
+from drtool.repository.log import read_segment
+from drtool.repository.log_inventory import LogInventory
 from drtool.repository.logpath import WalSpan
 from drtool.repository.repository import Repository
 from drtool.repository.wal_search import WalSearch

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
-from drtool.errors import NotRecoverable, ObjectMissing
+from drtool.errors import NotAuthentic, NotRecoverable, ObjectMissing
 from drtool.model.objective import Mark
 from drtool.model.target import RecoveryTarget, ToBackup, ToLatest, ToName, ToTime, ToXid
 from drtool.model.wal import Lsn, TimelineHistory, history_name
@@ -19,7 +19,8 @@ from drtool.repository.damage import known_damage
 from drtool.repository.extents import PostgresExtent
 from drtool.repository.layout import Lineage
 from drtool.repository.live_timelines import LiveTimeline, live_timelines, require_one_alive
-from drtool.repository.log import LogInventory, read_history, take_inventory
+from drtool.repository.log import read_history
+from drtool.repository.log_inventory import LogInventory, take_inventory
 from drtool.repository.logpath import Chain, walk
 from drtool.repository.marks import first_mark_after, last_mark_until
 from drtool.repository.recovery_findings import Zone
@@ -289,7 +290,8 @@ def _seems_cut(chain: Chain, marks: Iterable[Mark | None]) -> bool:
 
 def _no_backup(source: str, errors: Iterable[Exception]) -> Exception:
     for error in errors:
-        return error
+        if not isinstance(error, NotAuthentic):
+            return error
     return NotRecoverable(
         f"source {source} has no backup in this repository",
         hint="Run `drtool status` to see what there is, and `drtool backup` to take one.",

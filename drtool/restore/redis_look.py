@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
-from drtool.errors import NotRecoverable
+from drtool.errors import NotAuthentic, NotRecoverable
 from drtool.model.measure import format_exact
 from drtool.model.target import RecoveryTarget, ToBackup, ToTime
 from drtool.model.window import TimeRange, UncertainSpan
@@ -115,8 +115,9 @@ def look_redis(
     manifests, passed_over = without_damaged(manifests, damage, target)
     errors = [*errors, *passed_over]
     if not manifests:
-        if errors:
-            raise errors[0]
+        damaged = [error for error in errors if not isinstance(error, NotAuthentic)]
+        if damaged:
+            raise damaged[0]
         raise NotRecoverable(
             f"source {source} has no backup in this repository",
             hint="Run `drtool status` to see what there is, and `drtool backup` to take one.",

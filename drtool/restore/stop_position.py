@@ -15,7 +15,7 @@ from drtool.errors import IntegrityError, ObjectMissing
 from drtool.model.measure import CLOCK_SKEW
 from drtool.model.objective import Mark
 from drtool.model.wal import Lsn
-from drtool.repository.log import LogInventory
+from drtool.repository.log_inventory import LogInventory
 from drtool.repository.logpath import WalSpan
 from drtool.repository.repository import Repository
 from drtool.repository.wal_records import MOST_BYTES, read_records

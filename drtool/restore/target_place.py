@@ -14,8 +14,8 @@ from drtool.model.target import ToName, ToXid
 from drtool.model.wal import Lsn, TimelineHistory
 from drtool.repository.extents import PostgresExtent
 from drtool.repository.layout import Lineage
-from drtool.repository.log import LogInventory
 from drtool.repository.log_events import RESTORE_POINT, readable_events
+from drtool.repository.log_inventory import LogInventory
 from drtool.repository.logpath import WalSpan, events_between, walk
 from drtool.repository.repository import Repository
 from drtool.repository.wal_records import read_records

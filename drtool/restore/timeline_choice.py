@@ -11,7 +11,7 @@ from drtool.model.objective import Mark
 from drtool.model.wal import Lsn, TimelineHistory
 from drtool.repository.layout import Lineage
 from drtool.repository.live_timelines import beside, require_one_written
-from drtool.repository.log import LogInventory
+from drtool.repository.log_inventory import LogInventory
 from drtool.repository.marks import first_mark_after, last_mark_until, newest_mark
 from drtool.repository.recovery_findings import Zone
 from drtool.repository.repository import Repository

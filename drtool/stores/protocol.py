@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
-from drtool.errors import IntegrityError
+from drtool.errors import NotAuthentic
 
 Buffer = bytes | bytearray | memoryview
 # `Store.list` hides the type of the same name inside the classes.
@@ -97,9 +97,9 @@ class Store(Protocol):
         """Let connections go. The store is not used afterwards."""
 
 
-def too_large(key: str, size_bytes: int, most_bytes: int) -> IntegrityError:
+def too_large(key: str, size_bytes: int, most_bytes: int) -> NotAuthentic:
     """The error for an object that is larger than any that drtool puts under such a name."""
-    error = IntegrityError(
+    error = NotAuthentic(
         f"object {key} has {size_bytes} bytes, and what drtool puts there has at most {most_bytes}",
         hint="Something else wrote it: look at it with the store's own tools, and take it away.",
     )

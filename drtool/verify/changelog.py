@@ -11,7 +11,8 @@ from drtool.repository.backups import Manifest
 from drtool.repository.damage import known_damage
 from drtool.repository.extents import PostgresExtent, RedisExtent
 from drtool.repository.layout import SegmentPart, WholeSegment
-from drtool.repository.log import read_log_object, take_inventory
+from drtool.repository.log import read_log_object
+from drtool.repository.log_inventory import take_inventory
 from drtool.repository.recovery_findings import gap_findings, timeline_findings
 from drtool.repository.recovery_windows import find_gaps, find_reaches
 from drtool.repository.repository import Repository

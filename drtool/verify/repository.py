@@ -102,13 +102,15 @@ def exit_code_of(outcome: VerifyOutcome) -> ExitCode:
 def last_verified(repository: Repository) -> datetime | None:
     """When a verification last came to its end; None if none ever did."""
     prefix = layout.evidence_key("verify", "")
-    latest: datetime | None = None
-    for found in repository.store.list(prefix):
+    names = {layout.own_name(found.key) for found in repository.store.list(prefix)}
+    for name in sorted(names, reverse=True):
         try:
-            latest = datetime.strptime(found.key.removeprefix(prefix), _STAMP).replace(tzinfo=UTC)
+            moment = datetime.strptime(name.removeprefix(prefix), _STAMP).replace(tzinfo=UTC)
         except ValueError:
             continue
-    return latest
+        if repository.holds(ObjectType.EVIDENCE, name):
+            return moment
+    return None
 
 
 _STAMP = "%Y%m%dT%H%M%S.%fZ"

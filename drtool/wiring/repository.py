@@ -26,8 +26,8 @@ from drtool.repository.repository import (
     create_repository,
     read_slots,
     remove_slot,
-    rotate_key,
 )
+from drtool.repository.rotation import rotate_key
 from drtool.stores.capabilities import Capabilities, describe_capabilities
 from drtool.stores.open import prepare_place
 from drtool.stores.probe import probe_store

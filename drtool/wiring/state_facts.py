@@ -10,7 +10,7 @@ from drtool.backup.shrunken import breaks
 from drtool.check.freshness import Timetable, check_age
 from drtool.check.state import SourceState, Topic, by_topic
 from drtool.config.promises import longest_pause
-from drtool.errors import IntegrityError
+from drtool.errors import IntegrityError, NotAuthentic
 from drtool.model.finding import Finding, Harm, Severity
 from drtool.model.measure import CLOCK_SKEW, format_age
 from drtool.model.objective import Objective
@@ -99,8 +99,9 @@ def backup_findings(facts: StateFacts) -> tuple[Topic, Iterable[Finding]]:
 
 def _backup_findings(facts: StateFacts) -> Iterator[Finding]:
     for error in facts.unreadable:
+        is_foreign = isinstance(error, NotAuthentic)  # somebody added it: nothing is missing
         yield Finding(
-            severity=Severity.PROBLEM,
+            severity=Severity.WARNING if is_foreign else Severity.PROBLEM,
             subject="manifest",
             fact=error.message,
             fix=error.hint or f"Run `drtool verify {facts.name}`.",

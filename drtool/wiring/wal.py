@@ -20,7 +20,13 @@ from drtool.archiving.slot_keeping import let_go_at_limit
 from drtool.archiving.status import WalStatus
 from drtool.archiving.wal_events import PushedEvents
 from drtool.check.state import SourceState, Topic
-from drtool.errors import DestinationRefused, ObjectMissing, RepositoryUnavailable, UsageError
+from drtool.errors import (
+    DestinationRefused,
+    NotAuthentic,
+    ObjectMissing,
+    RepositoryUnavailable,
+    UsageError,
+)
 from drtool.model.cluster import describe_cluster
 from drtool.model.measure import format_size, format_span
 from drtool.model.outcome import Fact, FactSheet
@@ -186,7 +192,8 @@ def fetch(request: WalFetch, policy: Policy, around: Surroundings) -> None:
     with opened_repository(policy, around) as repository:
         manifests, errors = read_manifests(repository, request.source)
         if not manifests:
-            raise errors[0] if errors else ObjectMissing(f"backups/{request.source}/")
+            damaged = [error for error in errors if not isinstance(error, NotAuthentic)]
+            raise damaged[0] if damaged else ObjectMissing(f"backups/{request.source}/")
         content = _wal_file(request.name, repository, request.source, extent=manifests[-1].postgres)
     try:
         replace_durably(request.path.absolute(), content)

@@ -16,7 +16,8 @@ from drtool.model.wal import Lsn, WalSegment, segments_between
 from drtool.policy.sources import WalSettings
 from drtool.repository.keys import NO_SECRET
 from drtool.repository.layout import Lineage
-from drtool.repository.log import LogInventory, read_segment, take_inventory
+from drtool.repository.log import read_segment
+from drtool.repository.log_inventory import LogInventory, take_inventory
 from drtool.repository.repository import Repository, create_repository
 from drtool.sources.postgres.facts import read_facts
 from drtool.stores.capabilities import Capabilities

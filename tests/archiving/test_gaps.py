@@ -10,14 +10,8 @@ from drtool.archiving.gaps import contiguous_end, find_gaps
 from drtool.model.wal import Lsn, TimelineHistory, TimelineSwitch, WalSegment
 from drtool.model.window import LogGap
 from drtool.repository.layout import Lineage, SegmentPart
-from drtool.repository.log import (
-    LogInventory,
-    LogRun,
-    SegmentWriter,
-    TimelineLog,
-    put_part,
-    take_inventory,
-)
+from drtool.repository.log import SegmentWriter, put_part
+from drtool.repository.log_inventory import LogInventory, LogRun, TimelineLog, take_inventory
 from tests.archiving.rig import SOURCE, new_repository
 
 MB = 1 << 20

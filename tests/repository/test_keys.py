@@ -26,8 +26,8 @@ from drtool.repository.repository import (
     open_repository,
     read_slots,
     remove_slot,
-    rotate_key,
 )
+from drtool.repository.rotation import rotate_key
 from drtool.repository.sealing import ObjectType
 from drtool.stores.local import LocalStore
 from drtool.stores.memory import MemoryStore

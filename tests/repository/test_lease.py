@@ -16,7 +16,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from drtool.errors import IntegrityError, LeaseHeld, RepositoryUnavailable
+from drtool.errors import LeaseHeld, RepositoryUnavailable
 from drtool.repository import layout
 from drtool.repository.lease import LONGEST_SKEW, TERM, Lease, lease_holder
 from drtool.repository.repository import Repository
@@ -329,12 +329,15 @@ def test_a_lease_that_does_not_tell_its_process_runs_out_by_time_alone(
         ),
     ],
 )
-def test_a_damaged_lease_is_named(content: bytes, clock: ManualClock) -> None:
+def test_what_is_no_lease_keeps_nobody_from_it(content: bytes, clock: ManualClock) -> None:
+    """Whoever may write to the store can put it there."""
     repository = new_repository(MemoryStore(clock=clock))
     repository.store.create(KEY, [content])
 
-    with pytest.raises(IntegrityError, match=KEY):
-        Lease(repository, "backup-main", clock=clock)
+    assert lease_holder(repository, "backup-main") is None
+    with Lease(repository, "backup-main", clock=clock, numbered_above=lambda: 41) as lease:
+        assert lease_holder(repository, "backup-main") is not None
+        assert lease.fencing == 42
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,13 @@ from hypothesis import strategies as st
 from drtool.errors import AlreadyExists, IntegrityError
 from drtool.model.objective import Mark
 from drtool.repository.layout import Lineage, parse_mark_name
-from drtool.repository.marks import first_mark_after, marks_between, newest_mark, put_mark
+from drtool.repository.marks import (
+    first_mark_after,
+    marks_between,
+    newest_mark,
+    put_mark,
+    read_mark,
+)
 from drtool.repository.repository import Repository
 from drtool.repository.sealing import ObjectType
 from drtool.stores.memory import MemoryStore
@@ -88,12 +94,15 @@ def test_marks_between_two_moments_come_in_order_with_both_ends() -> None:
     assert between == marks[3:7]
 
 
-def test_a_damaged_mark_is_an_error() -> None:
+def test_a_damaged_mark_is_an_error_by_itself_and_passed_over_in_a_search() -> None:
     repository = with_marks()
-    repository.put(ObjectType.MARK, LINEAGE.mark_key(NOW, 5), b"{}")
+    expected = newest_mark(repository, LINEAGE, most_lsn=EVERYWHERE)
+    key = LINEAGE.mark_key(NOW, EVERYWHERE)
+    repository.put(ObjectType.MARK, key, b"{}")
 
     with pytest.raises(IntegrityError):
-        newest_mark(repository, LINEAGE, most_lsn=EVERYWHERE)
+        read_mark(repository, key)
+    assert newest_mark(repository, LINEAGE, most_lsn=EVERYWHERE) == expected
 
 
 @given(

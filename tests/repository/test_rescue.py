@@ -18,7 +18,8 @@ from drtool.repository.backups import Manifest
 from drtool.repository.keys import NO_SECRET, KeySecret, SlotKind
 from drtool.repository.layout import Lineage
 from drtool.repository.log import SegmentWriter, put_history, put_part
-from drtool.repository.repository import Repository, rotate_key
+from drtool.repository.repository import Repository
+from drtool.repository.rotation import rotate_key
 from drtool.sources.postgres.facts import read_facts
 from drtool.stores.local import LocalStore
 from drtool.system.clock import SystemClock

@@ -23,7 +23,8 @@ from drtool.repository import layout
 from drtool.repository.backups import Manifest
 from drtool.repository.layout import Lineage
 from drtool.repository.log import put_history
-from drtool.repository.repository import Repository, rotate_key
+from drtool.repository.repository import Repository
+from drtool.repository.rotation import rotate_key
 from drtool.repository.sealing import ObjectType
 from drtool.stores.local import LocalStore
 from drtool.stores.memory import MemoryStore

@@ -1,0 +1,186 @@
+"""The store is a postman: what somebody adds to it without the key changes no answer, and is told.
+
+Whoever may write to the store, and has no key, puts one object beside those of a small repository. Every
+screen, plan and exit code has to be as without it, save that a verification tells of the object.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+
+from drtool.cli.verdicts import code_of
+from drtool.errors import ExitCode
+from drtool.model.finding import Finding, Severity
+from drtool.model.target import ToBackup, ToLatest, ToTime
+from drtool.repository.keys import NO_SECRET
+from drtool.repository.repository import open_repository
+from drtool.stores.local import LocalStore
+from drtool.verify.depth import Whole
+from tests.repository.building import SYSTEM, put_tail
+from tests.wiring.state_rig import Past, a_past
+
+LOG = f"log/main/{SYSTEM}"
+MARKS = f"marks/main/{SYSTEM}"
+
+
+def two_timelines(root: Path) -> Past:
+    """Two backups, a failover, and a growing segment of which three parts are there."""
+    past = a_past(root)
+    past.backup(2, minutes=10)
+    past.wal(range(2, 6))
+    past.mark(20, 4.5)
+    past.history(2, "1\t0/500000")
+    past.wal(range(5, 8), timeline=2)
+    put_tail(past.repository, 8, [(0, 500), (500, 900), (900, 40_000)], timeline=2)
+    past.mark(50, 5.5, timeline=2)
+    past.backup(6, minutes=60, timeline=2)
+    past.mark(99.99, 8.001, timeline=2)
+    return past
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Past:
+    return two_timelines(tmp_path_factory.mktemp("junk"))
+
+
+def copied(past: Past, root: Path) -> Past:
+    """The same repository in another directory."""
+    shutil.copytree(past.root / "repository", root / "repository")
+    store = LocalStore(root / "repository", clock=past.clock)
+    return replace(past, root=root, repository=open_repository(store, NO_SECRET))
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a person is shown, without what names the place."""
+
+    status: object
+    looks: object
+    wal: object
+    plans: object
+    codes: tuple[ExitCode, ...]
+
+
+def answers(past: Past) -> Answers:
+    row, code = past.status()
+    checked = past.checked()
+    wal, gaps = past.wal_status(), past.wal_gaps()
+    targets = (ToLatest(), ToTime(past.at(30)), ToBackup(row.last_backup or ""))
+    plans = [past.plan(target) for target in targets]
+    return Answers(
+        status=replace(row, findings=without_told(row.findings)),
+        looks=[(look.name, look.seen, without_told(look.findings)) for look in checked.looks],
+        wal=(wal.facts, wal.findings, gaps.facts, gaps.findings),
+        plans=[replace(plan, findings=without_told(plan.findings)) for plan in plans],
+        codes=(code, code_of(wal), code_of(gaps)),
+    )
+
+
+def without_told(findings: Iterable[Finding]) -> tuple[Finding, ...]:
+    """What was added under the name of a backup is told, as a warning: what is used is an older one."""
+    told = "nobody with the key has begun that backup"
+    return tuple(
+        one for one in findings if told not in one.fact or one.severity is Severity.PROBLEM
+    )
+
+
+JUNK: dict[str, Callable[[Past], str]] = {
+    "key version": lambda past: f"keys/{past.repository.ring.repository_id.hex()}/version-0002",
+    "key version 9": lambda past: f"keys/{past.repository.ring.repository_id.hex()}/version-999999999",
+    "slot": lambda past: f"keys/{past.repository.ring.repository_id.hex()}/slot-00.json",
+    "mark of the future": lambda past: f"{MARKS}/00000002/20240501/095959.999999-FFFFFFFFFFFFFFFF",
+    "newest mark": lambda past: f"{MARKS}/00000002/20240501/095959.999999-0000000000801000",
+    "first mark": lambda past: f"{MARKS}/00000002/20240501/000000.000000-0000000000500100",
+    "mark before": lambda past: f"{MARKS}/00000001/20240501/084900.000000-0000000000480100",
+    "mark behind": lambda past: f"{MARKS}/00000002/20240501/085100.000000-0000000000480100",
+    "mark of a timeline": lambda past: f"{MARKS}/000000FF/20240501/095959.999999-0000000000801000",
+    "marks of no day": lambda past: f"{MARKS}/00000002/zz/095959.999999-0000000000801000",
+    "mark without digits": lambda past: f"{MARKS}/00000002/20240501/0-5",
+    "history": lambda past: f"{LOG}/histories/FFFFFFFF.history",
+    "history of the next": lambda past: f"{LOG}/histories/00000003.history",
+    "timeline": lambda past: f"{LOG}/000000FF/000000FF0000000000000008",
+    "timeline that is none": lambda past: f"{LOG}/ZZZZZZZZ/x",
+    "timeline 0": lambda past: f"{LOG}/00000000/000000000000000000000008",
+    "timeline with a gap": lambda past: f"{LOG}/000000FE/gaps/0000000000500000-0000000000600000",
+    "timeline with an event": lambda past: f"{LOG}/000000FE/events/0000000000500000-minimal",
+    "gap": lambda past: f"{LOG}/00000002/gaps/0000000000900000-0000000001200000",
+    "gap backwards": lambda past: f"{LOG}/00000002/gaps/0000000001200000-0000000000900000",
+    "production": lambda past: f"{LOG}/00000001/events/0000000000480000-production-20300101000000",
+    "whole beside parts": lambda past: f"{LOG}/00000002/000000020000000000000008",
+    "next segment": lambda past: f"{LOG}/00000002/000000020000000000000009",
+    "far segment": lambda past: f"{LOG}/00000002/000000020000000000000FF0",
+    "segment of another size": lambda past: f"{LOG}/00000002/0000000200000000FFFFFFFF",
+    "segment of another timeline": lambda past: f"{LOG}/00000002/000000010000000000000009",
+    "part that covers all": lambda past: f"{LOG}/00000002/000000020000000000000008.part-00000000-00100000",
+    "part beyond its segment": lambda past: f"{LOG}/00000002/000000020000000000000008.part-00000000-00FFFFFF",
+    "part that goes on": lambda past: f"{LOG}/00000002/000000020000000000000008.part-00009C40-00010000",
+    "part beside a whole": lambda past: f"{LOG}/00000002/000000020000000000000007.part-00000000-00100000",
+    "part of nothing": lambda past: f"{LOG}/00000002/000000020000000000000008.part-00000500-00000500",
+    "branch": lambda past: f"log/main/{SYSTEM + (1 << 64)}/00000001/000000010000000000000009",
+    "cluster": lambda past: "log/main/7/00000001/000000010000000000000009",
+    "cluster of other digits": lambda past: "log/main/²/00000001/000000010000000000000009",
+    "cluster of many digits": lambda past: f"log/main/{'9' * 200}/00000001/000000010000000000000009",
+    "stream": lambda past: f"log/main/{'a' * 40}/continues/0000000000000010",
+    "backup": lambda past: "backups/main/junk",
+    "backup below": lambda past: "backups/main/a/b",
+    "newest backup": lambda past: "backups/main/20240501T095900.000Z-abcdef",
+    "attempt": lambda past: "attempts/main/zzz",
+    "lease": lambda past: "leases/wal-main",
+    "pack": lambda past: "packs/zz/junk",
+    "pack that nothing needs": lambda past: f"packs/00/{'0' * 32}",
+    "evidence": lambda past: "evidence/verify/99991231T000000.000000Z",
+    "damage": lambda past: f"evidence/damage/{'0' * 32}/000000",
+    "beside the root": lambda past: "drtool.json.old",
+    "rescue": lambda past: "RESCUE/rescue.py.new",
+    "another room": lambda past: "elsewhere/deep/down",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def expected(original: Past) -> Answers:
+    found = answers(original)
+    assert original.verify(Whole()).findings == ()
+    return found
+
+
+def contents(past: Past) -> dict[str, bytes]:
+    """What an object may hold that nobody with the key has put: a forged head, nothing at all, another
+    object of the repository byte for byte.
+    """
+    forged = b"DRTOOL1L" + (1).to_bytes(4, "big") + b"nonsense " * 30
+    segment = f"{LOG}/00000002/000000020000000000000007"
+    return {"forged": forged, "empty": b"", "copied": past.repository.store.read(segment)}
+
+
+def with_junk(original: Past, root: Path, *, cases: Iterable[str], content: str) -> Past:
+    """A copy of the repository, opened anew, to which somebody has added objects."""
+    past = copied(original, root)
+    store = past.repository.store
+    for case in cases:
+        store.create(JUNK[case](past), [contents(past)[content]])
+    return replace(past, repository=open_repository(store, NO_SECRET))
+
+
+@pytest.mark.parametrize("content", ["forged", "empty", "copied"])
+def test_objects_added_without_the_key_change_no_answer(
+    original: Past, expected: Answers, content: str, tmp_path: Path
+) -> None:
+    past = with_junk(original, tmp_path, cases=JUNK, content=content)
+
+    assert answers(past) == expected
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("content", ["forged", "empty", "copied"])
+@pytest.mark.parametrize("case", JUNK)
+def test_each_object_added_without_the_key_changes_no_answer(
+    original: Past, expected: Answers, case: str, content: str, tmp_path: Path
+) -> None:
+    past = with_junk(original, tmp_path, cases=[case], content=content)
+
+    assert answers(past) == expected
