@@ -16,6 +16,7 @@ from drtool.errors import SourceUnavailable
 from drtool.model.finding import Finding, Severity
 from drtool.model.outcome import Question
 from drtool.model.verification import Verification
+from drtool.sources.postgres.asking import AskLimits, asker_of
 from drtool.sources.postgres.binaries import ServerBinaries
 from drtool.sources.postgres.control import read_control
 from drtool.sources.postgres.entrance import (
@@ -31,6 +32,7 @@ from drtool.system.process import ProgramFailed, run_unless_stopped
 from drtool.system.users import RunAs
 from drtool.verify.amcheck import Amcheck
 from drtool.verify.copy_findings import failed, not_measured, one_line, problem
+from drtool.verify.questions import not_asked, put
 
 _WRITE = "SELECT pg_catalog.pg_logical_emit_message(true, 'drtool', 'restored')"
 _CATALOG_SWEEP = (
@@ -100,7 +102,7 @@ class ClusterVerifier:
         access = self._access(server, entrance)
         findings: list[Finding] = []
         is_writable = self._write(access, findings)
-        questions = tuple(self._ask(access, question) for question in self.questions)
+        questions = self._ask(access, findings)
         return Verification(
             questions=questions, findings=tuple(findings), is_writable=is_writable
         )  # fmt: skip
@@ -187,28 +189,18 @@ class ClusterVerifier:
             return False
         return True
 
-    def _ask(self, access: Access, question: str) -> Question:
-        """Passed only if the first column of the first row is true; not asked where the database lets
-        nobody in, or a prepared transaction holds a lock, here as at the source.
-        """
-        session = None
+    def _ask(self, access: Access, findings: list[Finding]) -> tuple[Question, ...]:
+        """Put the questions as a role that may only read, and that is gone afterwards."""
+        asked: list[Question] = []
+        if not self.questions:
+            return ()
         try:
-            session = access.connect(
-                self.database,
-                statement_seconds=self.limits.question_seconds,
-                search_path='"$user", public',
-            )
-            with session:
-                row = session.execute(question.encode()).fetchone()
-        except _BROKEN as error:
-            told = one_line(error)
-            is_locked = isinstance(error, psycopg.errors.LockNotAvailable)
-            if is_locked or (session is None and is_of_environment(told)):
-                return Question(question, f"not measured: {told}", None)
-            return Question(question, f"error: {told}", False)
-        if row is None:
-            return Question(question, "no row", False)
-        return Question(question, str(row[0]), row[0] is True)
+            with asker_of(access, AskLimits(seconds=self.limits.question_seconds)) as asker:
+                asked += [put(asker, one, database=self.database) for one in self.questions]
+        except SourceUnavailable as error:
+            findings.append(not_measured("questions", one_line(error)))
+            asked += [not_asked(one, one_line(error)) for one in self.questions[len(asked) :]]
+        return tuple(asked)
 
     def _prepared(self, access: Access) -> Iterator[Finding]:
         """Prepared transactions go on in a copy, and hold their locks there too."""

@@ -48,7 +48,7 @@ def test_a_new_user_comes_from_an_empty_machine_to_a_restored_server(
     assert "Start it with:" in report.out
     assert "</svg>" in (site.root / "report.html").read_text()
     assert latest.answer["outcomes"][0]["questions"] == [
-        {"question": CHECK, "answer": "True", "passed": True}
+        {"question": CHECK, "answer": "true", "passed": True}
     ]
     with started(15, site.root / "copy") as copy:
         assert rows(copy) == [1, 2]

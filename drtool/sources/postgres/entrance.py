@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
 
@@ -26,11 +27,13 @@ _SETTINGS = {
     "default_transaction_read_only": "off",
     "default_transaction_deferrable": "off",
     "default_transaction_isolation": "read committed",
-    "session_preload_libraries": "",
     "local_preload_libraries": "",
+    "jit": "off",
+}
+_SETTINGS_OF_SUPERUSERS = {
+    "session_preload_libraries": "",
     "zero_damaged_pages": "off",
     "ignore_checksum_failure": "off",
-    "jit": "off",
     "lc_messages": "C",
 }
 FIRST_WITHOUT_EVENT_TRIGGERS = 17
@@ -47,6 +50,14 @@ class Server(Protocol):
     @property
     def socket_directory(self) -> Path:
         """Where its Unix socket lies."""
+
+    @property
+    def socket(self) -> Path:
+        """That socket."""
+
+    @property
+    def pid(self) -> int:
+        """The process that listens there."""
 
     def dsn(self, *, dbname: str = "postgres", user: str = "postgres") -> str:
         """How to connect to it."""
@@ -122,18 +133,35 @@ class Access:
         return {"lock_timeout": f"{int(self.lock_seconds * 1000)}"}
 
 
-def session_settings(major: int, *, fires_triggers: bool = True) -> dict[str, str]:
-    """Start-up settings of a superuser's session that looks at a copy of version `major`.
+class Context(StrEnum):
+    """Who may set a setting."""
+
+    USER = "user"
+    SUPERUSER = "superuser"
+
+
+def session_settings(
+    major: int, *, of: Context | None = None, fires_triggers: bool = True
+) -> dict[str, str]:
+    """Start-up settings of a superuser's session that looks at a copy of version `major`; `of` is for
+    those that a context may set alone.
 
     No event or login trigger runs from 17 on. Before, those of tables too are off unless
     `fires_triggers`; event triggers that are ENABLE ALWAYS run all the same.
     """
-    settings = dict(_SETTINGS)
+    anybodys, superusers = dict(_SETTINGS), dict(_SETTINGS_OF_SUPERUSERS)
     if major >= FIRST_WITHOUT_EVENT_TRIGGERS:
-        settings |= {"event_triggers": "off", "transaction_timeout": "0"}
+        superusers["event_triggers"] = "off"
+        anybodys["transaction_timeout"] = "0"
     elif not fires_triggers:
-        settings["session_replication_role"] = "replica"
-    return settings
+        superusers["session_replication_role"] = "replica"
+    match of:
+        case Context.USER:
+            return anybodys
+        case Context.SUPERUSER:
+            return superusers
+        case None:
+            return anybodys | superusers
 
 
 def find_entrance(

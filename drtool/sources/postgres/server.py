@@ -70,6 +70,11 @@ class RunningServer:
         return self._runtime
 
     @property
+    def socket(self) -> Path:
+        """That socket."""
+        return self._runtime / f".s.PGSQL.{_SOCKET_PORT}"
+
+    @property
     def exit_code(self) -> int | None:
         """None while it runs."""
         return self._child.exit_code()

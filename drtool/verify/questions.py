@@ -1,0 +1,62 @@
+"""The policy's questions to a restored copy: what counts as an answer.
+
+Passed is exactly one row whose first column is the boolean true. NULL, no row, several rows, another
+value, an error and a statement that is no query fail; what could not be asked is not measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import psycopg
+
+from drtool.model.outcome import Question
+from drtool.sources.postgres.asking import Answer, Asker, CutOff, NotAsked
+from drtool.sources.postgres.environment_errors import is_of_environment
+from drtool.verify.copy_findings import one_line
+
+_LONGEST_ERROR = 500
+# A prepared transaction holds a lock, here as at the source; what a question that only reads may not
+# do, or may not write to temporary files, tells nothing about the copy.
+_NOT_OF_THE_COPY = (
+    psycopg.errors.LockNotAvailable,
+    psycopg.errors.InsufficientPrivilege,
+    psycopg.errors.ConfigurationLimitExceeded,
+)
+
+
+def put(asker: Asker, sql: str, *, database: str) -> Question:
+    """Ask it there. Nothing is raised."""
+    try:
+        return _judged(sql, asker.ask(database, sql))
+    except NotAsked as error:
+        told = _shown(error)
+        if is_of_environment(told):
+            return not_asked(sql, told)
+    except CutOff as error:
+        told = f"no answer: {_shown(error)}"
+    except psycopg.Error as error:
+        told = _shown(error)
+        if isinstance(error, _NOT_OF_THE_COPY):
+            return not_asked(sql, told)
+    return Question(sql, f"error: {told}", passed=False)
+
+
+def not_asked(sql: str, why: str) -> Question:
+    """The question stays open."""
+    return Question(sql, f"not measured: {why}", passed=None)
+
+
+def _judged(sql: str, answers: Sequence[Answer]) -> Question:
+    if not answers:
+        return Question(sql, "no row", passed=False)
+    first = answers[0]
+    told = "NULL" if first.text is None else first.text
+    if len(answers) > 1:
+        return Question(sql, f"several rows, the first of them: {told}", passed=False)
+    return Question(sql, told, passed=first.is_true)
+
+
+def _shown(error: Exception) -> str:
+    text = one_line(error)
+    return text if len(text) <= _LONGEST_ERROR else text[:_LONGEST_ERROR] + "…"
