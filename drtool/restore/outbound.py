@@ -23,9 +23,7 @@ from drtool.sources.postgres.outbound import (
     read_outbound,
 )
 from drtool.sources.postgres.single_user import disable_subscriptions_alone
-from drtool.system.network_namespace import without_network
 from drtool.system.process import ProgramFailed
-from drtool.system.users import RunAs
 
 LOCK_SECONDS = 10.0
 _STATEMENT_SECONDS = 60.0
@@ -48,22 +46,6 @@ class _Held:
         self.servers += [f"{name} {where}" for name in found.servers]
         self.extensions += [f"{name} {where}" for name in found.extensions]
         self.triggers += [f"{name} {where}" for name in found.event_triggers]
-
-
-def network_findings(owner: RunAs) -> tuple[Finding, ...]:
-    """Whether the servers that recover and verify a copy could reach a network."""
-    refused = without_network(owner).refused
-    if refused is None:
-        return ()
-    return (
-        Finding(
-            severity=Severity.NOTE,
-            subject="network",
-            fact="the servers that recovered and verified the copy listened on no address, and could"
-            f" reach others: this machine gives no network namespace: {refused}",
-            fix="Run drtool where `unshare --net` works: as root, in a container with CAP_SYS_ADMIN.",
-        ),
-    )
 
 
 def cut_off(access: Access) -> tuple[Finding, ...]:

@@ -21,6 +21,7 @@ from drtool.model.request import TtlMode
 from drtool.model.target import describe_target
 from drtool.repository.repository import Repository
 from drtool.restore.destination import make_destination
+from drtool.restore.network import network_findings
 from drtool.restore.phases import Phases
 from drtool.restore.redis_anew import DealtAnew, deal_anew
 from drtool.restore.redis_content import SnapshotFiles
@@ -51,7 +52,14 @@ from drtool.restore.redis_settle import (
     how_to_stop,
     write_configuration,
 )
-from drtool.sources.redis.aof import MANIFEST, NAME, AofFiles, AofLayout, drop_open_transaction
+from drtool.sources.redis.aof import (
+    MANIFEST,
+    NAME,
+    AofFiles,
+    AofLayout,
+    drop_open_transaction,
+    files_in,
+)
 from drtool.sources.redis.binaries import check_aof, check_rdb
 from drtool.sources.redis.capture import CapturedServer
 from drtool.sources.redis.server import ScratchServer
@@ -72,6 +80,7 @@ class _Copy:
     found: list[Finding] = field(default_factory=list)
     marks: list[datetime] = field(default_factory=list)
     is_writable: bool = True
+    has_scripts: bool = False
     restored_bytes: int = 0
     stream_bytes: int = 0
 
@@ -123,7 +132,12 @@ def run_redis_restore(
         server_version=site.binaries.release.version_text,
         questions=tuple(copy.questions),
         is_writable=copy.is_writable,
-        findings=(*plan.findings, *copy.found, *findings(plan, (*places, *replicas), captured)),
+        findings=(
+            *plan.findings,
+            *copy.found,
+            *network_findings(site.destination.owner),
+            *findings(plan, (*places, *replicas), captured),
+        ),
         how_to_start=how_to_start((*places, *replicas), site),
         how_to_stop=how_to_stop((*places, *replicas), site),
         changed_settings=changed_settings((*places, *replicas), site),
@@ -150,9 +164,10 @@ def _fetch(
 
     for one, directory in zip(plan.shards, loading_places(plan, site), strict=True):
         written = fetch_shard(one, directory, site, origin=origin, told=told)
-        copy.files.append(written)
-        copy.restored_bytes += written.base_bytes
-        copy.stream_bytes += written.stream_bytes
+        copy.files.append(written.files)
+        copy.has_scripts = copy.has_scripts or written.scripts > 0
+        copy.restored_bytes += written.files.base_bytes
+        copy.stream_bytes += written.files.stream_bytes
         # With a stream behind it nobody counted the keys at its end.
         copy.expected.append(None if one.stream_bytes else dict(one.shard.keys))
 
@@ -169,22 +184,28 @@ def _recover(
     databases = plan.manifest.redis.databases
     written = [one.base_bytes + one.stream_bytes for one in copy.files]
     with ExitStack() as running:
-        with phases.phase("replay", "snapshot and stream", total=sum(written)) as sizes:
+        with phases.phase(
+            "replay", "redis-check-rdb, snapshot and stream", total=sum(written)
+        ) as sizes:
             sizes.size_bytes = sum(written)
+            _check_snapshots(copy.files, site, phases.stop)
             if is_written_anew(plan, ttl=site.ttl, masters=site.masters):
                 dealt = deal_anew(plan, site, places, files=copy.files, phases=phases)
                 _adopt(dealt, copy, site)
+                _check_snapshots(copy.files, site, phases.stop)
                 directories = tuple(place.directory for place in places)
             servers = running.enter_context(
                 loaded(directories, copy.files, site, databases=databases, phases=phases)
             )
+            if copy.has_scripts:
+                _leave_scripts_out(servers, directories, copy, site=site)
         with phases.phase("answer", "first write and counts"):
             _ask(servers, places, copy)
             if site.heartbeat_key is not None:
                 _ask_for_marks(plan, servers, site.heartbeat_key, copy=copy)
             if site.ttl is TtlMode.ABSOLUTE:
                 copy.found += _about_expiry(expiring_keys(servers))
-    with phases.phase("verify", "redis-check-rdb and redis-check-aof"):
+    with phases.phase("verify", "redis-check-aof"):
         _check(copy.files, site, phases.stop)
 
 
@@ -193,9 +214,24 @@ def _adopt(dealt: DealtAnew, copy: _Copy, site: RedisSite) -> None:
     for expected, told in zip(copy.expected, dealt.loaded, strict=True):
         copy.questions += _counted("as loaded", expected, told)
     copy.files = list(dealt.files)
+    copy.has_scripts = False
     copy.expected = list(dealt.keys)
     copy.found += dealt.findings
     shutil.rmtree(site.destination.data / LOADING)
+
+
+def _leave_scripts_out(
+    servers: Sequence[ScratchServer],
+    directories: Sequence[Path],
+    copy: _Copy,
+    *,
+    site: RedisSite,
+) -> None:
+    """Of a stream with scripts the copy keeps what they did: where it is started, they could reach others."""
+    layout = AofLayout.of(site.binaries.version)
+    for server in servers:
+        server.rewrite(timeout_seconds=site.load_seconds)
+    copy.files = [files_in(directory, layout) for directory in directories]
 
 
 def _ask(servers: Sequence[ScratchServer], places: Sequence[ServerPlace], copy: _Copy) -> None:
@@ -252,12 +288,23 @@ def _about_expiry(count: int) -> list[Finding]:
     ]
 
 
-def _check(files: Sequence[AofFiles], site: RedisSite, stop: threading.Event) -> None:
-    """Redis's own checkers, once what was half there has been dropped."""
+def _check_snapshots(files: Sequence[AofFiles], site: RedisSite, stop: threading.Event) -> None:
+    """Before a server reads them: each is sound, and ends where what is replayed on it begins."""
     with tempfile.TemporaryDirectory(prefix="drtool-", dir=site.scratch) as scratch:
         for one in files:
-            if AofLayout.of(site.binaries.version) is AofLayout.MULTI_PART:
-                check_rdb(site.binaries, one.paths[0], scratch=Path(scratch), stop=stop)
+            check_rdb(
+                site.binaries,
+                one.paths[0],
+                scratch=Path(scratch),
+                stop=stop,
+                size_bytes=one.base_bytes,
+            )
+
+
+def _check(files: Sequence[AofFiles], site: RedisSite, stop: threading.Event) -> None:
+    """Redis's own checker of streams, once what was half there has been dropped."""
+    with tempfile.TemporaryDirectory(prefix="drtool-", dir=site.scratch) as scratch:
+        for one in files:
             check = partial(
                 check_aof, site.binaries, one.startable, scratch=Path(scratch), stop=stop
             )

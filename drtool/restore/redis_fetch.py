@@ -39,6 +39,14 @@ class Origin:
     of_modules: Callable[[], Container[bytes]]
 
 
+@dataclass(frozen=True, slots=True)
+class FetchedShard:
+    """What was written, and how many scripts are to be replayed in it."""
+
+    files: AofFiles
+    scripts: int
+
+
 def fetch_shard(
     one: ShardPlan,
     directory: Path,
@@ -46,7 +54,7 @@ def fetch_shard(
     *,
     origin: Origin,
     told: Told,
-) -> AofFiles:
+) -> FetchedShard:
     """Write one shard into `directory`; all of it is durable when this returns.
 
     NotReplicated or NotRecoverable if its stream holds what no master replicates, before a server could
@@ -54,19 +62,20 @@ def fetch_shard(
     """
     shard = one.shard
     has_stream = one.stream_bytes > 0
-    return write_aof(
+    reader = reader_of(one, of_modules=origin.of_modules)
+    files = write_aof(
         directory,
         told(origin.files.parts(shard.rdb)),
-        told(_stream(one, origin)) if has_stream else [],
+        told(_stream(one, reader, origin)) if has_stream else [],
         layout=AofLayout.of(site.binaries.version),
         database=stream_database(origin.files.head(shard.rdb)) if has_stream else None,
         owner=site.destination.owner,
     )
+    return FetchedShard(files, reader.scripts)
 
 
-def _stream(one: ShardPlan, origin: Origin) -> Iterator[bytes]:
+def _stream(one: ShardPlan, reader: ReplicatedOnly, origin: Origin) -> Iterator[bytes]:
     """What is replayed; moments of expiry in place of spans."""
-    reader = reader_of(one, of_modules=origin.of_modules)
     plan, repository = origin.plan, origin.repository
     with refusing(one, plan, repository):
         if _says_moments(one.shard):

@@ -24,7 +24,8 @@ from drtool.restore.copy_ports import CopyPorts
 from drtool.restore.destination import Destination, make_destination
 from drtool.restore.fetch import Fetched, fetch_files, put_control
 from drtool.restore.isolated_wal import IsolatedWal
-from drtool.restore.outbound import LOCK_SECONDS, cut_off, cut_off_alone, network_findings
+from drtool.restore.network import network_findings
+from drtool.restore.outbound import LOCK_SECONDS, cut_off, cut_off_alone
 from drtool.restore.phases import Phases
 from drtool.restore.plan import RestorePlan
 from drtool.restore.replay import (

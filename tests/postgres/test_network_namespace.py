@@ -9,7 +9,7 @@ import psycopg
 import pytest
 
 from drtool.model.finding import Finding
-from drtool.restore.outbound import network_findings
+from drtool.restore.network import network_findings
 from drtool.sources.postgres.binaries import find_binaries
 from drtool.sources.postgres.server import RunningServer, ServerPlan, start_server
 from drtool.sources.postgres.single_user import read_names

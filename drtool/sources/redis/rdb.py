@@ -25,6 +25,9 @@ T = TypeVar("T")
 # A record that is not whole in a window of this size is copied through, not held.
 _LARGE_BYTES = 1 << 20
 _FILE_BYTES = 1 << 20
+# A server that loads the copy sets up all databases up to the last one that holds keys.
+_LAST_DATABASE = (1 << 20) - 1
+_DATABASE_DIGITS = 7
 _WHOLE = (
     "Restore it to the backup's own moment (--backup ID), with its expiry times, into the same number of"
     " masters: that needs no reading."
@@ -120,7 +123,10 @@ def rewritten_value(kind: int, value: bytes, rule: FieldRule) -> bytes:
     window, out = Window([]), bytearray()
     window.bytes = value
     sink = out.extend
-    rewrite_fields(kind, Through(window, sink), sink, rule=rule)
+    try:
+        rewrite_fields(kind, Through(window, sink), sink, rule=rule)
+    except (ValueError, OverflowError, IndexError) as error:
+        raise RdbDamaged(f"a hash of an RDB cannot be read: {error}") from error
     return bytes(out)
 
 
@@ -208,13 +214,20 @@ class RdbWalker:
             yield item
 
     def _when_whole(self, read: Callable[[], T]) -> T:
-        """What `read` returns, once enough is in the window: it is held whole, 512 MiB at most."""
+        """What `read` returns, once enough is in the window: it is held whole, up to a limit."""
+        window = self._window
         while True:
             try:
                 return read()
             except IndexError:
-                if not self._window.more():
-                    raise cut_off(self._window) from None
+                if len(window.bytes) - window.pos > codes.MOST_HELD_BYTES:
+                    raise UnknownFormat(
+                        f"the RDB holds something near byte {self.size_bytes} that is larger than"
+                        f" {codes.MOST_HELD_BYTES >> 20} MiB and no value, which drtool does not read",
+                        hint=_WHOLE,
+                    ) from None
+                if not window.more():
+                    raise cut_off(window) from None
 
     def _read_opcode(self) -> RdbItem | None:
         window = self._window
@@ -223,6 +236,8 @@ class RdbWalker:
         item: RdbItem | None = None
         if code == codes.SELECT:
             self._database, pos = codes.read_length(content, pos)
+            if self._database > _LAST_DATABASE:
+                raise ValueError(f"it has a database {self._database}")
         elif code == codes.RESIZE:
             keys, pos = codes.read_length(content, pos)
             expires, pos = codes.read_length(content, pos)
@@ -269,6 +284,10 @@ class RdbWalker:
                 step(cursor)
             except IndexError:
                 raise cut_off(window) from None
+            except (ValueError, OverflowError) as error:
+                raise RdbDamaged(
+                    f"an RDB cannot be read near byte {self.size_bytes}: {error}"
+                ) from error
             cursor.hand_over()
 
         def copy_value(sink: Sink) -> None:
@@ -325,5 +344,14 @@ def stream_database(parts: Iterable[Buffer]) -> int | None:
         if not isinstance(item, Aux):
             return None
         if item.name == b"repl-stream-db":
-            return int(item.value) if int(item.value) >= 0 else None
+            return _database(item.value)
     return None
+
+
+def _database(told: bytes) -> int | None:
+    """None for -1, which a master writes."""
+    if told == b"-1":
+        return None
+    if not told.isdigit() or len(told) > _DATABASE_DIGITS or int(told) > _LAST_DATABASE:
+        raise RdbDamaged(f"an RDB says that the stream behind it is for database {told[:20]!r}")
+    return int(told)

@@ -16,6 +16,8 @@ NEWEST_VERSION = 12
 MAGIC = b"REDIS"
 VALKEY_MAGIC = b"VALKEY"
 FOOTER_BYTES = 8
+# What is held whole while it is read: a key, a fact, a library of functions, what a module keeps beside keys.
+MOST_HELD_BYTES = 64 << 20
 
 SLOT_INFO = 0xF4
 FUNCTION = 0xF5
@@ -55,7 +57,7 @@ class UnknownModule(NotRecoverable):
 
 
 class UnknownFormat(NotRecoverable):
-    """An RDB is of a version that drtool cannot read."""
+    """An RDB is of a version, or holds something of a size, that drtool does not read."""
 
 
 class Cursor(Protocol):
@@ -151,27 +153,32 @@ def module_name(number: int) -> str:
 
 
 def _unpack_lzf(packed: bytes, size: int) -> bytes:
-    # Source: lzf_d.c. Keys are short, so plain Python is quick enough here.
+    # Source: lzf_d.c. No byte of it makes more than 264.
+    if size > min(MOST_HELD_BYTES, 264 * len(packed)):
+        raise ValueError("a packed string is larger than it can be")
     out = bytearray()
     pos = 0
-    while pos < len(packed):
-        control = packed[pos]
-        pos += 1
-        if control < 32:
-            out += packed[pos : pos + control + 1]
-            pos += control + 1
-            continue
-        count = control >> 5
-        if count == 7:
-            count += packed[pos]
+    try:
+        while pos < len(packed) and len(out) <= size:
+            control = packed[pos]
             pos += 1
-        begin = len(out) - ((control & 0x1F) << 8) - packed[pos] - 1
-        pos += 1
-        if begin < 0:
-            raise ValueError("a packed string refers to what is not there")
-        # The copy may overlap what it makes: then the pattern repeats.
-        for place in range(begin, begin + count + 2):
-            out.append(out[place])
+            if control < 32:
+                out += packed[pos : pos + control + 1]
+                pos += control + 1
+                continue
+            count = 2 + (control >> 5)
+            if count == 9:
+                count += packed[pos]
+                pos += 1
+            begin = len(out) - ((control & 0x1F) << 8) - packed[pos] - 1
+            pos += 1
+            if begin < 0:
+                raise ValueError("a packed string refers to what is not there")
+            # The copy may overlap what it makes: then the pattern repeats.
+            pattern = out[begin : begin + count]
+            out += (pattern * (1 + count // len(pattern)))[:count]
+    except IndexError:
+        raise ValueError("a packed string is cut off") from None
     if len(out) != size:
         raise ValueError("a packed string has another size than it says")
     return bytes(out)

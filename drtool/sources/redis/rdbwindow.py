@@ -24,10 +24,13 @@ class Window:
         self.pos = 0
 
     def more(self) -> bool:
-        """Forget what lies before `pos` and take in what follows; False at the end of the parts."""
+        """Forget what lies before `pos` and take in what follows; False at the end of the parts.
+
+        As much as there is already, so that what is waited for is not copied again and again.
+        """
         pieces: list[Buffer] = [memoryview(self.bytes)[self.pos :]]
-        gathered = 0
-        while gathered < _STEP_BYTES:
+        wanted, gathered = max(_STEP_BYTES, len(pieces[0])), 0
+        while gathered < wanted:
             part = next(self._parts, None)
             if part is None:
                 break
@@ -74,7 +77,13 @@ class Through:
 
     def taken_string(self) -> bytes:
         gathered = bytearray()
-        sink, self._sink = self._sink, gathered.extend
+
+        def gather(piece: memoryview) -> None:
+            if len(gathered) + len(piece) > codes.MOST_HELD_BYTES:
+                raise ValueError("a packed hash is larger than a server makes one")
+            gathered.extend(piece)
+
+        sink, self._sink = self._sink, gather
         self.string()
         self.hand_over()
         self._sink = sink

@@ -17,6 +17,7 @@ from drtool.sources.redis.address import Login, NodeAddress
 from drtool.sources.redis.binaries import RedisBinaries, reachable_by
 from drtool.sources.redis.connection import RedisConnection, connect, keys_by_database
 from drtool.system.clock import Clock
+from drtool.system.network_namespace import without_network
 from drtool.system.process import ChildProcess, start_program
 from drtool.system.users import RunAs, give
 
@@ -24,6 +25,8 @@ _LONGEST_SOCKET_PATH = 107
 _POLL_SECONDS = 0.02
 _TAIL_BYTES = 4000
 _COMMAND_SECONDS = 3600.0
+# What could reach other machines or run other code, by a script, too; nobody here needs these.
+_TAKEN_AWAY = ("MIGRATE", "REPLICAOF", "SLAVEOF", "FAILOVER", "MODULE")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,6 +150,30 @@ class ScratchServer:
         directory, name = connection.settings("dir"), connection.settings("dbfilename")
         return Path(directory["dir"]) / name["dbfilename"]
 
+    def rewrite(self, *, timeout_seconds: float) -> None:
+        """Let it write its append-only file anew: what it holds, and not how it came by it.
+
+        NotRecoverable if it cannot, or not in time.
+        """
+        connection, deadline = self._connected(), self._clock.monotonic() + timeout_seconds
+        connection.ask("BGREWRITEAOF")
+        while True:
+            told = connection.info("persistence")
+            if "1" not in (told.get("aof_rewrite_in_progress"), told.get("aof_rewrite_scheduled")):
+                break
+            if self._clock.monotonic() > deadline:
+                break
+            self._clock.wait(_POLL_SECONDS)
+        if (
+            told.get("aof_rewrite_in_progress") != "0"
+            or told.get("aof_last_bgrewrite_status") != "ok"
+        ):
+            raise NotRecoverable(
+                "the restored Redis cannot write its append-only file anew",
+                hint="Make room in the destination, or memory for a fork. The end of its log:\n"
+                + self.log_tail,
+            )
+
     def stop(self, *, timeout_seconds: float = 60) -> int | None:
         """End it without saving, reap it, remove socket and log; its exit code.
 
@@ -193,8 +220,9 @@ class ScratchServer:
 def start_scratch(plan: ScratchPlan, *, clock: Clock, scratch: Path | None = None) -> ScratchServer:
     """Start a server as `plan` says, without waiting for it.
 
-    It listens on no port; its socket and log lie in a new directory (mode 0700) in `scratch` or the
-    temporary directory. It never saves or rewrites of its own will, and dies with this program.
+    It has no network where this machine allows that, and listens on no port in any case; its socket and
+    log lie in a new directory (mode 0700) in `scratch` or the temporary directory. It never saves or
+    rewrites of its own will, and dies with this program.
     """
     runtime = _runtime_directory(scratch)
     nobody: socket.socket | None = None
@@ -212,13 +240,15 @@ def start_scratch(plan: ScratchPlan, *, clock: Clock, scratch: Path | None = Non
         for name, words in _own_settings(plan, runtime, binaries).items():
             command += [f"--{name}", *words]
         command += ["--replicaof", *master]
+        for name in _TAKEN_AWAY:
+            command += ["--rename-command", name, ""]
         for module in plan.modules:
             command += ["--loadmodule", str(module)]
         with log_path.open("ab") as log:
             child = start_program(
                 command,
                 output=log,
-                run_as=plan.run_as,
+                run_as=without_network(plan.run_as),
                 directory=plan.directory,
                 death_signal=signal.SIGKILL,
             )
@@ -251,6 +281,8 @@ def _own_settings(
         "daemonize": "no",
         "logfile": "",
         "replica-serve-stale-data": "yes",
+        # What a snapshot or a RESTORE holds packed is not read before it is known to be sound.
+        "sanitize-dump-payload": "yes",
     }
     if binaries.version >= (7, 0, 0):
         settings["enable-debug-command"] = "local"
