@@ -131,6 +131,9 @@ class Reader:
         raise self._refuse(node, f"{path} lacks the key {KIND!r}: one of {', '.join(records)}")
 
     def _read_record(self, node: Node, record: Record, path: str) -> object:
+        if record.short is not None and isinstance(node, ScalarNode):
+            value = self.read(node, record.keys[record.short].shape, path)
+            return self._attempt(node, path, lambda: record.make(**{str(record.short): value}))
         valid = [*record.keys, *([KIND] if record.kind else [])]
         values: dict[object, object] = {}
         for key_node, value_node in self._pairs(node, path):

@@ -43,8 +43,10 @@ def _schema(shape: Shape) -> dict[str, Json]:
                 "propertyNames": dict(key.schema),
                 "additionalProperties": _schema(value),
             }
-        case Record():
+        case Record(short=None):
             return _record(shape)
+        case Record(keys=keys, short=short):
+            return {"anyOf": [_schema(keys[str(short)].shape), _record(shape)]}
         case Choice(records):
             return {
                 "type": "object",

@@ -1,7 +1,8 @@
 """The shape of a policy, taken from its types: what drives both the reader and the schema.
 
 A shape is made from a type hint: a dataclass is a record of keys, a union of dataclasses with a
-`kind` is a choice, `tuple[X, ...]` a list, `Mapping[K, V]` named values, the rest single values.
+`kind` is a choice, `tuple[X, ...]` a list, `Mapping[K, V]` named values, the rest single values. A record
+that names a `short` key may be written as that key's value alone.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from drtool.config.scalars import SCALARS, Scalar
 from drtool.policy.described import DESCRIPTION
 
 KIND = "kind"
+SHORT = "short"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +64,15 @@ class Key:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """`make` is the dataclass; it refuses, by ValueError, what its keys together cannot be."""
+    """`make` is the dataclass; it refuses, by ValueError, what its keys together cannot be.
+
+    A single value in its place is that of the key `short`.
+    """
 
     make: type
     keys: Mapping[str, Key]
     kind: str | None = None
+    short: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,4 +129,4 @@ def record_of(make: type) -> Record:
         )
         for field in fields(make)
     }
-    return Record(make, keys, getattr(make, KIND, None))
+    return Record(make, keys, getattr(make, KIND, None), getattr(make, SHORT, None))

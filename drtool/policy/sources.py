@@ -20,6 +20,8 @@ from drtool.policy.secrets import SecretReference
 
 # A slot keeps the segment that is being received, and what was written since.
 SMALLEST_SLOT_LIMIT = 64 << 20
+# NAMEDATALEN less its end; PostgreSQL would cut a longer name and ask another database.
+_LONGEST_NAME = 63
 
 
 class WalMode(StrEnum):
@@ -109,6 +111,24 @@ class PostgresRestore:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Check:
+    """A question to a restored copy; one that is written as a text alone is its SQL."""
+
+    short: ClassVar[str] = "sql"
+
+    sql: str = described("A query that answers with one row, whose first column is true.")
+    database: str | None = described(
+        "Database in which it is asked; without it checks_database.", default=None
+    )
+
+    def __post_init__(self) -> None:
+        if "\0" in self.sql + (self.database or ""):
+            raise ValueError("a check cannot hold a character of code 0")
+        if self.database is not None and len(self.database.encode()) > _LONGEST_NAME:
+            raise ValueError(f"database {self.database!r} is longer than {_LONGEST_NAME} bytes")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PostgresSource:
     """One PostgreSQL cluster."""
 
@@ -121,11 +141,11 @@ class PostgresSource:
     max_delete: int = described(
         "A backup stops if more than this percentage of the relations is gone.", default=50
     )
-    checks: tuple[str, ...] = described(
+    checks: tuple[Check, ...] = described(
         "Questions in SQL that a restored copy must answer with true.", default=()
     )
     checks_database: str | None = described(
-        "Database in which the checks are asked; without it the one that dsn names.", default=None
+        "Database for the checks that name none; without it the one that dsn names.", default=None
     )
     objective: Objective | None = described("This source's own promise.", default=None)
     restore: PostgresRestore = described("How it is restored.", factory=PostgresRestore)

@@ -16,6 +16,7 @@ from drtool.errors import SourceUnavailable
 from drtool.model.finding import Finding, Severity
 from drtool.model.outcome import Question
 from drtool.model.verification import Verification
+from drtool.policy.sources import Check
 from drtool.sources.postgres.asking import AskLimits, asker_of
 from drtool.sources.postgres.binaries import ServerBinaries
 from drtool.sources.postgres.control import read_control
@@ -53,6 +54,7 @@ _PREPARED = (
 )
 _USUAL_DATABASES = ("postgres", "template1")
 _LONGEST_REASON = 2000
+_NOBODY = "nobody can log in to the copy"
 _BROKEN = (psycopg.Error, SourceUnavailable)
 
 
@@ -71,11 +73,11 @@ class CheckLimits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClusterVerifier:
-    """Looks at one restored copy: `questions` are the policy's, to be asked in `database`; `role` was
-    its bootstrap superuser when it was backed up.
+    """Looks at one restored copy: `questions` are the policy's, those that name no database to be asked
+    in `database`; `role` was its bootstrap superuser when it was backed up.
     """
 
-    questions: Sequence[str]
+    questions: Sequence[Check]
     database: str
     role: str
     binaries: ServerBinaries
@@ -172,9 +174,8 @@ class ClusterVerifier:
         why = "; ".join(wrong or entrance.reasons)[:_LONGEST_REASON]
         subject = "connection to the copy"
         found = problem(subject, why) if wrong else not_measured(subject, why)
-        answer = "not measured: nobody can log in to the copy"
         return Verification(
-            questions=tuple(Question(one, answer, None) for one in self.questions),
+            questions=tuple(not_asked(one, _NOBODY) for one in self.questions),
             findings=(found,),
         )
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import psycopg
 
 from drtool.model.outcome import Question
+from drtool.policy.sources import Check
 from drtool.sources.postgres.asking import Answer, Asker, CutOff, NotAsked
 from drtool.sources.postgres.environment_errors import is_of_environment
 from drtool.verify.copy_findings import one_line
@@ -25,36 +26,40 @@ _NOT_OF_THE_COPY = (
 )
 
 
-def put(asker: Asker, sql: str, *, database: str) -> Question:
-    """Ask it there. Nothing is raised."""
+def put(asker: Asker, check: Check, *, database: str) -> Question:
+    """Ask it, in `database` if it names none. Nothing is raised."""
     try:
-        return _judged(sql, asker.ask(database, sql))
+        return _judged(check, asker.ask(check.database or database, check.sql))
     except NotAsked as error:
         told = _shown(error)
         if is_of_environment(told):
-            return not_asked(sql, told)
+            return not_asked(check, told)
     except CutOff as error:
         told = f"no answer: {_shown(error)}"
     except psycopg.Error as error:
         told = _shown(error)
         if isinstance(error, _NOT_OF_THE_COPY):
-            return not_asked(sql, told)
-    return Question(sql, f"error: {told}", passed=False)
+            return not_asked(check, told)
+    return Question(_named(check), f"error: {told}", passed=False)
 
 
-def not_asked(sql: str, why: str) -> Question:
+def not_asked(check: Check, why: str) -> Question:
     """The question stays open."""
-    return Question(sql, f"not measured: {why}", passed=None)
+    return Question(_named(check), f"not measured: {why}", passed=None)
 
 
-def _judged(sql: str, answers: Sequence[Answer]) -> Question:
+def _judged(check: Check, answers: Sequence[Answer]) -> Question:
     if not answers:
-        return Question(sql, "no row", passed=False)
+        return Question(_named(check), "no row", passed=False)
     first = answers[0]
     told = "NULL" if first.text is None else first.text
     if len(answers) > 1:
-        return Question(sql, f"several rows, the first of them: {told}", passed=False)
-    return Question(sql, told, passed=first.is_true)
+        told = f"several rows, the first of them: {told}"
+    return Question(_named(check), told, passed=first.is_true and len(answers) == 1)
+
+
+def _named(check: Check) -> str:
+    return check.sql if check.database is None else f"{check.sql} (in database {check.database})"
 
 
 def _shown(error: Exception) -> str:

@@ -31,7 +31,7 @@ from drtool.system.users import choose_user
 from drtool.wiring.check_destination import look_at_destination
 from drtool.wiring.checking import Checking
 from drtool.wiring.parts import dsn_of
-from drtool.wiring.postgres_restorable import programs_for, questions_database
+from drtool.wiring.postgres_restorable import programs_for, questions_databases
 from drtool.wiring.slot import look_at_slot
 from drtool.wiring.state_facts import read_facts_of_state
 from drtool.wiring.state_postgres import postgres_state, read_log
@@ -67,7 +67,7 @@ def _look_at_server(
             obstacles = read_obstacles(connection)
             skew = readings.moment - (before + (checking.now - before) / 2)
         role = "a standby" if facts.is_standby else "the primary"
-        asked_in = questions_database(source, checking.around) if source.checks else None
+        asked_in = questions_databases(source, checking.around)
         findings = [
             *check_server(facts, readings),
             *check_clock(facts.place, skew),

@@ -111,8 +111,15 @@ def _warning(subject: str, fact: str, fix: str) -> Finding:
     return Finding(severity=Severity.WARNING, subject=subject, fact=fact, fix=fix)
 
 
+def questions_databases(source: PostgresSource, around: Surroundings) -> tuple[str, ...]:
+    """All databases that questions are asked in, each once."""
+    named = (one.database for one in source.checks)
+    asked = (one or questions_database(source, around) for one in named)
+    return tuple(dict.fromkeys(asked))
+
+
 def questions_database(source: PostgresSource, around: Surroundings) -> str:
-    """The database that questions are asked in: the policy's, else the DSN's, if that is to be had today."""
+    """The database for questions that name none: the policy's, else the DSN's, if that is to be had today."""
     if source.checks_database is not None:
         return source.checks_database
     if source.dsn.place == "env" and source.dsn.name not in around.environ:

@@ -19,7 +19,7 @@ _SOURCE = """\
     kind: postgres
     dsn: env:MAIN_DB_DSN
     backup_from: {{dsn: env:REPLICA_DSN}}
-    checks: ["SELECT true"]
+    checks: ["SELECT true", {{sql: SELECT true, database: named}}]
     checks_database: {database}
 """
 
@@ -65,6 +65,7 @@ def test_a_source_is_looked_at_with_the_eyes_of_its_copies(
         assert [f for f in server_looks.findings if f.severity is Severity.PROBLEM] == []
         warnings = facts(report, Severity.WARNING)
         assert told(warnings, "to be asked in database gone, and there is none")
+        assert told(warnings, "to be asked in database named, and there is none")
         assert told(
             warnings, "invalid databases, left by a DROP DATABASE that was interrupted: half"
         )
@@ -96,8 +97,8 @@ def words(findings: list[Finding]) -> list[str]:
 
 def test_only_a_prepared_transaction_that_was_left_behind_is_told() -> None:
     for age, count in ((None, 0), (timedelta(minutes=1), 0), (timedelta(hours=2), 1)):
-        assert len(words([*check_obstacles("here", obstacles(age), asked_in=None)])) == count
-    [fact] = words([*check_obstacles("here", obstacles(timedelta(hours=2)), asked_in=None)])
+        assert len(words([*check_obstacles("here", obstacles(age), asked_in=())])) == count
+    [fact] = words([*check_obstacles("here", obstacles(timedelta(hours=2)), asked_in=())])
     assert "1 is open, the oldest ('x') for 2 h" in fact
 
 

@@ -16,7 +16,7 @@ from drtool.config.schema import policy_schema
 from drtool.errors import ExitCode, PolicyError, UsageError
 from drtool.policy.scalars import CronLine
 from drtool.policy.secrets import NoEncryption, SecretReference
-from drtool.policy.sources import FilesSource, PostgresSource, RedisSource, WalMode
+from drtool.policy.sources import Check, FilesSource, PostgresSource, RedisSource, WalMode
 from tests.config.samples import VALID
 
 ROOT = Path(__file__).parent.parent.parent
@@ -174,9 +174,25 @@ def test_yaml_guesses_nothing() -> None:
 
     source = parse_policy(text, "shop.yaml").postgres("main-db")
 
-    assert source.checks == ("no", "12:30", "1e3", "0o17", "null", "2024-05-01")
+    assert [check.sql for check in source.checks] == [
+        "no", "12:30", "1e3", "0o17", "null", "2024-05-01",
+    ]  # fmt: skip
     assert source.restore.run_as == "on"
     assert source.restore.tablespaces == {"yes": Path("/srv/a")}
+
+
+def test_a_check_is_its_sql_alone_or_names_its_database_too() -> None:
+    checks = '["select true", {sql: select 1 > 0, database: shop}, {sql: select 2 > 1}]'
+    text = f"{VALID}    checks: {checks}\n"
+
+    source = parse_policy(text, "shop.yaml").postgres("main-db")
+
+    assert source.checks == (
+        Check(sql="select true"),
+        Check(sql="select 1 > 0", database="shop"),
+        Check(sql="select 2 > 1"),
+    )
+    jsonschema.validate(YAML(typ="safe", pure=True).load(text), policy_schema())
 
 
 def test_anchors_and_merges_are_read_and_own_keys_win() -> None:
@@ -225,6 +241,11 @@ def test_what_is_no_policy_at_all_is_refused_with_its_place(text: str) -> None:
         "wal: {slot: Not-A-Slot}",
         "bin_dir: relative/path",
         "checks: select 1",
+        "checks: [{database: shop}]",
+        "checks: [{sql: select 1, databse: shop}]",
+        "checks: [[select 1]]",
+        'checks: ["select \\0"]',
+        f"checks: [{{sql: select 1, database: {'x' * 64}}}]",
         "objective: {rpo: 1m}",
     ],
 )

@@ -17,6 +17,7 @@ from drtool.model.outcome import RestoreOutcome
 from drtool.model.progress import Emit, silent
 from drtool.model.target import RecoveryTarget, ToLatest
 from drtool.model.wal import Lsn
+from drtool.policy.sources import Check
 from drtool.repository.backups import Manifest, new_backup_id, read_manifest, read_manifests
 from drtool.repository.lease import Lease
 from drtool.repository.repository import Repository
@@ -178,7 +179,7 @@ def restore(
         limits=QUICK,
     )
     verifier = ClusterVerifier(
-        questions=questions,
+        questions=[Check(sql=one) for one in questions],
         database=database,
         role=plan.manifest.postgres.bootstrap_role,
         binaries=site.binaries,

@@ -10,6 +10,7 @@ from typing import Any
 import psycopg
 
 from drtool.model.verification import Verification
+from drtool.policy.sources import Check
 from drtool.sources.postgres.binaries import find_binaries
 from drtool.sources.postgres.entrance import Entrance
 from drtool.sources.postgres.server import RunningServer, ServerPlan, start_server
@@ -32,9 +33,11 @@ class Copy:
             cursor = session.execute(statement.encode())
             return cursor.fetchall() if cursor.description else []
 
-    def ask(self, *questions: str, seconds: float = 30, database: str = "postgres") -> Verification:
+    def ask(
+        self, *questions: str | Check, seconds: float = 30, database: str = "postgres"
+    ) -> Verification:
         verifier = ClusterVerifier(
-            questions=questions,
+            questions=[one if isinstance(one, Check) else Check(sql=one) for one in questions],
             database=database,
             role="postgres",
             binaries=find_binaries(self.major),
@@ -45,7 +48,7 @@ class Copy:
         assert isinstance(entrance, Entrance), entrance
         return verifier.answers(self.server, entrance)
 
-    def answers(self, *questions: str, **more: Any) -> Sequence[tuple[bool | None, str]]:
+    def answers(self, *questions: str | Check, **more: Any) -> Sequence[tuple[bool | None, str]]:
         return [(one.passed, one.answer) for one in self.ask(*questions, **more).questions]
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from drtool.policy.sources import Check
 from tests.verify.copies import Copy, running_copy
 
 pytestmark = pytest.mark.postgres
@@ -228,10 +229,12 @@ def test_what_a_healthy_source_forbids_its_ordinary_roles_can_be_asked_all_the_s
         found = copy.ask(
             "SELECT count(*) = 1 FROM closed.orders",
             "SELECT current_setting('shared_preload_libraries') = ''",
+            Check(sql="SELECT count(*) = 3 FROM ledger", database="postgres"),
             database="shop",
         )
 
-        assert [(one.passed, one.answer) for one in found.questions] == [(True, "true")] * 2
+        assert [(one.passed, one.answer) for one in found.questions] == [(True, "true")] * 3
+        assert found.questions[2].question.endswith("(in database postgres)")
         assert found.findings == ()
         assert found.is_writable
         assert all_of(copy) == before

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -56,8 +56,10 @@ def read_obstacles(connection: psycopg.Connection) -> Obstacles:
     )
 
 
-def check_obstacles(place: str, found: Obstacles, *, asked_in: str | None) -> Iterator[Finding]:
-    """`asked_in` is the database that the policy's questions will be asked in; None if there are none."""
+def check_obstacles(
+    place: str, found: Obstacles, *, asked_in: Collection[str]
+) -> Iterator[Finding]:
+    """`asked_in` are the databases that the policy's questions will be asked in."""
     if found.age is not None and found.age > PREPARED_AT_MOST:
         count = f"{found.prepared} prepared transactions are" if found.prepared > 1 else "1 is"
         yield _finding(
@@ -66,25 +68,28 @@ def check_obstacles(place: str, found: Obstacles, *, asked_in: str | None) -> It
             f" ({found.oldest!r}) for {format_span(found.age)}",
             "See pg_prepared_xacts there, and COMMIT PREPARED or ROLLBACK PREPARED each.",
         )
-    if asked_in is not None and asked_in not in found.databases:
-        yield _finding(
-            place,
-            f"the policy's questions are to be asked in database {asked_in}, and there is none",
-            "Name another one as checks_database of the source.",
-        )
-    elif asked_in in (*found.closed, *found.invalid):
-        yield _finding(
-            place,
-            f"the policy's questions are to be asked in database {asked_in}, which takes no connections:"
-            " a restore cannot ask them",
-            "Name another one as checks_database of the source.",
-        )
+    yield from _askable(place, found, asked_in)
     if found.invalid:
         names = ", ".join(found.invalid[:_LONGEST_LIST])
         yield _finding(
             place,
             f"invalid databases, left by a DROP DATABASE that was interrupted: {names}",
             "Drop them; nobody can enter them, in a copy neither.",
+        )
+
+
+def _askable(place: str, found: Obstacles, asked_in: Collection[str]) -> Iterator[Finding]:
+    for database in asked_in:
+        if database not in found.databases:
+            fact = "and there is none"
+        elif database in (*found.closed, *found.invalid):
+            fact = "which takes no connections: a restore cannot ask them"
+        else:
+            continue
+        yield _finding(
+            place,
+            f"the policy's questions are to be asked in database {database}, {fact}",
+            "Name another one as checks_database of the source, or as database of the check.",
         )
 
 
