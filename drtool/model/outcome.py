@@ -174,7 +174,7 @@ class RestoreOutcome:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RestoreReport:
-    """What is handed to the people who asked: one or more sources, brought back to one moment."""
+    """One or more sources, brought back to one moment; with the digest of the repository's rescue.py."""
 
     stack: str
     timezone: str
@@ -183,6 +183,7 @@ class RestoreReport:
     outcomes: tuple[RestoreOutcome, ...]
     title: str = "Restore report"
     policy: str = ""
+    rescue_sha256: str = ""
 
     @property
     def verdict(self) -> Verdict:
@@ -257,6 +258,7 @@ class BackupOutcome:
     pages_changed: int | None = None
     previous: str | None = None
     findings: tuple[Finding, ...] = ()
+    rescue_sha256: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -309,6 +311,7 @@ class VerifyOutcome:
     read_bytes: int
     gaps: tuple[LogGap, ...] = ()
     findings: tuple[Finding, ...] = ()
+    rescue_sha256: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -385,15 +388,6 @@ class SyncOutcome:
 
 
 Outcome = (
-    RestoreReport
-    | RestorePreview
-    | BackupOutcome
-    | StatusReport
-    | VerifyOutcome
-    | FactSheet
-    | PolicyReport
-    | SyncOutcome
-    | CheckReport
-    | CheckChanges
-    | Failure
-)
+    RestoreReport | RestorePreview | BackupOutcome | StatusReport | VerifyOutcome | FactSheet
+    | PolicyReport | SyncOutcome | CheckReport | CheckChanges | Failure
+)  # fmt: skip

@@ -39,7 +39,7 @@ from drtool.model.outcome import (
 )
 from drtool.report.changes import changes_text
 from drtool.report.printable import printable_outcome
-from drtool.report.usage import usage_lines
+from drtool.report.usage import rescue_pairs, usage_lines
 from drtool.report.window_words import uncertain_rows, window_words
 from drtool.report.words import LOGS, backup_word, gap_words, reached_word, with_log
 
@@ -82,7 +82,8 @@ def render(outcome: Outcome, style: Style) -> str:
     outcome = printable_outcome(outcome)
     match outcome:
         case RestoreReport():
-            return "\n\n".join(_restore(one, style) for one in outcome.outcomes)
+            hash_line = [f"  {' '.join(one)}" for one in rescue_pairs(outcome.rescue_sha256)]
+            return "\n\n".join([*(_restore(one, style) for one in outcome.outcomes), *hash_line])
         case RestorePreview():
             return _preview(outcome, style)
         case BackupOutcome():
@@ -253,6 +254,7 @@ def _backup(outcome: BackupOutcome, style: Style) -> str:
         pairs[1] = ("files", f"{outcome.files:,} of {size}; {outcome.files_read:,} had to be read")
     if outcome.pages is not None and outcome.pages_changed is not None:
         pairs.insert(3, ("pages", f"{outcome.pages_changed:,} of {outcome.pages:,} changed"))
+    pairs += rescue_pairs(outcome.rescue_sha256)
     title = style.bold(f"{outcome.source}: backup {outcome.backup_id} is in the repository")
     return "\n".join([title, *_pairs(pairs, style), *_findings(outcome.findings, style)])
 
@@ -350,6 +352,7 @@ def _verify(outcome: VerifyOutcome, style: Style) -> str:
             ("objects", f"{outcome.objects:,}, {format_size(outcome.read_bytes)} read back"),
             ("took", f"{_seconds(outcome.seconds)}{_rate(outcome.read_bytes, outcome.seconds)}"),
             *(("gap", gap) for gap in gap_words(outcome.gaps)),
+            *rescue_pairs(outcome.rescue_sha256),
         ],
         style,
     )

@@ -15,3 +15,8 @@ def usage_lines(outcome: RestoreOutcome) -> list[str]:
     ):
         lines += ["", title, *(f"  {command}" for command in commands)] if commands else []
     return lines
+
+
+def rescue_pairs(sha256: str) -> list[tuple[str, str]]:
+    """The digest of the repository's rescue program, which is compared before it is run; none if unknown."""
+    return [("rescue.py", f"SHA-256 {sha256}")] if sha256 else []

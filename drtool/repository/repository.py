@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from drtool import __version__
@@ -32,6 +32,14 @@ from drtool.repository.keys import (
     open_slot,
     open_version,
 )
+from drtool.repository.root_seal import (
+    NO_SEAL,
+    RESCUE_FILES,
+    RootSeal,
+    put_root_seal,
+    read_root_seal,
+    rescue_file,
+)
 from drtool.repository.sealing import ObjectType
 from drtool.repository.taken import find_ours, put_sealed, read_sealed
 from drtool.stores.capabilities import Capabilities
@@ -46,11 +54,15 @@ REPOSITORY_ID_BYTES = 16
 
 @dataclass(frozen=True, slots=True)
 class Repository:
-    """An opened repository. Any thread may use it."""
+    """An opened repository. Any thread may use it.
+
+    What the root says of the store is what was sealed; where nothing was, it counts as not measured.
+    """
 
     store: Store
     ring: KeyRing
     root: RepositoryRoot
+    seal: RootSeal = NO_SEAL
 
     def put(self, object_type: ObjectType, key: str, plain: bytes) -> None:
         """Seal `plain` and create the object `key`; AlreadyExists if there is one of ours.
@@ -70,7 +82,7 @@ class Repository:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RepositoryRoot:
-    """What `drtool.json` tells: readable without a key, and holding nothing secret."""
+    """What `drtool.json` tells: readable without a key, holding nothing secret, and not authenticated."""
 
     format_version: int
     repository_id: bytes
@@ -149,7 +161,7 @@ def create_repository(
         made_by=f"drtool {__version__}",
         capabilities=capabilities,
     )
-    _probe_keys(store, root, secret)
+    _probe_keys(store, root, secret, now=now)
     try:
         store.create(layout.ROOT, [root.to_json()])
     except AlreadyExists:
@@ -171,7 +183,10 @@ def open_repository(store: Store, secret: KeySecret) -> Repository:
     key object is damaged.
     """
     root = read_root(store)
-    return Repository(store, _open_keys(store, root, secret), root)
+    ring = _open_keys(store, root, secret)
+    seal = read_root_seal(store, ring)
+    believed = seal.capabilities or root.capabilities.unproved()
+    return Repository(store, ring, replace(root, capabilities=believed), seal)
 
 
 def read_root(store: Store) -> RepositoryRoot:
@@ -306,24 +321,21 @@ def _masters(slots: list[Slot], secret: KeySecret, repository_id: bytes) -> Iter
             return  # an authentic one: another would cost half a second more
 
 
-def _probe_keys(store: Store, root: RepositoryRoot, secret: KeySecret) -> None:
+def _probe_keys(store: Store, root: RepositoryRoot, secret: KeySecret, *, now: datetime) -> None:
     """Seal and open once with the code a restore uses, before anybody relies on it (PITFALLS 76)."""
-    probe = Repository(store, _open_keys(store, root, secret), root)
-    key = layout.evidence_key("init", root.repository_id.hex())
-    probe.put(ObjectType.EVIDENCE, key, b"opened")
-    again = Repository(store, _open_keys(store, root, secret), root)
-    if again.get(ObjectType.EVIDENCE, key) != b"opened":
-        raise IntegrityError(f"object {key} does not read back as it was written")
+    ring = _open_keys(store, root, secret)
+    put_root_seal(store, ring, root.capabilities, root=root.to_json(), now=now)
+    seal = read_root_seal(store, _open_keys(store, root, secret))
+    if seal.capabilities is None or seal.capabilities.to_json() != root.capabilities.to_json():
+        raise IntegrityError(
+            f"what was sealed does not read back as it was written: {seal.missing}"
+        )
 
 
 def _write_rescue(store: Store) -> None:
-    from importlib.resources import files
-
-    room = files("drtool.repository")
-    for key, name in ((layout.RESCUE_PROGRAM, "rescue.py"), (layout.RESCUE_TEXT, "rescue.txt")):
-        content = room.joinpath(name).read_bytes()
+    for key in RESCUE_FILES:
         try:
-            store.create(key, [content])
+            store.create(key, [rescue_file(key)])
         except AlreadyExists:
             continue  # of a creation by another drtool, cut off: it reads this format as well
 

@@ -51,7 +51,8 @@ FOOTERS_KEPT = 64
 LONGEST_PLAIN = 1 << 20  # drtool.json, slots, key versions: what is read before any key is known
 LONGEST_FRAME = (4 << 20) + TAG
 LONGEST_FOOTER = 16 << 20
-MOST_SCRYPT_BYTES = 1 << 30
+MOST_SCRYPT_BYTES = 4 * 128 * 65536 * 8
+MOST_SCRYPT_WORK = 8 * 65536 * 8 * 2
 SEGMENT = re.compile("([0-9A-F]{24})(?:[.]part-([0-9A-F]{8})-([0-9A-F]{8}))?")
 HISTORY = re.compile("[0-9A-F]{8}[.]history")
 Json = Any  # what json.loads gives: authenticated, or checked where it is used
@@ -301,7 +302,8 @@ def slot_key(slot: Json, secret: Secret) -> bytes:
     if slot["kind"] == "key-file":
         return HKDF(SHA256(), 32, salt=salt, info=b"drtool 1 key file").derive(secret.key_file)
     n, r, p = slot["scrypt"]
-    if not (1 <= r <= 32 and 1 <= p <= 16 and n > 1 and 128 * n * r <= MOST_SCRYPT_BYTES):
+    is_cheap = 128 * n * r <= MOST_SCRYPT_BYTES and n * r * p <= MOST_SCRYPT_WORK
+    if not (1 <= r <= 32 and 1 <= p <= 16 and n > 1 and is_cheap):
         raise ValueError("its scrypt parameters ask for too much")
     return Scrypt(salt=salt, length=32, n=n, r=r, p=p).derive(secret.passphrase)
 

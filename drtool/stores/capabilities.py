@@ -23,7 +23,8 @@ class Capabilities:
 
     `versioning`, `object_lock` and `outlives_deletion` (what drtool puts, whatever these credentials
     may delete) were found by deleting. `left_behind`: where objects are that could not be
-    removed after that; it is not written down.
+    removed after that; it is not written down. `is_measured` is False where others may have written
+    this: then the store is asked for its conditions, and looked at before each put all the same.
     """
 
     creates_atomically: bool
@@ -37,6 +38,19 @@ class Capabilities:
     outlives_deletion: bool | None = None
     clock_skew: timedelta | None = None
     left_behind: str | None = None
+    is_measured: bool = True
+
+    def unproved(self) -> Capabilities:
+        """What may be relied on where nobody vouches for the record: nothing that it says."""
+        return Capabilities(
+            creates_atomically=True,
+            replaces_if_matching=True,
+            reads_after_write=True,
+            ranges=True,
+            lists_in_order=False,
+            clock_skew=self.clock_skew,
+            is_measured=False,
+        )
 
     def to_json(self) -> dict[str, object]:
         """For `drtool.json` and `--json`; `clock_skew` in seconds."""
@@ -106,6 +120,8 @@ def _unreadable(key: str, value: object) -> RepositoryUnavailable:
 
 def describe_capabilities(capabilities: Capabilities) -> list[Finding]:
     """What a person must know of the store, the worst first; empty if it does everything."""
+    if not capabilities.is_measured:
+        return _clock_findings(capabilities)  # that nothing is known is told with the seal
     found = [
         *_writing_findings(capabilities),
         *_reading_findings(capabilities),

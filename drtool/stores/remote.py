@@ -93,6 +93,11 @@ class RemoteStore:
         return self.capabilities is None or self.capabilities.replaces_if_matching
 
     @property
+    def _is_doubtful(self) -> bool:
+        """Whether the store may ignore a condition: nobody vouches for what was recorded of it."""
+        return self.capabilities is not None and not self.capabilities.is_measured
+
+    @property
     def has_refused_conditions(self) -> bool:
         """Whether a conditional put was answered with a refusal, and plain ones were made since."""
         return self._creates_plainly or self._replaces_plainly
@@ -227,6 +232,8 @@ class RemoteStore:
     def _put_new(self, key: str, views: Sequence[Buffer]) -> bool:
         """Put if absent; False if something is there."""
         if self.creates_atomically:
+            if self._is_doubtful and self._objects.stat(key) is not None:
+                return False
             try:
                 return self._put_conditionally(key, views)
             except ConditionsRefused:

@@ -20,6 +20,7 @@ from drtool.repository.backups import Manifest, backed_up_sources
 from drtool.repository.chunks import ChunkReader
 from drtool.repository.damage import known_damage, remember_damage, remember_read
 from drtool.repository.repository import MOST_ROOT_BYTES, Repository, RepositoryRoot, read_slots
+from drtool.repository.root_seal import root_findings
 from drtool.repository.sealing import ObjectType
 from drtool.system.clock import Clock, Stopwatch
 from drtool.verify.changelog import verify_log
@@ -87,6 +88,7 @@ def verify_repository(
         read_bytes=tally.read_bytes,
         gaps=tuple(tally.gaps),
         findings=tuple(tally.findings),
+        rescue_sha256=repository.seal.rescue_sha256,
     )
     _leave_evidence(repository, outcome, depth, seed=seed, read=read)
     remember_damage(repository, tally.damaged)
@@ -143,9 +145,7 @@ def _verify_keys(repository: Repository, tally: Tally) -> None:
                 "Bring it back from a copy of the repository.",
             )  # fmt: skip
         tally.looked_at(key)
-    for key in (layout.RESCUE_PROGRAM, layout.RESCUE_TEXT):
-        if store.stat(key) is None:
-            tally.warn(key, "is missing: without drtool nobody could restore from here")
+    tally.findings += root_findings(store, repository.seal)
 
 
 def _leave_evidence(

@@ -17,6 +17,7 @@ from drtool.repository.repository import Repository
 from drtool.system.access import require_temporary_files
 from drtool.wiring.origins import require_same_source
 from drtool.wiring.parts import opened_repository, restorable_sources
+from drtool.wiring.root_seal import sealed_root
 from drtool.wiring.side_by_side import side_by_side, with_failures
 from drtool.wiring.surroundings import Surroundings
 
@@ -43,6 +44,8 @@ def backup(
     require_temporary_files()
     _load(sources.values())
     with opened_repository(policy, around) as repository:
+        if not request.is_dry_run:
+            repository = sealed_root(repository, around)
         parts = _Parts(request, policy, repository, around)
         jobs = {name: partial(parts.back_up, name, source) for name, source in sources.items()}
         ended = side_by_side(jobs, around.emit, at_once=request.at_once, stop=around.stop)
@@ -70,7 +73,9 @@ class _Parts:
             is_accepted=self.request.accepts_source,
         )
         job = self._job(name, source, around, origin=origin)
-        return job.preview() if self.request.is_dry_run else job.run()
+        if self.request.is_dry_run:
+            return job.preview()
+        return replace(job.run(), rescue_sha256=self.repository.seal.rescue_sha256)
 
     def _job(
         self, name: str, source: SourcePolicy, around: Surroundings, *, origin: Origin

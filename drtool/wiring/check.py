@@ -97,11 +97,21 @@ def _look_at_repository(
     recorded = repository.root.capabilities
     findings = [one for one in describe_capabilities(recorded) if one.subject != "clock"]
     yield Look(name="abilities", seen=_abilities(recorded), findings=tuple(findings))
+    yield attempt("rescue program", lambda: _look_at_rescue(repository))
     if isinstance(repository.store, RemoteStore):
         yield attempt("clock", lambda: _look_at_clock(repository, around))
 
 
+def _look_at_rescue(repository: Repository) -> Seen:
+    """The root and the rescue program, which are outside every seal, against what was sealed of them."""
+    from drtool.wiring.root_seal import look_at_root
+
+    return f"SHA-256 {repository.seal.rescue_sha256}", look_at_root(repository)
+
+
 def _abilities(recorded: Capabilities) -> str:
+    if not recorded.is_measured:
+        return "not known: nothing vouches for what was recorded of them"
     writers = "several writers" if recorded.creates_atomically else "a single writer"
     leases = "leases hold" if recorded.replaces_if_matching else "leases do not hold"
     return f"as measured at init: {writers}, {leases} between machines"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from drtool.policy.policy import Policy
 from drtool.policy.secrets import NoEncryption, Redactor, SecretReference
@@ -76,7 +76,7 @@ def open_now(
         store.close()
         raise
     believed = believing(store, repository.root.capabilities)
-    return Opened(store, Repository(believed, repository.ring, repository.root))
+    return Opened(store, replace(repository, store=believed))
 
 
 def key_secret(

@@ -32,6 +32,7 @@ from drtool.stores.capabilities import Capabilities, describe_capabilities
 from drtool.stores.open import prepare_place
 from drtool.stores.probe import probe_store
 from drtool.wiring.parts import is_initialised, key_secret, opened_repository, opened_store
+from drtool.wiring.root_seal import look_at_root
 from drtool.wiring.surroundings import Surroundings
 
 RepositoryRequest = RepositoryInit | RepositoryInspect | KeyList | KeyAdd | KeyRemove | KeyRotate
@@ -86,7 +87,7 @@ def _init(request: RepositoryInit, policy: Policy, around: Surroundings) -> Fact
         repository = create_repository(
             store, secret, now=around.clock.now(), capabilities=capabilities
         )
-        findings = list(describe_capabilities(capabilities))
+        findings = [*describe_capabilities(capabilities), *look_at_root(repository)]
         if isinstance(policy.repository.key, NoEncryption):
             findings.append(
                 Finding(
@@ -115,7 +116,10 @@ def _describe(repository: Repository) -> FactSheet:
         kind="repository-info",
         title="Repository",
         facts=(*_facts(repository), *held, *_capability_facts(root.capabilities)),
-        findings=tuple(describe_capabilities(root.capabilities)),
+        findings=(
+            *describe_capabilities(root.capabilities),
+            *look_at_root(repository),
+        ),
     )
 
 
@@ -141,6 +145,11 @@ def _facts(repository: Repository) -> tuple[Fact, ...]:
         Fact(name="made_by", value=root.made_by, label="made by"),
         Fact(name="format", value=root.format_version, label="format"),
         Fact(name="key_version", value=repository.ring.newest, label="seals with key version"),
+        Fact(
+            name="rescue_sha256",
+            value=repository.seal.rescue_sha256,
+            label="RESCUE/rescue.py, SHA-256",
+        ),
     )
 
 

@@ -88,6 +88,7 @@ def restore(
             written=around.clock.now(),
             tool_version=__version__,
             outcomes=tuple(outcomes),
+            rescue_sha256=repository.seal.rescue_sha256,
         )
         if outcomes:
             keep_evidence(report, repository, around)
