@@ -18,6 +18,7 @@ from drtool.model.outcome import ChangedSetting
 from drtool.restore.copy_ports import CopyPorts
 from drtool.restore.destination import Destination
 from drtool.restore.host_rules import RULE_FILES, close_rules
+from drtool.restore.preload_rules import SETTING, libraries_of, preload_findings, preload_pins
 from drtool.restore.source_config import CONF, SOURCE_ENDING, PlacedEntry, SourceConfig
 from drtool.restore.start_rules import PINS, Pin, StartNeeds, out_of_force_rules, pins_for, port_of
 from drtool.sources.postgres.binaries import ServerBinaries
@@ -78,9 +79,12 @@ class StartConfig:
         values, data = self.config.values(), self.destination.data
         theirs = port_of(values)
         port = self.ports.choose(theirs, kept={theirs})
-        self.pins |= pins_for(values, self.needs, data=data, port=port)
+        self.pins |= pins_for(values, self.needs, data=data, port=port) | preload_pins(values)
         is_accepted = self._is_accepted()
-        if not is_accepted:
+        if is_accepted:
+            theirs_loaded = libraries_of(values.get(SETTING, ""))
+            self.findings += preload_findings(theirs_loaded, self._libraries(SETTING))
+        else:
             self._start_over()
         self._check_session_libraries()
         unused = [file for name, file in RULE_FILES.items() if name in self.changed]
@@ -132,7 +136,7 @@ class StartConfig:
         if wrong:
             self._put_out(wrong, f"PostgreSQL refuses it here: {verdict.told}")
             return True
-        if self._without_libraries("shared_preload_libraries", verdict.told):
+        if self._without_libraries(SETTING, verdict.told):
             return True
         if _TLS.search(verdict.told) and "ssl" not in self.pins:
             self.pins["ssl"] = Pin("off", f"TLS does not start here: {verdict.told}")
@@ -147,7 +151,8 @@ class StartConfig:
         if len(kept) == len(libraries):
             return False
         gone = ", ".join(one for one in libraries if one not in kept)
-        self.pins[name] = Pin(", ".join(kept), f"not to be loaded on this machine: {gone}")
+        before = f"{self.pins[name].reason}; " if name in self.pins else ""
+        self.pins[name] = Pin(", ".join(kept), f"{before}not to be loaded on this machine: {gone}")
         self._tell(
             name,
             f"{gone} cannot be loaded on this machine, and was left out: {told}",
@@ -170,7 +175,7 @@ class StartConfig:
 
     def _libraries(self, name: str) -> list[str]:
         value = self.pins[name].value if name in self.pins else self.config.values().get(name, "")
-        return [word.strip().strip('"') for word in value.split(",") if word.strip()]
+        return libraries_of(value)
 
     def _fits(self, shared_memory_mib: int) -> bool:
         """Whether this machine has the memory; if not, smaller buffers are pinned."""

@@ -125,8 +125,6 @@ def _conditional(values: Mapping[str, str]) -> Iterator[tuple[str, Pin]]:
         yield "io_method", Pin("worker", "this machine may not have io_uring")
     if values.get("bonjour", "").lower() in _ON:
         yield "bonjour", Pin("off", "a copy does not announce itself")
-    if "pg_cron" in values.get("shared_preload_libraries", ""):
-        yield "cron.launch_active_jobs", Pin("off", "the source's jobs do not run in a copy")
     if values.get("ssl", "").lower() in _ON:
         elsewhere = [name for name in _TLS_FILES if os.path.isabs(values.get(name, ""))]
         if values.get("ssl_passphrase_command"):

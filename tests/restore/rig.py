@@ -166,6 +166,7 @@ def restore(
     emit: Emit = silent,
     stop: threading.Event | None = None,
     checks: CheckLimits = CheckLimits(),  # noqa: B008 - frozen
+    preload: tuple[str, ...] = (),
 ) -> RestoreOutcome:
     """Plan and run a restore, impatient with a store that is away."""
     phases = Phases(CLOCK, emit, stop)
@@ -177,6 +178,7 @@ def restore(
         binaries=find_binaries(plan.manifest.postgres.server_version // 10000),
         patience=IMPATIENT,
         limits=QUICK,
+        preload=preload,
     )
     verifier = ClusterVerifier(
         questions=[Check(sql=one) for one in questions],

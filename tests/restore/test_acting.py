@@ -53,6 +53,24 @@ class Pair:
     data: Path
     place: Path
 
+    @property
+    def blocks(self) -> Path:
+        """What the worker of the job library leaves when it ends."""
+        return self.data / "autoprewarm.blocks"
+
+
+def _job_library(subscriber: PostgresServer, root: Path) -> str:
+    """A library with a background worker that writes, under a name that stands for jobs, in the
+    source's own configuration.
+    """
+    library = root / "pg_cron.so"
+    found = subscriber.run("pg_config", "--pkglibdir").strip()
+    # The worker loads it by its own name, and must find that it is the same file.
+    library.symlink_to(Path(found) / "pg_prewarm.so")
+    with (subscriber.data / "postgresql.conf").open("a") as conf:
+        conf.write(f"shared_preload_libraries = '{library}, pg_stat_statements'\n")
+    return str(library)
+
 
 def _publish(publisher: PostgresServer) -> None:
     publisher.query("CREATE TABLE ledger (id int PRIMARY KEY)")
@@ -84,10 +102,11 @@ def pair() -> Iterator[Pair]:
     root, place = server_directory(), server_directory()
     place.chmod(0o777)
     publisher = new_server(15, settings={"wal_level": "logical"})
-    subscriber = new_server(15, settings={"shared_preload_libraries": "pg_prewarm"})
+    subscriber = new_server(15)
     try:
         _publish(publisher)
         _subscribe(subscriber, publisher, place)
+        library = _job_library(subscriber, root)
         with protected(subscriber, MemoryStore()) as repository:
             take_backup(repository, subscriber)
             settle(repository, subscriber)
@@ -96,7 +115,8 @@ def pair() -> Iterator[Pair]:
             mark.unlink()
         publisher.query("INSERT INTO ledger VALUES (2)")
         data = root / "copy"
-        yield Pair(publisher, subscriber, restore(repository, data), data, place)
+        outcome = restore(repository, data, preload=(library,))
+        yield Pair(publisher, subscriber, outcome, data, place)
     finally:
         publisher.close()
         subscriber.close()
@@ -157,11 +177,21 @@ def test_what_could_act_later_is_told_and_how_to_let_it(pair: Pair) -> None:
     assert not any("secret-of-it" in str(f) for f in pair.outcome.findings)
 
 
+def test_no_background_worker_of_a_library_starts_while_the_copy_is_restored(pair: Pair) -> None:
+    """The policy named the library for its WAL; its worker would write when the server ends."""
+    assert not pair.blocks.exists()
+
+
 def test_the_printed_command_starts_a_copy_without_workers(pair: Pair) -> None:
     before = pair.publisher.query(_SLOT)
 
     with started_as_printed(pair.outcome):
         pass
 
+    told = [f.fact for f in pair.outcome.findings if f.subject == "shared_preload_libraries"]
+    changed = {one.name: one for one in pair.outcome.changed_settings}
     assert pair.publisher.query(_SLOT) == before
     assert "logical replication" not in (pair.data / "server.log").read_text()
+    assert not pair.blocks.exists()
+    assert changed["shared_preload_libraries"].value == "pg_stat_statements"
+    assert [("pg_cron" in fact) for fact in told] == [True]

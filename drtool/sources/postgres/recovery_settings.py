@@ -49,6 +49,14 @@ _CUT_OFF = {
     "session_preload_libraries": "",
     "local_preload_libraries": "",
     "max_logical_replication_workers": "0",
+    "max_sync_workers_per_subscription": "0",
+    "ssl_passphrase_command": "",
+}
+# Likewise, each with the first version that has it.
+_CUT_OFF_SINCE = {
+    "event_triggers": ("off", 17),
+    "sync_replication_slots": ("off", 17),
+    "oauth_validator_libraries": ("", 18),
 }
 # Settings of the source that would steer a copy started by hand later.
 _LEFT_OVER = re.compile(
@@ -95,6 +103,10 @@ def isolated_settings(
         **_CUT_OFF,
         "shared_preload_libraries": ", ".join(preload),
         **needs.settings(major),
+        # No background worker of any library starts. PostgreSQL asks for as many as the primary had of
+        # hot standbys alone.
+        "max_worker_processes": "0",
+        **{name: value for name, (value, since) in _CUT_OFF_SINCE.items() if major >= since},
         "listen_addresses": "",
         "ssl": "off",
         "wal_level": control.wal_level if control.wal_level != "minimal" else "replica",
