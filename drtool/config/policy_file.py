@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import re
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
 from ruamel.yaml import YAML
-from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.error import MarkedYAMLError, ReusedAnchorWarning, YAMLError
 from ruamel.yaml.nodes import Node
 
-from drtool.config.reader import Problem, Reader, Wrong
+from drtool.config.reader import Problem, Reader, TooMuch, Wrong
 from drtool.config.shapes import record_of
 from drtool.errors import PolicyError, UsageError
 from drtool.policy.policy import Policy
 
-MAX_POLICY_BYTES = 1 << 20
+# A hundred sources with comments take half of it; the library takes seconds for more.
+MAX_POLICY_BYTES = 128 << 10
+# Brackets open at once; a policy in JSON has five.
+MAX_BRACKETS = 100
+_BRACKET = re.compile(r"[\[\]{}]")
 VARIABLE = "DRTOOL_POLICY"
 DIRECTORY = "policies"
 
@@ -51,7 +57,7 @@ def parse_policy(text: str, origin: str) -> Policy:
     policy: object = None
     try:
         policy = reader.read(node, record_of(Policy), "")
-    except Wrong:
+    except (Wrong, TooMuch):
         pass
     if reader.problems:
         raise _refusal(origin, sorted(set(reader.problems)))
@@ -69,17 +75,38 @@ def _read_text(path: Path) -> str:
             hint="Name another one with --policy FILE or DRTOOL_POLICY.",
         ) from error
     if len(content) > MAX_POLICY_BYTES:
-        raise PolicyError(f"policy {path} is longer than {MAX_POLICY_BYTES} bytes")
+        raise PolicyError(
+            f"policy {path} is longer than {MAX_POLICY_BYTES} bytes",
+            hint="Name the file of a policy, or make one policy of each stack.",
+        )
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise PolicyError(f"policy {path} is not UTF-8 text (byte {error.start})") from error
 
 
+def _opens_many_brackets(text: str) -> bool:
+    """Whether so many are open somewhere that the library would look ahead over all of them, again and again.
+
+    Those in texts and comments count: a policy that leaves a hundred of them open is none.
+    """
+    depth = 0
+    for sign in _BRACKET.findall(text):
+        depth = depth + 1 if sign in "[{" else max(0, depth - 1)
+        if depth > MAX_BRACKETS:
+            return True
+    return False
+
+
 def _compose(text: str, origin: str) -> Node:
+    if _opens_many_brackets(text):
+        raise _refusal(origin, [Problem(1, 1, "nested too deep to be a policy")])
     loader = YAML(typ="safe", pure=True)
     try:
-        node = loader.compose(text)
+        with warnings.catch_warnings():
+            # A name may be given to several nodes, one after the other (YAML 1.2, 7.1).
+            warnings.simplefilter("ignore", ReusedAnchorWarning)
+            node = loader.compose(text)
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)

@@ -22,6 +22,11 @@ from drtool.config.shapes import (
 
 MERGE = "<<"
 MAX_MERGES = 20
+# A policy of a hundred sources has a few thousand keys and values; through aliases a short one could have
+# more than there are atoms.
+MAX_NODES = 50_000
+MAX_PROBLEMS = 100
+_LONGEST_PROBLEM = 500
 
 
 class Place(Protocol):
@@ -44,14 +49,20 @@ class Wrong(Exception):
     """A part could not be read; its problems are already noted."""
 
 
+class TooMuch(Exception):
+    """Nothing more is read: there are too many problems, or too much to read. What is found is noted."""
+
+
 @dataclass(slots=True)
 class Reader:
     """Reads nodes by shape, and goes on after a problem, so that one run finds them all."""
 
     problems: list[Problem] = field(default_factory=list)
+    _nodes: int = 0
 
     def read(self, node: Node, shape: Shape, path: str) -> object:
-        """The typed value of `node`; raise Wrong after noting what is wrong with it."""
+        """The typed value of `node`; raise Wrong after noting what is wrong with it, TooMuch to end all."""
+        self._count(node)
         match shape:
             case OneValue(scalar):
                 text = self._text(node, path)
@@ -69,7 +80,19 @@ class Reader:
 
     def note(self, node: Node, text: str) -> None:
         place: Place = node.start_mark
+        if len(text) > _LONGEST_PROBLEM:
+            text = f"{text[:_LONGEST_PROBLEM]} ..."
         self.problems.append(Problem(place.line + 1, place.column + 1, text))
+        if len(self.problems) >= MAX_PROBLEMS:
+            raise TooMuch
+
+    def _count(self, node: Node) -> None:
+        self._nodes += 1
+        if self._nodes > MAX_NODES:
+            self.note(
+                node, f"with its aliases, the policy has more than {MAX_NODES:,} keys and values"
+            )
+            raise TooMuch
 
     def _refuse(self, node: Node, text: str) -> Wrong:
         self.note(node, text)
@@ -184,6 +207,7 @@ class Reader:
             name = path or "a policy"
             raise self._refuse(node, f"{name} is a mapping of keys, not {_kind_of(node)}")
         for key_node, value_node in node.value:
+            self._count(key_node)
             if not isinstance(key_node, ScalarNode):
                 raise self._refuse(key_node, "a key is one word")
             if _is_nothing(value_node):

@@ -46,7 +46,10 @@ def _read_text(text: str) -> str:
 def _read_whole_number(text: str) -> int:
     if not text.removeprefix("-").isascii() or not text.removeprefix("-").isdigit():
         raise ValueError(f"{text!r} is not a whole number")
-    return int(text)
+    number = int(text) if len(text) <= _LONGEST_NUMBER else None
+    if number is None or abs(number) > _MOST_NUMBER:
+        raise ValueError(f"{text[:_LONGEST_NUMBER]} is more than any setting means")
+    return number
 
 
 def _read_flag(text: str) -> bool:
@@ -71,6 +74,10 @@ def _read_path(text: str) -> Path:
     return path
 
 
+# Five fields that name every minute, hour and day one by one have 400 characters.
+_LONGEST_CRON_LINE = 1000
+_LONGEST_NUMBER = 20
+_MOST_NUMBER = (1 << 63) - 1
 _CRON_WORDS = (
     r"([\d*,/\s-]|sun|mon|tue|wed|thu|fri|sat|jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)*"
 )
@@ -81,9 +88,12 @@ def _read_cron(text: str) -> CronLine:
 
     # croniter also takes six and seven fields, names such as @daily, and R for a time drawn by lot,
     # anew each time; cron's own five are enough and mean the same to every scheduler.
-    is_plain = re.fullmatch(_CRON_WORDS, text, re.IGNORECASE)
-    if len(text.split()) != 5 or not is_plain or not croniter.is_valid(text):
-        raise ValueError(f"{text!r} is not a crontab line: write five fields, such as '0 2 * * *'")
+    is_plain = re.fullmatch(_CRON_WORDS, text[:_LONGEST_CRON_LINE], re.IGNORECASE)
+    is_short = len(text) <= _LONGEST_CRON_LINE
+    if not is_short or len(text.split()) != 5 or not is_plain or not croniter.is_valid(text):
+        raise ValueError(
+            f"{text[:_LONGEST_CRON_LINE]!r} is not a crontab line: write five fields, such as '0 2 * * *'"
+        )
     return CronLine(text)
 
 

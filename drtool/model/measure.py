@@ -15,6 +15,13 @@ _SIZE_UNITS = {
 _SPAN_SECONDS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 
 
+# Characters of a size or a span; the least beyond what anybody means by one. A span is added to moments.
+_LONGEST = 64
+_MOST_SIZE = (1 << 63) - 1
+_MOST_SPAN = timedelta(days=100 * 365)
+# Moments outside these years cannot be told in every time zone.
+_FIRST_YEAR, _LAST_YEAR = 1000, 9000
+
 UTC_ZONE = ZoneInfo("UTC")
 
 # Clocks of two machines are never quite the same, and `now` may be read before what is held against it.
@@ -30,19 +37,32 @@ def age_of(moment: datetime | None, now: datetime) -> timedelta | None:
 
 
 def parse_size(text: str) -> int:
-    """`64MiB` -> 67108864. A number without a unit is refused with ValueError."""
-    match = _SIZE.fullmatch(text.strip())
+    """`64MiB` -> 67108864. A number without a unit, or above 8 EiB, is refused with ValueError."""
+    text = text.strip()
+    match = _SIZE.fullmatch(text) if len(text) <= _LONGEST else None
     if match is None:
-        raise ValueError(f"{text!r} is not a size: write a number with a unit, such as 64MiB")
-    return int(float(match[1]) * _SIZE_UNITS[match[2]])
+        raise ValueError(
+            f"{text[:_LONGEST]!r} is not a size: write a number with a unit, such as 64MiB"
+        )
+    size = float(match[1]) * _SIZE_UNITS[match[2]]
+    if size > _MOST_SIZE:
+        raise ValueError(f"{text!r} is more than any store or server holds")
+    return int(size)
 
 
 def parse_span(text: str) -> timedelta:
-    """`15m`, `1h30m` -> timedelta. A number without a unit is refused with ValueError."""
-    parts = list(_SPAN.finditer(text.strip()))
-    if not parts or "".join(part[0] for part in parts) != text.strip():
-        raise ValueError(f"{text!r} is not a span of time: write a number with a unit, such as 15m")
-    return timedelta(seconds=sum(float(part[1]) * _SPAN_SECONDS[part[2]] for part in parts))
+    """`15m`, `1h30m` -> timedelta. ValueError for a number without a unit, and for more than a century."""
+    text = text.strip()
+    # Of a longer one, looking for numbers would take the square of its length.
+    parts = list(_SPAN.finditer(text)) if len(text) <= _LONGEST else []
+    if not parts or "".join(part[0] for part in parts) != text:
+        raise ValueError(
+            f"{text[:_LONGEST]!r} is not a span of time: write a number with a unit, such as 15m"
+        )
+    seconds = sum(float(part[1]) * _SPAN_SECONDS[part[2]] for part in parts)
+    if seconds > _MOST_SPAN.total_seconds():
+        raise ValueError(f"{text!r} is more than {_MOST_SPAN.days // 365} years")
+    return timedelta(seconds=seconds)
 
 
 def parse_moment(text: str, zone: ZoneInfo) -> datetime:
@@ -57,6 +77,8 @@ def parse_moment(text: str, zone: ZoneInfo) -> datetime:
         raise ValueError(
             f"{text!r} is not a moment: write it as 2024-05-01T10:00 or 2024-05-01T10:00:00+02:00"
         ) from None
+    if not _FIRST_YEAR <= moment.year <= _LAST_YEAR:
+        raise ValueError(f"{text!r} lies in the year {moment.year}: no backup is of that time")
     if len(text.strip()) <= 10:
         raise ValueError(
             f"{text!r} names a day, not a moment: add the time, as in {text.strip()}T10:00"

@@ -200,13 +200,16 @@ def _spellings(words: Iterable[str]) -> Iterator[str]:
             yield form.replace("\\", "\\\\").replace("'", "\\'")
 
 
-_URI_PASSWORD = re.compile(r"(\b[a-z][a-z0-9+.-]*://[^\s:/@'\"]*:)[^\s/@'\"]+(@)", re.IGNORECASE)
+# Bounded, so that a long text of letters and dots does not take the square of its length.
+_URI_PASSWORD = re.compile(
+    r"(\b[a-z][a-z0-9+.-]{0,30}://[^\s:/@'\"]*:)[^\s/@'\"]+(@)", re.IGNORECASE
+)
 
 
 def _hide_passwords(text: str) -> str:
     text = _URI_PASSWORD.sub(rf"\1{SHOWN}\2", text)
     return re.sub(
-        r"\b((?:ssl)?password\s*=\s*)(?:'(?:[^'\\]|\\.)*'|[^\s'\"&,;)]+)",
+        r"\b((?:ssl)?password\s*=\s*)(?:'(?:[^'\\]|\\.){0,4096}'|[^\s'\"&,;)]+)",
         rf"\1{SHOWN}",
         text,
         flags=re.IGNORECASE,

@@ -6,6 +6,7 @@ should have been chosen, path by path, and which patterns match nothing.
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 
@@ -18,11 +19,11 @@ _UNUSUAL = re.compile(r"[\[\\]")
 @dataclass(frozen=True, slots=True)
 class _Pattern:
     line: str
-    regex: re.Pattern[bytes]
+    regex: re.Pattern[str]
     is_negated: bool
     only_directories: bool
 
-    def matches(self, path: bytes, *, is_directory: bool) -> bool:
+    def matches(self, path: str, *, is_directory: bool) -> bool:
         if self.only_directories and not is_directory:
             return False
         return self.regex.fullmatch(path) is not None
@@ -68,9 +69,9 @@ class AskedPaths:
     def _is_named(self, path: bytes, *, is_directory: bool) -> bool:
         if self._is_unusual:
             return self._rules.excludes(path, is_directory=is_directory)
-        is_named = False
+        is_named, text = False, os.fsdecode(path)
         for pattern in self._patterns:
-            if pattern.matches(path, is_directory=is_directory):
+            if pattern.matches(text, is_directory=is_directory):
                 is_named = not pattern.is_negated
                 self._matched.add(pattern.line)
         return is_named
@@ -87,26 +88,40 @@ def _read(line: str) -> _Pattern | None:
     text = text.removesuffix("/")
     if not text:
         return None
-    is_anchored = "/" in text
-    expression = b"" if is_anchored else b"(?:.*/)?"
     names = text.removeprefix("/").split("/")
-    for number, name in enumerate(names):
-        is_last = number == len(names) - 1
+    if "/" not in text:
+        names.insert(0, "**")
+    return _Pattern(line, re.compile(_of_names(names), re.DOTALL), is_negated, only_directories)
+
+
+def _of_names(names: list[str]) -> str:
+    """`**` stands for directories of any depth, at the end for all that lies below.
+
+    What stands before a `**` is taken where it is found first, and for good: `(?>...)`. Else a path of
+    many short names would be tried in each way to share them out.
+    """
+    parts: list[list[str]] = [[]]
+    for name in names:
         if name == "**":
-            expression += b".+" if is_last else b"(?:.*/)?"
+            parts.append([])
         else:
-            expression += _of_name(name) + (b"" if is_last else b"/")
-    return _Pattern(line, re.compile(expression, re.DOTALL), is_negated, only_directories)
+            parts[-1].append(_of_name(name))
+    *before, last = ["/".join(part) for part in parts]
+    expression = ""
+    for number, part in enumerate(before):
+        if part:
+            expression += f"(?>{'(?:.*?/)??' if number else ''}{part}/)"
+    if not before:
+        return last
+    return expression + (f"(?:.*/)?{last}" if last else ".+")
 
 
-def _of_name(name: str) -> bytes:
+def _of_name(name: str) -> str:
     """One name of a path: `*` and `?` stand for anything but a slash."""
-    signs = {"*": b"[^/]*", "?": b"(?:[^/\x80-\xff]|[\x80-\xff][\x80-\xbf]*)"}
-    pieces = re.split(r"(\*+|\?)", name)
-    return b"".join(
-        signs[piece[:1]]
-        if piece[:1] in signs
-        else re.escape(piece.encode("utf-8", "surrogateescape"))
-        for piece in pieces
-        if piece
-    )
+    first, *pieces = [
+        "".join("[^/]" if sign == "?" else re.escape(sign) for sign in piece)
+        for piece in re.split(r"\*+", name)
+    ]
+    if not pieces:
+        return first
+    return first + "".join(f"(?>[^/]*?{piece})" for piece in pieces[:-1]) + f"[^/]*{pieces[-1]}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time as time_module
 from datetime import time, timedelta
 from pathlib import Path
 
@@ -301,6 +302,47 @@ def test_no_policy_and_two_policies_are_usage_errors(tmp_path: Path, names: list
         find_policy(None, {}, tmp_path)
 
     assert "--policy" in caught.value.hint
+
+
+def _eightfold(levels: int, line: str) -> str:
+    """Anchors x0 to x<levels>, each with eight times what the one before has."""
+    lines = ["x0: &x0 {rpo: 15m, rto: 1h}"]
+    for level in range(1, levels + 1):
+        lines.append(line.format(level=level, eight=", ".join([f"*x{level - 1}"] * 8)))
+    return "\n".join(lines)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        _eightfold(12, "x{level}: &x{level} {{<<: [{eight}]}}") + "\n<<: *x12\n",
+        _eightfold(9, "x{level}: &x{level} [{eight}]")
+        + "\nsources: {a: {kind: postgres, checks: *x9, dsn: *x9}}\n",
+        "a: &a {" + ", ".join(f"k{n}: 1" for n in range(1500)) + "}\nsources: {"
+        + ", ".join(f"s{n}: {{<<: *a, kind: files}}" for n in range(1500)) + "}\n",
+        "version: 1\n" * 3000,
+        "[" * 100_000,
+        "version: 1\nstack: " + "1" * 100_000,
+    ],
+    ids=["merges", "lists", "many", "duplicates", "brackets", "digits"],
+)  # fmt: skip
+def test_a_policy_that_means_more_than_it_says_is_refused_at_once(text: str) -> None:
+    began = time_module.process_time()
+    message = refusal(text)
+
+    assert time_module.process_time() - began < 5
+    assert len(message) < 100_000
+    assert message.count("\n") <= 100
+
+
+@pytest.mark.parametrize(
+    "value", ["9999999999999w", "1e999d", "9" * 400 + "d", "9" * 50_000, "101000d"]
+)
+def test_a_span_that_no_clock_holds_is_refused(value: str) -> None:
+    message = refusal(VALID.replace("rpo: 15m", f"rpo: {value}", 1))
+
+    assert "rpo" in message
+    assert len(message) < 1000
 
 
 @pytest.mark.parametrize("content", [None, b"\xff\xfe\x00", b"x" * (1 << 20) + b"yy"])

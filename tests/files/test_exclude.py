@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
 
 from drtool.errors import PolicyError
+from drtool.restore.tree_patterns import AskedPaths
 from drtool.sources.files.exclude import compile_rules
 
 # (patterns, path, is it left out); every row is also put to git itself.
@@ -45,7 +47,41 @@ CASES = [
     (["**/x/"], b"b/x/y", True),
     (["a/**"], b"a/b/c", True),
     (["**"], b"a", True),
+    (["*a*b*c"], b"xaxbxbxc", True),
+    (["*a*b*c"], b"xaxcxb", False),
+    (["a/**/b/**/c*d"], b"a/b/x/b/c/cxd", True),
+    (["a/**/b/**/c*d"], b"a/x/c/b/cd/x", True),
+    (["a/**/b/**/c*d"], b"a/x/cd/b/x", False),
+    (["a/**/b"], b"a/b/b", True),
+    (["a/**/b/"], b"a/b/b/x", True),
+    (["x[!a]b"], b"x/b", False),
+    (["*x[!a]*b"], b"zx/b", False),
+    (["x[!a]b"], b"xcb", True),
+    (["*]a*", "!*[]]b*"], b"x]b", False),
 ]
+
+
+@pytest.mark.parametrize(
+    ("line", "path"),
+    [
+        ("a*" * 12 + "b", b"a" * 255),
+        ("*a" * 40 + "*b", b"a" * 255),
+        ("a?*" * 12 + "b", b"a" * 255),
+        ("[a-b]*" * 12 + "c", b"a" * 255),
+        ("**/a/" * 12 + "b", b"a/" * 2000 + b"a"),
+        ("x/" + "**/a*a*a*a/" * 8 + "b", b"x/" + b"aaaaaaaaa/" * 400 + b"c"),
+        ("/" + "*a*a*/" * 12 + "b", b"aaaaaaaaaaaaaaaaaaaa/" * 13 + b"c"),
+    ],
+    ids=lambda value: str(value)[:12],
+)
+def test_many_stars_take_no_time(line: str, path: bytes) -> None:
+    """Each took minutes for one file, or for ever."""
+    rules, asked = compile_rules([line]), AskedPaths(compile_rules([line]))
+
+    began = time.process_time()
+    assert not rules.excludes(path, is_directory=False)
+    assert not asked.wants(path, is_directory=False)
+    assert time.process_time() - began < 1
 
 
 @pytest.mark.parametrize(("patterns", "path", "is_out"), CASES)

@@ -26,6 +26,8 @@ from tests.fuzz.mutations import mutated
 SHORT_CASES = 300
 SHORT_SECONDS = 2.0
 SHORT_SEED = "1"
+# Characters of an error.
+MOST_MESSAGE = 100_000
 # Of all readers together in `make fuzz`.
 LONG_SECONDS = float(os.environ.get("FUZZ_SECONDS", "600"))
 
@@ -95,10 +97,11 @@ def _fault_of(reader: Reader, content: bytes) -> str | None:
             finally:
                 signal.setitimer(signal.ITIMER_VIRTUAL, 0)
     except DrtoolError as error:
-        if not error.message:
-            return "an error without a message"
-    except reader.expected:
-        pass
+        if not 0 < len(error.message) < MOST_MESSAGE:
+            return f"an error with a message of {len(error.message)} characters"
+    except reader.expected as error:
+        if len(str(error)) > MOST_MESSAGE:
+            return f"an error with a message of {len(str(error))} characters"
     except MemoryError:
         return f"needs more than {reader.most_bytes >> 20} MiB"
     except TookTooLong:

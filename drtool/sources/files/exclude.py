@@ -6,13 +6,10 @@ import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from drtool.errors import PolicyError
 from drtool.model.finding import Finding, Severity
-
-if TYPE_CHECKING:
-    from pathspec.patterns.gitignore.spec import GitIgnoreSpecPattern
+from drtool.sources.files.bounded_patterns import bounded
 
 CACHE_TAG_NAME = b"CACHEDIR.TAG"
 CACHE_TAG = b"Signature: 8a477f597d28d172789f06886806bc55"
@@ -20,6 +17,9 @@ CACHE_TAG = b"Signature: 8a477f597d28d172789f06886806bc55"
 # No path holds this sign: it is no UTF-8, and surrogateescape yields only U+DC80 and above. It
 # stands for a newline, which the `.` of a regular expression would not match and `$` would skip.
 _NEWLINE = "\ud800"
+# PATH_MAX, in which a sign may take four characters of a pattern.
+_LONGEST_LINE = 4 * 4096
+_LONGEST_SHOWN = 200
 # Paths that no sensible set of patterns excludes all at once.
 _PROBES = (b"a", b"Zz.9x", b"q7/b", b"q7/w.e", b"\xf0\x9f\x97\x83", b"a/b/c/d.txt")
 
@@ -29,7 +29,7 @@ class ExcludeRules:
     """Judges paths. As in git, nothing below an excluded directory can be included again."""
 
     lines: tuple[str, ...]
-    _last_first: tuple[GitIgnoreSpecPattern, ...]
+    _last_first: tuple[_Compiled, ...]
 
     def excludes(self, path: bytes, *, is_directory: bool) -> bool:
         """Whether an entry is left out; its parents are asked for before and were not."""
@@ -39,8 +39,8 @@ class ExcludeRules:
         if is_directory:
             text += "/"
         for pattern in self._last_first:
-            if _matches(pattern.regex, text):
-                return bool(pattern.include)
+            if pattern.regex.search(text) is not None:
+                return pattern.excludes
         return False
 
     def excludes_below(self, path: bytes) -> bool:
@@ -83,7 +83,15 @@ def compile_rules(lines: Iterable[str]) -> ExcludeRules:
     return ExcludeRules(kept, tuple(reversed(patterns)))
 
 
-def _compile(line: str) -> GitIgnoreSpecPattern | None:
+@dataclass(frozen=True, slots=True)
+class _Compiled:
+    """A pattern; `regex` finds something in the path of an entry that it means, and in no other."""
+
+    regex: re.Pattern[str]
+    excludes: bool
+
+
+def _compile(line: str) -> _Compiled | None:
     """None for a comment."""
     # Not for a tree of which nothing is excluded.
     from pathspec.patterns.gitignore.spec import GitIgnoreSpecPattern
@@ -91,14 +99,17 @@ def _compile(line: str) -> GitIgnoreSpecPattern | None:
     try:
         if "\n" in line:
             raise ValueError("it has more than one line")
+        if len(line) > _LONGEST_LINE:
+            raise ValueError(f"it has more than {_LONGEST_LINE} characters: no path is so long")
         pattern = GitIgnoreSpecPattern(_for_contents(line))
     except (ValueError, re.error) as error:
         raise PolicyError(
-            f"exclude pattern {line!r} cannot be used: {error}",
+            f"exclude pattern {line[:_LONGEST_SHOWN]!r} cannot be used: {error}",
             hint="Write it as in a .gitignore; `git check-ignore` shows what a pattern matches.",
         ) from error
-    if pattern.include is not None:
-        return pattern
+    if pattern.include is not None and pattern.regex is not None:
+        regex = re.compile(bounded(pattern.regex.pattern), pattern.regex.flags)
+        return _Compiled(regex, pattern.include)
     if line.strip() and not line.startswith("#"):
         # git takes no notice of such a pattern; here someone would believe that it works.
         raise PolicyError(
@@ -106,21 +117,6 @@ def _compile(line: str) -> GitIgnoreSpecPattern | None:
             hint="Correct its brackets, or remove it.",
         )
     return None
-
-
-def _matches(regex: re.Pattern[str] | None, text: str) -> bool:
-    """Whether a pattern means this very entry.
-
-    pathspec's expressions also match what is below an entry, by the slash they call `ps_d`, since
-    it is made for lists of files. Walking from the root down, that is the parent's business: with
-    `*`, `!*/` and `!*.txt` directories must come out included.
-    """
-    if regex is None:
-        return False
-    end = len(text)
-    if "ps_d" not in regex.groupindex:
-        return regex.search(text) is not None
-    return any(match.end("ps_d") in (-1, end) for match in regex.finditer(text))
 
 
 def _for_contents(line: str) -> str:
