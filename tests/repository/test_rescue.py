@@ -21,6 +21,7 @@ from drtool.repository.log import SegmentWriter, put_history, put_part
 from drtool.repository.repository import Repository
 from drtool.repository.rotation import rotate_key
 from drtool.sources.postgres.facts import read_facts
+from drtool.sources.postgres.recovery_settings import CUT_OFF_AFTERWARDS
 from drtool.stores.local import LocalStore
 from drtool.system.clock import SystemClock
 from tests.postgres.unpack import fetch_wal, unpack_backup
@@ -344,11 +345,25 @@ def _back_up(server: PostgresServer, repository: Repository, root: Path) -> Mani
     return store_tree(repository, unpacked.directory, extent=extent)
 
 
+def settings_of_readme() -> list[str]:
+    """What RESCUE/README.txt has a person write into postgresql.auto.conf."""
+    text = Path(layout.__file__).with_name("rescue.txt").read_text()
+    block = text.partition("(create it if needed):\n")[2].partition("and remove from")[0]
+    return [line.strip() + "\n" for line in block.splitlines() if " = " in line]
+
+
+def test_who_restores_by_hand_cuts_the_copy_off_as_drtool_does() -> None:
+    told = {line.partition(" = ")[0] for line in settings_of_readme()}
+
+    assert CUT_OFF_AFTERWARDS.keys() <= told
+
+
 def let_replay(root: Path) -> None:
     """What RESCUE/README.txt says between restoring and starting."""
     data = root / "data"
     with (data / "postgresql.auto.conf").open("a") as file:
-        file.write(f"restore_command = 'cp {root}/wal/%f %p'\n")
+        for line in settings_of_readme():
+            file.write(line.replace("/srv/WAL", f"{root}/wal"))
         # A hot standby takes questions before all is replayed.
         file.write("hot_standby = off\n")
     (data / "recovery.signal").touch()

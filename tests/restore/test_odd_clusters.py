@@ -58,7 +58,6 @@ ODD = {
     "event trigger that always fires": Odd(
         (*_REFUSE, "ALTER EVENT TRIGGER refuse ENABLE ALWAYS"),
         ("DROP EVENT TRIGGER refuse", "DROP FUNCTION refuse"),
-        until=16,
     ),
     "login trigger": Odd(
         (

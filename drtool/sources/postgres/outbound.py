@@ -40,7 +40,7 @@ _LIBRARY_SETTINGS = (
 )
 # Their functions open connections, run programs of the operating system, or start jobs.
 _REACHING = (
-    "dblink", "postgres_fdw", "pg_cron", "pg_net", "http", "pglogical", "bdr", "spock", "citus",
+    "dblink", "postgres_fdw", "file_fdw", "pg_cron", "pg_net", "http", "pglogical", "bdr", "spock", "citus",
     "timescaledb", "pg_partman", "aws_s3", "aws_lambda", "aws_commons", "azure_storage", "plproxy",
     "plpython3u", "plperlu", "pltclu", "plsh", "pg_task", "pgagent", "multicorn", "oracle_fdw",
     "mysql_fdw", "tds_fdw", "mongo_fdw", "redis_fdw", "pg_amqp", "pgq", "londiste",
