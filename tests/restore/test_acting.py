@@ -41,6 +41,19 @@ CREATE FUNCTION checks.verify_heapam(relation oid, on_error_stop boolean, check_
   OUT blkno bigint, OUT offnum int, OUT attnum int, OUT msg text) RETURNS SETOF record LANGUAGE plpgsql
 AS $$ BEGIN COPY (SELECT current_user) TO PROGRAM 'cat >> {place}/planted'; END $$;
 """
+# Functions of a table's owner, harmless when its indexes are built: an expression, one with a constant
+# that a planner folds, a predicate, a domain.
+_EXPRESSIONS = """
+CREATE FUNCTION checks.twice(n int) RETURNS int IMMUTABLE LANGUAGE plpgsql AS $$ BEGIN RETURN 2; END $$;
+CREATE DOMAIN checks.small AS int CHECK (checks.twice(VALUE) = 2);
+CREATE TABLE checks.numbers (id checks.small PRIMARY KEY);
+INSERT INTO checks.numbers SELECT generate_series(1, 100);
+CREATE INDEX ON checks.numbers (checks.twice(id));
+CREATE INDEX ON checks.numbers (id, checks.twice(7));
+CREATE INDEX ON checks.numbers (id) WHERE checks.twice(id) = 2;
+CREATE OR REPLACE FUNCTION checks.twice(n int) RETURNS int IMMUTABLE LANGUAGE plpgsql
+AS $$ BEGIN COPY (SELECT current_user) TO PROGRAM 'cat >> {place}/expression'; RETURN 2; END $$;
+"""
 
 
 @dataclass(frozen=True)
@@ -91,6 +104,7 @@ def _subscribe(subscriber: PostgresServer, publisher: PostgresServer, place: Pat
     subscriber.make_role("eve", "LOGIN")
     subscriber.query("GRANT CREATE, USAGE ON SCHEMA checks TO eve")
     subscriber.query(_PLANTED.format(place=place), user="eve")
+    subscriber.query(_EXPRESSIONS.format(place=place), user="eve")
     subscriber.query("CREATE DATABASE shop")
     subscriber.query("ALTER DATABASE shop SET session_preload_libraries = 'is_not_there'")
     for database in ("template1", "postgres"):
