@@ -7,6 +7,7 @@ a server that goes on for ever. What it is connected to through a relay can do n
 from __future__ import annotations
 
 import contextlib
+import os
 import select
 import shutil
 import socket
@@ -30,6 +31,12 @@ class RelayLimits:
 
     seconds: float
     answer_bytes: int
+
+
+def process_behind(descriptor: int) -> int | None:
+    """As `peer_pid`, of a connected socket's descriptor, which stays open."""
+    with socket.socket(fileno=os.dup(descriptor)) as connected:
+        return peer_pid(connected)
 
 
 def peer_pid(connected: socket.socket) -> int | None:

@@ -48,6 +48,10 @@ _COLLATION_VERSIONS = (
     " pg_collation_actual_version(c.oid) FROM pg_depend d JOIN pg_collation c"
     " ON d.refobjid = c.oid AND d.refclassid = 'pg_collation'::regclass"
 )
+_WHO = (
+    "SELECT system_identifier, pg_postmaster_start_time()::timestamptz(0)::text,"
+    " current_setting('data_directory') FROM pg_control_system()"
+)
 _PREPARED = (
     "SELECT count(*), (array_agg(gid ORDER BY prepared))[1], min(prepared)::text"
     " FROM pg_prepared_xacts"
@@ -196,12 +200,26 @@ class ClusterVerifier:
         if not self.questions:
             return ()
         try:
+            findings.append(self._whom(access))
             with asker_of(access, AskLimits(seconds=self.limits.question_seconds)) as asker:
                 asked += [put(asker, one, database=self.database) for one in self.questions]
-        except SourceUnavailable as error:
+        except _BROKEN as error:
             findings.append(not_measured("questions", one_line(error)))
             asked += [not_asked(one, one_line(error)) for one in self.questions[len(asked) :]]
         return tuple(asked)
+
+    def _whom(self, access: Access) -> Finding:
+        """Who answers: each session was led to this process by the kernel's word. Errors as the session's."""
+        seconds = self.limits.catalog_seconds
+        with access.connect(access.entrance.database, statement_seconds=seconds) as session:
+            row = session.execute(_WHO).fetchone()
+        assert row is not None
+        return Finding(
+            severity=Severity.NOTE,
+            subject="questions",
+            fact=f"answered by process {access.server.pid}, which this restore started at {row[1]} on"
+            f" {row[2]}: cluster {row[0]}",
+        )
 
     def _prepared(self, access: Access) -> Iterator[Finding]:
         """Prepared transactions go on in a copy, and hold their locks there too."""

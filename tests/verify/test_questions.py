@@ -235,7 +235,8 @@ def test_what_a_healthy_source_forbids_its_ordinary_roles_can_be_asked_all_the_s
 
         assert [(one.passed, one.answer) for one in found.questions] == [(True, "true")] * 3
         assert found.questions[2].question.endswith("(in database postgres)")
-        assert found.findings == ()
+        [told] = found.findings
+        assert f"process {copy.server.pid}," in told.fact
         assert found.is_writable
         assert all_of(copy) == before
     finally:

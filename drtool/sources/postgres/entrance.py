@@ -16,6 +16,7 @@ import psycopg
 
 from drtool.errors import SourceUnavailable
 from drtool.sources.postgres.connection import connect
+from drtool.system.relay import process_behind
 
 _MOST_ROLES = 10
 _MOST_DATABASES = 20
@@ -119,9 +120,9 @@ class Access:
         """A superuser's session, without what the source's settings would do to it; the caller closes
         it. Errors as `connection.connect`.
         """
-        return connect(
+        return _session(
+            self.server,
             self.server.dsn(dbname=database, user=self.entrance.role),
-            purpose="verify",
             statement_seconds=statement_seconds,
             search_path=search_path,
             settings=session_settings(self.major, fires_triggers=fires_triggers) | self.lock_limit,
@@ -186,7 +187,7 @@ def _enter(
 ) -> Entrance | None:
     dsn = server.dsn(dbname=database, user=role)
     settings = session_settings(major)
-    with connect(dsn, purpose="verify", statement_seconds=seconds, settings=settings) as session:
+    with _session(server, dsn, statement_seconds=seconds, settings=settings) as session:
         if session.execute(_IS_SUPERUSER).fetchone() != (True,):
             return None
         rows = session.execute(_DATABASES).fetchall()
@@ -202,6 +203,32 @@ def _enter(
         ),
         invalid=_names(name for name, _, is_invalid, _ in rows if is_invalid),
     )
+
+
+def _session(
+    server: Server,
+    dsn: str,
+    *,
+    statement_seconds: float,
+    settings: dict[str, str],
+    search_path: str = "pg_catalog",
+) -> psycopg.Connection:
+    """A session with the process that is the copy's server, as the kernel says, and with no other."""
+    session = connect(
+        dsn,
+        purpose="verify",
+        statement_seconds=statement_seconds,
+        search_path=search_path,
+        settings=settings,
+    )
+    found = process_behind(session.fileno())
+    if found != server.pid:
+        session.close()
+        raise SourceUnavailable(
+            f"process {found} answered there, and not the copy's server, process {server.pid}",
+            hint="Look who else can write to the directory for temporary files, and restore again.",
+        )
+    return session
 
 
 def _names(found: Iterable[object]) -> tuple[str, ...]:

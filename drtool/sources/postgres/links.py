@@ -67,6 +67,6 @@ def _settled(given: Mapping[str, str | int | None]) -> dict[str, str]:
 
 def _is_by_socket(given: dict[str, str]) -> bool:
     hosts = given.get("host", "").split(",")
-    return "hostaddr" not in given and all(
+    return not given.get("hostaddr") and all(
         not host or host.startswith(("/", "@")) for host in hosts
     )

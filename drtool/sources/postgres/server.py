@@ -12,6 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from psycopg import pq
 from psycopg.conninfo import make_conninfo
 
 from drtool.errors import DestinationRefused, NotRecoverable
@@ -33,6 +34,18 @@ _LONGEST_SOCKET_PATH = 107
 _TAIL_LINES = 40
 _READ_BYTES = 1 << 20
 _POLL_SECONDS = 0.02
+_NEUTRAL = {
+    "hostaddr": "",
+    "target_session_attrs": "any",
+    "channel_binding": "prefer",
+    "require_auth": "",
+    "requirepeer": "",
+    "gssencmode": "disable",
+    "sslmode": "disable",
+    "sslnegotiation": "postgres",
+    "sslrootcert": "",
+    "min_protocol_version": "3.0",
+}
 # Only this user and root can reach the socket's directory, so whoever connects may.
 _HBA = "local all all trust\nlocal replication all trust\n"
 
@@ -86,7 +99,13 @@ class RunningServer:
 
     def dsn(self, *, dbname: str = "postgres", user: str = "postgres") -> str:
         """How to connect to it."""
-        return make_conninfo(host=str(self._runtime), port=_SOCKET_PORT, dbname=dbname, user=user)
+        return make_conninfo(
+            **_of_our_own(),
+            host=str(self._runtime),
+            port=_SOCKET_PORT,
+            dbname=dbname,
+            user=user,
+        )
 
     def read_log(self) -> list[LogEvent]:
         """What its log has told since the last call; at most 1 MiB of log in one call."""
@@ -171,6 +190,15 @@ class RunningServer:
 
     def _hint(self) -> str:
         return "The end of its log:\n" + self.log_tail
+
+
+def _of_our_own() -> dict[str, str]:
+    """What the environment may say of connections, put out of force: it is about other servers.
+
+    With PGHOSTADDR in it, libpq would ask that server in the copy's place, as its superuser.
+    """
+    known = {option.keyword.decode() for option in pq.Conninfo.get_defaults()}
+    return {name: value for name, value in _NEUTRAL.items() if name in known}
 
 
 def start_server(plan: ServerPlan, *, clock: Clock, scratch: Path | None = None) -> RunningServer:
