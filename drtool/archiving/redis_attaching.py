@@ -22,7 +22,7 @@ from drtool.errors import SourceUnavailable
 from drtool.model.measure import format_span
 from drtool.model.progress import Noted
 from drtool.repository.extents import RedisShard
-from drtool.repository.streamlog import StreamInventory
+from drtool.repository.stream_inventory import StreamInventory
 from drtool.sources.redis.address import Login
 from drtool.sources.redis.connection import RedisConnection, connect
 from drtool.sources.redis.node_choice import join_order

@@ -19,8 +19,8 @@ from drtool.repository.clusterlog import (
 )
 from drtool.repository.extents import RedisShard
 from drtool.repository.repository import Repository
+from drtool.repository.stream_inventory import StreamInventory
 from drtool.repository.streambranch import family_of
-from drtool.repository.streamlog import StreamInventory
 from drtool.sources.redis.address import Login
 from drtool.sources.redis.connection import connect, server_moment
 from drtool.sources.redis.psync import Position

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from drtool.errors import SourceUnavailable
 from drtool.repository.extents import RedisShard
+from drtool.repository.stream_inventory import StreamInventory
 from drtool.repository.streambranch import changes_of, find_path
-from drtool.repository.streamlog import StreamInventory
 from drtool.sources.redis.psync import Position
 
 

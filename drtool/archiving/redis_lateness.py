@@ -19,9 +19,9 @@ from drtool.archiving.redis_clock import ServerClock
 from drtool.repository.extents import RedisShard
 from drtool.repository.layout import ReplicationHistory
 from drtool.repository.repository import Repository
+from drtool.repository.stream_inventory import StreamInventory
 from drtool.repository.streambranch import StreamPath, Stretch
 from drtool.repository.streamlate import LateStretch, open_late, put_late
-from drtool.repository.streamlog import StreamInventory
 from drtool.repository.streampath import newest
 from drtool.sources.redis.psync import Position
 from drtool.system.clock import Clock

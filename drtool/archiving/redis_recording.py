@@ -14,15 +14,9 @@ from drtool.model.progress import Noted
 from drtool.repository.backups import read_newest_manifest
 from drtool.repository.extents import RedisExtent
 from drtool.repository.repository import Repository
+from drtool.repository.stream_inventory import StreamInventory, take_stream_inventory
 from drtool.repository.streambranch import left_behind
-from drtool.repository.streamlog import (
-    StreamBegin,
-    StreamInventory,
-    StreamLink,
-    put_begin,
-    put_link,
-    take_stream_inventory,
-)
+from drtool.repository.streamlog import StreamBegin, StreamLink, put_begin, put_link
 from drtool.sources.redis.psync import FullResync, Position, ReplicaLink
 
 # Tries to join follow each other, and listing what is held takes long.

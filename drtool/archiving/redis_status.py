@@ -14,6 +14,7 @@ from drtool.repository.clusterlog import newest_topology
 from drtool.repository.extents import RedisExtent, RedisShard
 from drtool.repository.lease import read_lease
 from drtool.repository.repository import Repository
+from drtool.repository.stream_inventory import StreamInventory, take_stream_inventory
 from drtool.repository.stream_known import read_known
 from drtool.repository.stream_missing import StreamMissing, find_missing
 from drtool.repository.stream_uncertain import uncertain_spans
@@ -27,7 +28,7 @@ from drtool.repository.streambranch import (
     find_path,
     left_behind,
 )
-from drtool.repository.streamlog import StreamBegin, StreamInventory, take_stream_inventory
+from drtool.repository.streamlog import StreamBegin
 from drtool.repository.streampath import newest
 
 

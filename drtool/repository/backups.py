@@ -23,6 +23,7 @@ from drtool.model.measure import CLOCK_SKEW
 from drtool.model.origin import Origin
 from drtool.repository import layout
 from drtool.repository.extents import EXTENTS, Extent, FilesExtent, PostgresExtent, RedisExtent
+from drtool.repository.names import is_backup_id
 from drtool.repository.places import ChunkPlace
 from drtool.repository.repository import Repository
 from drtool.repository.sealing import ObjectType, damaged, not_authentic
@@ -142,7 +143,7 @@ def unfinished_attempts(repository: Repository, source: str, *, most: int) -> It
     """
     prefix = layout.attempts(source)
     listed = (found.key.removeprefix(prefix) for found in repository.store.list(prefix))
-    begun = [backup_id for backup_id in listed if layout.is_backup_id(backup_id)]
+    begun = [backup_id for backup_id in listed if is_backup_id(backup_id)]
     done = set(backup_ids(repository, source))
     passed_over = 0
     for number, backup_id in enumerate(reversed(begun)):
@@ -184,7 +185,7 @@ def backup_ids(repository: Repository, source: str) -> list[str]:
     """
     prefix = layout.manifests(source)
     names = (found.key.removeprefix(prefix) for found in repository.store.list(prefix))
-    return [name for name in names if layout.is_backup_id(name)]
+    return [name for name in names if is_backup_id(name)]
 
 
 def name_backups(ids: Sequence[str]) -> str:

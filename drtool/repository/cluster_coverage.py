@@ -14,8 +14,8 @@ from drtool.repository.clusterlog import (
 )
 from drtool.repository.extents import RedisExtent
 from drtool.repository.repository import Repository
+from drtool.repository.stream_inventory import StreamInventory
 from drtool.repository.streambranch import family_of
-from drtool.repository.streamlog import StreamInventory
 
 
 class TopologyLog:

@@ -9,10 +9,14 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from drtool.errors import AlreadyExists
 from drtool.repository import layout
+from drtool.repository.heads import is_ours
+from drtool.repository.named_runs import judged
+from drtool.repository.names import own_name
 from drtool.repository.repository import Repository
 from drtool.repository.sealing import ObjectType, damaged
 
@@ -80,16 +84,18 @@ def put_topology(repository: Repository, source: str, topology: ClusterTopology)
 
 
 def topology_moments(repository: Repository, source: str) -> list[datetime]:
-    """When topologies were recorded, in order of time; nothing is read."""
+    """When topologies were recorded, in order of time. Of each the head alone is read: anybody can make a
+    name.
+    """
     prefix = layout.topologies(source)
-    found = []
+    named: dict[str, datetime] = {}
     for item in repository.store.list(prefix):
         try:
-            stamp = item.key.removeprefix(prefix)
-            found.append(datetime.strptime(stamp, _STAMP).replace(tzinfo=UTC))
+            stamp = own_name(item.key.removeprefix(prefix))
+            named[item.key] = datetime.strptime(stamp, _STAMP).replace(tzinfo=UTC)
         except ValueError:
             continue
-    return sorted(found)
+    return sorted({named[key] for key in judged(sorted(named), partial(is_ours, repository))})
 
 
 def read_topology(repository: Repository, source: str, at: datetime) -> ClusterTopology:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from drtool.repository import layout
-from drtool.repository.log import is_ours
+from drtool.repository.heads import is_ours
+from drtool.repository.names import parse_system_id
 from drtool.repository.repository import Repository
 
 
@@ -13,7 +14,7 @@ def logged_systems(repository: Repository, source: str) -> list[int]:
     A directory alone says nothing, for anybody may make one: an object of ours has to be in it.
     """
     names = repository.store.list_directories(layout.source_log(source))
-    systems = {system for name in names if (system := layout.parse_system_id(name)) is not None}
+    systems = {system for name in names if (system := parse_system_id(name)) is not None}
     return sorted(one for one in systems if _is_held(repository, source, one))
 
 

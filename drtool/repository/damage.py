@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 
 from drtool.errors import AlreadyExists, IntegrityError, ObjectMissing
 from drtool.repository import layout
+from drtool.repository.names import own_name
 from drtool.repository.repository import Repository
 from drtool.repository.sealing import ObjectType
 
@@ -59,7 +60,7 @@ def known_damage(repository: Repository) -> dict[str, Damage]:
 
 def _newest(repository: Repository, records: list[str]) -> Damage | None:
     """None if the object was read whole since."""
-    for record in sorted({layout.own_name(record) for record in records}, reverse=True):
+    for record in sorted({own_name(record) for record in records}, reverse=True):
         try:
             document = json.loads(repository.get(ObjectType.EVIDENCE, record))
             is_damaged = bool(document["is_damaged"])
@@ -74,7 +75,7 @@ def _newest(repository: Repository, records: list[str]) -> Damage | None:
 def _put(repository: Repository, key: str, document: Mapping[str, object]) -> None:
     now = repository.store.now().astimezone(UTC)
     prefix = layout.evidence_key(_KIND, hashlib.sha256(key.encode()).hexdigest()[:32])
-    names = (layout.own_name(found.key) for found in repository.store.list(f"{prefix}/"))
+    names = (own_name(found.key) for found in repository.store.list(f"{prefix}/"))
     ours = {name for name in names if repository.holds(ObjectType.EVIDENCE, name)}
     content = json.dumps({"object": key, "at": now.isoformat(), **document})
     try:

@@ -124,10 +124,12 @@ class Slot:
                 wrapped=base64.b64decode(document.text("wrapped"), validate=True),
             )
         except ValueError as error:
-            raise IntegrityError(
+            wrong = IntegrityError(
                 f"object {key} is not a key slot: {error}",
                 hint="Restore it from a copy of the repository, or open another slot.",
-            ) from error
+            )
+            wrong.key = key
+            raise wrong from error
 
 
 def affordable(slots: Iterable[Slot]) -> Iterator[Slot]:

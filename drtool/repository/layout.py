@@ -8,12 +8,11 @@ from datetime import UTC, datetime
 
 from drtool.errors import UsageError
 from drtool.model.wal import Lsn
+from drtool.repository.names import own_name, parse_timeline
 
 ROOT = "drtool.json"
 RESCUE_PROGRAM = "RESCUE/rescue.py"
 RESCUE_TEXT = "RESCUE/README.txt"
-# Between the name of an object and the digits that are added where somebody else has taken the name.
-BESIDE = "~"
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 _PART = re.compile(r"(?P<segment>[0-9A-F]{24})\.part-(?P<begin>[0-9A-F]{8})-(?P<end>[0-9A-F]{8})")
@@ -22,11 +21,6 @@ _HISTORY = re.compile(r"([0-9A-F]{8})\.history")
 _GAP = re.compile(r"(?P<begin>[0-9A-F]{16})-(?P<end>[0-9A-F]{16})")
 _EVENT = re.compile(r"(?P<lsn>[0-9A-F]{16})-(?P<kind>[a-z][a-z0-9-]{0,30})")
 
-_BESIDE = re.compile(r"(?P<name>.+)~[0-9a-f]{8}", re.DOTALL)
-_BACKUP_ID = re.compile(r"[0-9]{8}T[0-9]{6}(\.[0-9]{3})?Z-[0-9a-f]{6}")
-_SYSTEM_ID = re.compile(r"[0-9]{1,30}")
-_TIMELINE = re.compile(r"[0-9A-F]{8}")
-_DAY = re.compile(r"[0-9]{8}")
 _MARK = re.compile(r"(?P<stamp>[0-9]{8}/[0-9]{6}\.[0-9]{6})-(?P<position>[0-9A-F]{16})")
 _OFFSET = re.compile(r"[0-9A-F]{16}")
 _REPLICATION_ID = re.compile(r"[0-9a-f]{40}")
@@ -42,37 +36,9 @@ def checked_source(source: str) -> str:
     return source
 
 
-def is_beside(key: str, taken: str) -> bool:
-    """Whether `key` is a name that an object gets whose own name, `taken`, somebody else has taken."""
-    match = _BESIDE.fullmatch(key)
-    return match is not None and match["name"] == taken
-
-
-def own_name(name: str) -> str:
-    """The name that an object stands for: its own, or that beside which it was put."""
-    match = _BESIDE.fullmatch(name)
-    return match["name"] if match else name
-
-
-def is_backup_id(name: str) -> bool:
-    """Whether a backup can have that id."""
-    return _BACKUP_ID.fullmatch(name) is not None
-
-
-def parse_system_id(name: str) -> int | None:
-    """The cluster whose log a directory is, branches counted (FORMAT.md, section 1); None for any other."""
-    return int(name) if _SYSTEM_ID.fullmatch(name) else None
-
-
-def parse_timeline(name: str) -> int | None:
-    """The timeline whose log or marks a directory holds; None for any other name."""
-    timeline = int(name, 16) if _TIMELINE.fullmatch(name) else 0
-    return timeline or None
-
-
-def is_day(name: str) -> bool:
-    """Whether a directory of marks is of a day."""
-    return _DAY.fullmatch(name) is not None
+def is_source(name: str) -> bool:
+    """Whether a source can have that name."""
+    return _NAME.fullmatch(name) is not None
 
 
 def slots(repository_id: bytes) -> str:
@@ -238,6 +204,14 @@ def parse_history_name(name: str) -> int | None:
     """The timeline whose history `name` is, or None."""
     match = _HISTORY.fullmatch(own_name(name))
     return int(match[1], 16) if match else None
+
+
+def is_named_in_log(name: str) -> bool:
+    """Whether the log of a cluster can hold an object of that name, below the cluster's own directory."""
+    directory, _, rest = name.partition("/")
+    if directory == "histories":
+        return parse_history_name(rest) is not None
+    return parse_timeline(directory) is not None and parse_log_name(rest) is not None
 
 
 def parse_mark_name(name: str) -> tuple[datetime, Lsn] | None:

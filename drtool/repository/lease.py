@@ -129,6 +129,17 @@ def read_lease(repository: Repository, name: str) -> HeldLease | None:
     return None if held.is_over(repository.store.now()) else HeldLease(held.owner, held.trouble)
 
 
+def is_lease(repository: Repository, key: str) -> bool:
+    """Whether the object `key` is a lease, held or not; True for one that was let go meanwhile."""
+    try:
+        content = repository.store.read(key, most_bytes=MOST_LEASE_BYTES)
+    except ObjectMissing:
+        return True
+    except IntegrityError:  # larger than any lease
+        return False
+    return _held_in(content, key=key) is not None
+
+
 def lease_holder(repository: Repository, name: str) -> str | None:
     """Who holds the lease now, by the store's clock; None if nobody does, or who did has ended."""
     held = read_lease(repository, name)

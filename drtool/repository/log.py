@@ -9,7 +9,9 @@ from drtool.errors import AlreadyExists, IntegrityError, NotAuthentic, ObjectMis
 from drtool.model.wal import MAX_SEGMENT_BYTES, TimelineHistory, WalSegment
 from drtool.repository import layout
 from drtool.repository.confirmation import confirm_put, confirm_there
+from drtool.repository.heads import is_ours
 from drtool.repository.layout import Lineage, SegmentPart, WholeSegment
+from drtool.repository.names import BESIDE
 from drtool.repository.repository import Repository
 from drtool.repository.sealing import (
     Compressor,
@@ -20,7 +22,7 @@ from drtool.repository.sealing import (
     new_seal,
     unseal_whole,
 )
-from drtool.repository.taken import has_head, put_beside, read_sealed
+from drtool.repository.taken import put_beside, read_sealed
 
 Buffer = bytes | bytearray | memoryview
 
@@ -192,7 +194,7 @@ def _instead(
 
 def _goes_on(repository: Repository, lineage: Lineage, segment: str) -> bool:
     """Whether WAL of the timeline is held behind a segment."""
-    behind = f"{lineage.segment_key(segment)}{layout.BESIDE}~"
+    behind = f"{lineage.segment_key(segment)}{BESIDE}~"
     for found in repository.store.list(lineage.prefix, after=behind):
         name = layout.parse_log_name(found.key.removeprefix(lineage.prefix))
         if isinstance(name, WholeSegment | SegmentPart) and is_ours(repository, found.key):
@@ -272,8 +274,3 @@ def _contiguous(parts: list[SegmentPart]) -> list[SegmentPart]:
         if part.end > max(reached, best.end if best else 0):
             best = part
     return [*chosen, best] if best else chosen
-
-
-def is_ours(repository: Repository, key: str) -> bool:
-    """Whether the log object `key` itself was put by a holder of the key; its head alone is read."""
-    return has_head(repository.store, repository.ring, ObjectType.LOG, key=key)

@@ -10,10 +10,11 @@ from functools import partial
 from drtool.errors import IntegrityError
 from drtool.model.wal import Lsn, WalSegment
 from drtool.repository import layout
+from drtool.repository.heads import Heads
 from drtool.repository.layout import EventName, Lineage, RecordedGap, SegmentPart, WholeSegment
-from drtool.repository.log import is_ours
 from drtool.repository.log_events import MINIMAL, PARAMETERS, readable_events
 from drtool.repository.named_runs import NamedRun, Piece, add_piece, runs_of_ours
+from drtool.repository.names import parse_timeline
 from drtool.repository.repository import Repository
 from drtool.repository.sealing import SMALLEST_SEALED_BYTES
 
@@ -54,7 +55,8 @@ class LogInventory:
 
     `known_ends` are positions that each timeline is known to have reached, from what else tells of
     it: marks and manifests. Where the log ends before one of them, WAL is missing.
-    `known_moments` are the newest moments of each timeline that the same tell of.
+    `known_moments` are the newest moments of each timeline that the same tell of. `foreign` are the keys of
+    objects that were looked at, since they would have changed the answer, and are none of ours.
     """
 
     source: str
@@ -64,6 +66,7 @@ class LogInventory:
     histories: frozenset[int]
     known_ends: Mapping[int, Lsn] = field(default_factory=dict)
     known_moments: Mapping[int, datetime] = field(default_factory=dict)
+    foreign: tuple[str, ...] = ()
 
 
 def take_inventory(
@@ -83,13 +86,12 @@ def take_inventory(
     """
     prefix = layout.system_log(source, system_id)
     timelines: dict[int, TimelineLog] = {}
+    heads = Heads(repository)
     for name in repository.store.list_directories(prefix):
-        timeline = layout.parse_timeline(name)
+        timeline = parse_timeline(name)
         if timeline is not None:
             lineage = Lineage(source, system_id, timeline)
-            listed = _list_timeline(
-                repository, lineage, segment_bytes, since=since, damaged=damaged
-            )
+            listed = _list_timeline(heads, lineage, segment_bytes, since=since, damaged=damaged)
             if listed is not None:
                 timelines[timeline] = listed
     return LogInventory(
@@ -97,21 +99,22 @@ def take_inventory(
         system_id=system_id,
         segment_bytes=segment_bytes,
         timelines=timelines,
-        histories=frozenset(_list_histories(repository, source, system_id)),
+        histories=frozenset(_list_histories(heads, source, system_id)),
+        foreign=tuple(sorted(set(heads.foreign))),
     )
 
 
-def _list_histories(repository: Repository, source: str, system_id: int) -> Iterator[int]:
+def _list_histories(heads: Heads, source: str, system_id: int) -> Iterator[int]:
     """The timelines that a history file of ours tells of."""
     prefix = layout.histories(source, system_id)
-    for found in repository.store.list(prefix):
+    for found in heads.repository.store.list(prefix):
         timeline = layout.parse_history_name(found.key.removeprefix(prefix))
-        if timeline is not None and is_ours(repository, found.key):
+        if timeline is not None and heads.are_ours(found.key):
             yield timeline
 
 
 def _list_timeline(
-    repository: Repository,
+    heads: Heads,
     lineage: Lineage,
     segment_bytes: int,
     *,
@@ -119,6 +122,7 @@ def _list_timeline(
     damaged: Container[str],
 ) -> TimelineLog | None:
     """None where somebody has feigned the timeline: there are objects, and none of them is ours."""
+    repository = heads.repository
     first = WalSegment.holding(lineage.timeline, since, segment_bytes).name(segment_bytes)
     named: list[NamedRun] = []
     gaps: set[RecordedGap] = set()
@@ -128,27 +132,23 @@ def _list_timeline(
         is_empty = False
         name = layout.parse_log_name(found.key.removeprefix(lineage.prefix))
         if found.key in damaged:
-            is_told_of = True
+            is_told_of = is_told_of or heads.are_ours(found.key)
             continue
         if found.size_bytes < SMALLEST_SEALED_BYTES:
             continue
         match name:
             case WholeSegment() | SegmentPart():
-                piece = _piece(
-                    repository, lineage, name, segment_bytes=segment_bytes, key=found.key
-                )
+                piece = _piece(heads, lineage, name, segment_bytes=segment_bytes, key=found.key)
                 if piece is not None:
                     add_piece(named, piece)
-            case RecordedGap() if name.begin < name.end and is_ours(repository, found.key):
+            case RecordedGap() if name.begin < name.end and heads.are_ours(found.key):
                 gaps.add(name)
             case EventName():
                 events.add(name)
     spans = runs_of_ours(
         named,
-        is_ours=partial(is_ours, repository),
-        pieces_of=partial(
-            _pieces, repository, lineage, segment_bytes=segment_bytes, damaged=damaged
-        ),
+        is_ours=heads.are_ours,
+        pieces_of=partial(_pieces, heads, lineage, segment_bytes=segment_bytes, damaged=damaged),
     )
     believed = _believed(repository, lineage, events, is_log_there=bool(spans or gaps))
     if not (spans or gaps or believed or is_empty or is_told_of):
@@ -178,7 +178,7 @@ def _believed(
 
 
 def _pieces(
-    repository: Repository,
+    heads: Heads,
     lineage: Lineage,
     run: NamedRun,
     *,
@@ -187,13 +187,13 @@ def _pieces(
 ) -> Iterator[Piece]:
     """What bears the name of a piece of `run`, listed again."""
     first = WalSegment.holding(lineage.timeline, Lsn(run.begin), segment_bytes).name(segment_bytes)
-    for found in repository.store.list(lineage.prefix, after=lineage.segment_key(first[:-1])):
+    for found in heads.repository.store.list(lineage.prefix, after=lineage.segment_key(first[:-1])):
         name = layout.parse_log_name(found.key.removeprefix(lineage.prefix))
         if not isinstance(name, WholeSegment | SegmentPart):
             continue
         if found.size_bytes < SMALLEST_SEALED_BYTES or found.key in damaged:
             continue
-        piece = _piece(repository, lineage, name, segment_bytes=segment_bytes, key=found.key)
+        piece = _piece(heads, lineage, name, segment_bytes=segment_bytes, key=found.key)
         if piece is not None and piece.begin > run.end:
             return
         if piece is not None and piece.begin >= run.begin:
@@ -201,7 +201,7 @@ def _pieces(
 
 
 def _piece(
-    repository: Repository,
+    heads: Heads,
     lineage: Lineage,
     name: WholeSegment | SegmentPart,
     *,
@@ -212,7 +212,7 @@ def _piece(
     try:
         segment = WalSegment.parse(name.segment, segment_bytes)
     except ValueError as error:
-        if not is_ours(repository, key):
+        if not heads.are_ours(key):
             return None
         raise IntegrityError(
             f"object {key} cannot belong to a log of segments of {segment_bytes} bytes",

@@ -8,7 +8,8 @@ from datetime import UTC, datetime, timedelta
 
 from drtool.errors import AlreadyExists, IntegrityError, ObjectMissing
 from drtool.model.objective import Mark
-from drtool.repository.layout import Lineage, ReplicationHistory, is_day, parse_mark_name
+from drtool.repository.layout import Lineage, ReplicationHistory, parse_mark_name
+from drtool.repository.names import is_day
 from drtool.repository.repository import Repository
 from drtool.repository.sealing import SMALLEST_SEALED_BYTES, ObjectType, damaged
 

@@ -11,6 +11,7 @@ import json
 from drtool.errors import AlreadyExists, IntegrityError, ObjectMissing
 from drtool.repository import layout
 from drtool.repository.keys import WRAPPED_BYTES, new_version, open_version
+from drtool.repository.names import own_name
 from drtool.repository.repository import Repository
 from drtool.repository.sealing import ObjectType
 
@@ -43,7 +44,7 @@ def rotate_key(repository: Repository) -> int:
 def recorded_versions(repository: Repository) -> set[int]:
     """The key versions that there have been, as recorded; up to the newest that opens without a record."""
     prefix = layout.evidence_key(_KIND, "")
-    names = {layout.own_name(found.key) for found in repository.store.list(prefix)}
+    names = {own_name(found.key) for found in repository.store.list(prefix)}
     for name in sorted(names, reverse=True):
         try:
             document = json.loads(repository.get(ObjectType.EVIDENCE, name))

@@ -15,6 +15,7 @@ from drtool.errors import AlreadyExists, IntegrityError, ObjectMissing
 from drtool.repository import layout
 from drtool.repository.layout import ReplicationHistory, StreamSegment, parse_stream_name
 from drtool.repository.marks import newest_mark
+from drtool.repository.names import own_name
 from drtool.repository.repository import Repository
 from drtool.repository.sealing import SMALLEST_SEALED_BYTES, ObjectType
 
@@ -78,16 +79,22 @@ def _read_history(repository: Repository, history: ReplicationHistory) -> KnownH
         if found.size_bytes < SMALLEST_SEALED_BYTES:
             continue
         if layout.parse_reached_name(name) is not None:
-            reached.append(name)
+            reached.append(own_name(name))
         elif not isinstance(parse_stream_name(name), StreamSegment | None):
-            words.append(name)
-    last = max(reached, default=None)  # sixteen digits each
+            words.append(own_name(name))
+    # Sixteen digits each. A name alone says nothing: somebody without the key may have made it.
+    held = (
+        name
+        for name in sorted(set(reached), reverse=True)
+        if repository.holds(ObjectType.MARK, history.known_key(name))
+    )
+    last = next(held, None)
     offset = None if last is None else layout.parse_reached_name(last)
     moment = None if last is None else recorded_at(repository, history, last)
     mark = _newest_mark(repository, history)
     if mark is not None and (offset is None or mark[0] > offset):
         offset, moment = mark
-    return KnownHistory(words=tuple(words), reached=offset, reached_at=moment)
+    return KnownHistory(words=tuple(dict.fromkeys(words)), reached=offset, reached_at=moment)
 
 
 def _newest_mark(

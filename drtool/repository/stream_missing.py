@@ -15,9 +15,10 @@ from drtool.model.finding import Finding, Harm, Severity
 from drtool.repository.extents import RedisExtent
 from drtool.repository.layout import ReplicationHistory, parse_stream_name
 from drtool.repository.repository import Repository
+from drtool.repository.sealing import ObjectType
+from drtool.repository.stream_inventory import StreamInventory, StreamLog, StreamRun
 from drtool.repository.stream_known import KnownHistory, recorded_at
 from drtool.repository.streambranch import StreamPath, Stretch, find_path
-from drtool.repository.streamlog import StreamInventory, StreamLog, StreamRun
 from drtool.repository.streampath import newest
 
 
@@ -121,7 +122,7 @@ def _between_runs(
 def _arrived(
     repository: Repository, inventory: StreamInventory, name: str, *, run: StreamRun
 ) -> datetime | None:
-    path = StreamPath(run.begin, (Stretch(name, run.begin, run.end),), inventory.damaged)
+    path = StreamPath(run.begin, (Stretch(name, run.begin, run.end),), inventory.left_out)
     try:
         last = newest(repository, inventory.source, path)
     except (IntegrityError, ObjectMissing):
@@ -168,6 +169,8 @@ def _known_words(
         key = f"{history.prefix}{name}"
         if parse_stream_name(name) is None or key in held or key in inventory.damaged:
             continue
+        if not repository.holds(ObjectType.MARK, history.known_key(name)):
+            continue  # nobody with the key has put that copy
         yield StreamMissing(
             subject=key,
             fact="it is missing: that it was recorded is known beside the marks",

@@ -18,9 +18,9 @@ from drtool.repository.extents import RedisExtent, RedisShard
 from drtool.repository.layout import ReplicationHistory, StreamLateName
 from drtool.repository.marks import marks_between
 from drtool.repository.repository import Repository
+from drtool.repository.stream_inventory import StreamInventory
 from drtool.repository.streambranch import StreamPath, descendants, find_path
 from drtool.repository.streamlate import LateStretch, late_groups, read_group
-from drtool.repository.streamlog import StreamInventory
 from drtool.repository.streampath import newest, read_path
 
 # Of each history so many of the newest late stretches are looked at; each is an object or two to read.

@@ -9,8 +9,8 @@ from drtool.model.window import TimeRange, merged
 from drtool.repository.cluster_coverage import TopologyLog, uncovered_since
 from drtool.repository.extents import RedisExtent, RedisShard
 from drtool.repository.repository import Repository
+from drtool.repository.stream_inventory import StreamInventory
 from drtool.repository.streambranch import find_path
-from drtool.repository.streamlog import StreamInventory
 from drtool.repository.streampath import newest
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import pairwise
 
-from drtool.repository.streamlog import StreamInventory
+from drtool.repository.stream_inventory import StreamInventory
 
 _BEFORE_ALL = datetime.min.replace(tzinfo=UTC)
 
@@ -234,7 +234,7 @@ def _walk(inventory: StreamInventory, name: str, begin: int) -> StreamPath:
     while (found := _held(inventory, name, reached, seen=())) is not None:
         stretches.append(found)
         reached = found.end
-    return StreamPath(begin, tuple(stretches), inventory.damaged)
+    return StreamPath(begin, tuple(stretches), inventory.left_out)
 
 
 def _held(

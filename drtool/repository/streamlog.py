@@ -9,25 +9,20 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from drtool.errors import AlreadyExists, IntegrityError
 from drtool.model.strict_json import read_object
-from drtool.repository import layout
-from drtool.repository.confirmation import confirm_put
+from drtool.repository.confirmation import confirm_put, confirm_there
 from drtool.repository.layout import (
     ReplicationHistory,
-    StreamBeginName,
-    StreamLateName,
-    StreamLinkName,
     StreamSegment,
 )
 from drtool.repository.repository import Repository
 from drtool.repository.sealing import (
-    SMALLEST_SEALED_BYTES,
     Compressor,
     ObjectType,
     SealedWriter,
@@ -37,6 +32,7 @@ from drtool.repository.sealing import (
     unseal_whole,
 )
 from drtool.repository.stream_known import put_known_word
+from drtool.repository.taken import put_beside
 
 Buffer = bytes | bytearray | memoryview
 
@@ -139,7 +135,14 @@ def put_stream(
         return
     except AlreadyExists:
         pass  # what stands there is compared
-    _, there = read_stream_segment(repository, history, StreamSegment(index.begin, index.end))
+    try:
+        _, there = read_stream_segment(repository, history, StreamSegment(index.begin, index.end))
+    except IntegrityError:
+        # Damaged, or put there by somebody without the key: ours has to be durable all the same.
+        plain = b"".join([index.to_bytes(), *content])
+        name = put_beside(repository.store, repository.ring, ObjectType.LOG, key=key, plain=plain)
+        confirm_there(repository.store, name)
+        return
     if there != b"".join(content):
         raise IntegrityError(
             f"object {key} holds another stream than the server now sends under that name",
@@ -287,113 +290,3 @@ def _put_word(repository: Repository, key: str, document: object) -> None:
     with suppress(AlreadyExists):  # a receiver that died after the put; the first word stays
         repository.put(ObjectType.LOG, key, content)
     put_known_word(repository, key, content)
-
-
-@dataclass(frozen=True, slots=True)
-class StreamRun:
-    """Bytes of one history without a gap, from `begin` up to, not including, `end`."""
-
-    begin: int
-    end: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StreamLog:
-    """What is there of one replication id: runs in ascending order, links and beginnings.
-
-    `late` names the recorded stretches that arrived late, of which nothing was read yet.
-    """
-
-    replication_id: str
-    runs: tuple[StreamRun, ...]
-    links: tuple[StreamLink, ...]
-    begins: tuple[StreamBegin, ...]
-    late: tuple[StreamLateName, ...] = ()
-
-    def run_holding(self, offset: int) -> StreamRun | None:
-        """The run that holds the byte at `offset`."""
-        for run in self.runs:
-            if run.begin <= offset < run.end:
-                return run
-        return None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StreamInventory:
-    """All that is archived of one source's stream, by replication id; of a cluster, of all shards.
-
-    The objects in `damaged` are not counted.
-    """
-
-    source: str
-    logs: dict[str, StreamLog]
-    damaged: frozenset[str] = frozenset()
-
-    def links_from(self, replication_id: str) -> list[StreamLink]:
-        """The links by which histories go on that have `replication_id` as their past."""
-        return [
-            link
-            for log in self.logs.values()
-            for link in log.links
-            if link.previous == replication_id
-        ]
-
-
-def take_stream_inventory(
-    repository: Repository, source: str, *, damaged: Iterable[str] = ()
-) -> StreamInventory:
-    """List what is archived of a source's stream; links and beginnings are read.
-
-    What is known to be `damaged` does not count as there, save the word that bytes arrived late: without
-    it their moments would look exact.
-
-    Memory grows with gaps and failovers, not with segments. An object too small to be a sealed one
-    does not count as there (PITFALLS 6).
-    """
-    prefix = layout.source_log(source)
-    bad = frozenset(key for key in damaged if key.startswith(prefix))
-    names = repository.store.list_directories(prefix)
-    logs = {
-        name: _list_history(repository, ReplicationHistory(source, name), bad=bad)
-        for name in names
-        if layout.is_replication_id(name)
-    }
-    return StreamInventory(source=source, logs=logs, damaged=bad)
-
-
-def _list_history(
-    repository: Repository, history: ReplicationHistory, *, bad: frozenset[str]
-) -> StreamLog:
-    spans: list[StreamRun] = []
-    links: list[StreamLink] = []
-    begins: list[StreamBegin] = []
-    late: list[StreamLateName] = []
-    source, replication_id = history.source, history.replication_id
-    for found in repository.store.list(history.prefix):
-        if found.size_bytes < SMALLEST_SEALED_BYTES:
-            continue
-        name = layout.parse_stream_name(found.key.removeprefix(history.prefix))
-        if found.key in bad and not isinstance(name, StreamLateName):
-            continue
-        match name:
-            case StreamSegment(begin, end):
-                # Segments come in order of their beginning.
-                if spans and begin <= spans[-1].end:
-                    begin, end = spans[-1].begin, max(spans[-1].end, end)
-                    spans.pop()
-                spans.append(StreamRun(begin, end))
-            case StreamLinkName(offset):
-                links.append(read_link(repository, source, replication_id, offset=offset))
-            case StreamBeginName(offset):
-                begins.append(read_begin(repository, source, replication_id, offset=offset))
-            case StreamLateName():
-                late.append(name)
-            case None:
-                continue
-    return StreamLog(
-        replication_id=replication_id,
-        runs=tuple(spans),
-        links=tuple(links),
-        begins=tuple(begins),
-        late=tuple(late),
-    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import datetime
 
-from drtool.errors import NotRecoverable, ObjectMissing
+from drtool.errors import IntegrityError, NotRecoverable, ObjectMissing
 from drtool.repository import layout
 from drtool.repository.layout import ReplicationHistory, StreamSegment
 from drtool.repository.repository import Repository
@@ -22,6 +22,7 @@ from drtool.repository.streamlog import (
     StreamMoment,
     read_stream_segment,
 )
+from drtool.repository.taken import find_ours
 
 # How far back is looked for the segment that holds an offset; the last window is always enough.
 _WINDOWS = (64 << 10, 4 << 20, MOST_SEGMENT_BYTES)
@@ -147,18 +148,29 @@ def read_index(
 ) -> StreamIndex:
     """The index of one segment, from its first frame, authenticated; the rest is not read."""
     key = history.segment_key(segment.begin, segment.end)
-    found = repository.store.stat(key)
-    if found is None:
-        raise ObjectMissing(key)
-    head = repository.store.read_range(key, 0, min(found.size_bytes, _HEAD_BYTES))
-    frames = unseal_frames(repository.ring, ObjectType.LOG, key, sealed=head)
     try:
-        index = StreamIndex.from_bytes(next(frames))
+        plain = _first_frame(repository, key)
+    except (ObjectMissing, IntegrityError):
+        # Somebody else may have taken its name.
+        name = find_ours(repository.store, repository.ring, ObjectType.LOG, key=key)
+        if name is None or name == key:
+            raise
+        plain = _first_frame(repository, name)
+    try:
+        index = StreamIndex.from_bytes(plain)
     except ValueError as error:
         raise damaged(key, str(error)) from error
     if (index.begin, index.end) != (segment.begin, segment.end):
         raise damaged(key, "it holds other offsets than its name says")
     return index
+
+
+def _first_frame(repository: Repository, key: str) -> memoryview:
+    found = repository.store.stat(key)
+    if found is None:
+        raise ObjectMissing(key)
+    head = repository.store.read_range(key, 0, min(found.size_bytes, _HEAD_BYTES))
+    return next(unseal_frames(repository.ring, ObjectType.LOG, key, sealed=head))
 
 
 def offset_at(

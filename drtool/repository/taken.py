@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 from drtool.errors import AlreadyExists, IntegrityError, ObjectMissing
 from drtool.repository.keys import KeyRing
-from drtool.repository.layout import BESIDE, is_beside
+from drtool.repository.names import BESIDE, is_beside
 from drtool.repository.sealing import (
     HEAD_BYTES,
     ObjectType,

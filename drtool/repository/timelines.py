@@ -10,10 +10,11 @@ from drtool.errors import DrtoolError, IntegrityError, ObjectMissing
 from drtool.model.objective import Mark
 from drtool.model.wal import Lsn, TimelineHistory
 from drtool.repository.extents import PostgresExtent
-from drtool.repository.layout import Lineage, parse_timeline, system_marks
+from drtool.repository.layout import Lineage, system_marks
 from drtool.repository.log import read_history
 from drtool.repository.log_inventory import LogInventory
 from drtool.repository.marks import newest_mark
+from drtool.repository.names import parse_timeline
 from drtool.repository.production import Production, newest_production
 from drtool.repository.repository import Repository
 

@@ -15,6 +15,7 @@ from drtool.repository.damage import known_damage
 from drtool.repository.extents import RedisExtent, RedisShard
 from drtool.repository.recovery_findings import Zone
 from drtool.repository.repository import Repository
+from drtool.repository.stream_inventory import StreamInventory, take_stream_inventory
 from drtool.repository.stream_known import read_known
 from drtool.repository.stream_missing import StreamMissing, find_missing
 from drtool.repository.stream_uncertain import Uncertain, is_known, uncertain_spans
@@ -25,7 +26,7 @@ from drtool.repository.streambranch import (
     find_path,
     left_behind,
 )
-from drtool.repository.streamlog import StreamInventory, StreamMoment, take_stream_inventory
+from drtool.repository.streamlog import StreamMoment
 from drtool.repository.streampath import newest, offset_at
 from drtool.restore.damage import without_damaged
 from drtool.restore.redis_lost import LostAtFailover, count_lost

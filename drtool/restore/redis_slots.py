@@ -10,7 +10,7 @@ from datetime import datetime
 from drtool.repository.backups import Manifest
 from drtool.repository.cluster_coverage import ShardPlaces, TopologyLog
 from drtool.repository.clusterlog import ClusterShard, ClusterTopology, Ranges
-from drtool.repository.streamlog import StreamInventory
+from drtool.repository.stream_inventory import StreamInventory
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import datetime
 
+from drtool.errors import IntegrityError, ObjectMissing
 from drtool.repository.extents import RedisShard
 from drtool.repository.layout import ReplicationHistory
 from drtool.repository.marks import read_mark
 from drtool.repository.repository import Repository
+from drtool.repository.stream_inventory import StreamInventory
 from drtool.repository.stream_uncertain import KnownState, Uncertain, known_states, late_stretch
 from drtool.repository.streambranch import descendants
 from drtool.repository.streamlate import LateStretch, late_groups
-from drtool.repository.streamlog import StreamInventory
 
 
 def uncertain_at(
@@ -71,12 +72,26 @@ def _between(
     if not states or (late.until is None and states[-1].moment <= moment):
         return None
     first, *marked = states[:-1]
-    earlier = max((one for one in marked if one.moment <= moment), key=_moment, default=first)
-    later = min((one for one in marked if one.moment >= moment), key=_moment, default=states[-1])
-    for one in (earlier, later):
-        if one.is_mark:
-            read_mark(repository, history.mark_key(one.moment, one.offset))  # authenticated
-    return Uncertain(earlier=earlier, later=later, reason=late.reason)
+    while True:
+        earlier = max((one for one in marked if one.moment <= moment), key=_moment, default=first)
+        later = min(
+            (one for one in marked if one.moment >= moment), key=_moment, default=states[-1]
+        )
+        unread = [one for one in (earlier, later) if not _is_read(repository, history, one)]
+        if not unread:
+            return Uncertain(earlier=earlier, later=later, reason=late.reason)
+        marked = [one for one in marked if one not in unread]
+
+
+def _is_read(repository: Repository, history: ReplicationHistory, state: KnownState) -> bool:
+    """Whether a mark, if it is one, authenticates: a name alone proves nothing."""
+    if not state.is_mark:
+        return True
+    try:
+        read_mark(repository, history.mark_key(state.moment, state.offset))
+    except (ObjectMissing, IntegrityError):
+        return False
+    return True
 
 
 def _moment(state: KnownState) -> datetime:

@@ -13,7 +13,7 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 
-from drtool.errors import IntegrityError, ObjectMissing
+from drtool.errors import IntegrityError, NotAuthentic, ObjectMissing
 from drtool.model.measure import counted
 from drtool.pipeline.pages import HOLE
 from drtool.repository import layout
@@ -52,7 +52,7 @@ def list_packs(repository: Repository, tally: Tally) -> Shelf:
     for found in repository.store.list("packs/"):
         name = found.key.rpartition("/")[2]
         if len(name) != 32 or not set(name) <= set("0123456789abcdef"):
-            tally.warn(found.key, "is not a pack, and nothing of drtool's")
+            tally.not_ours(found.key, "is not a pack")
         else:
             sizes[bytes.fromhex(name)] = found.size_bytes
     return Shelf(sizes)
@@ -62,7 +62,12 @@ def open_manifests(repository: Repository, source: str, tally: Tally) -> list[Ma
     """All manifests of a source that open; the others are problems."""
     manifests, errors = read_manifests(repository, source)
     for error in errors:
-        tally.wrong(f"a backup of {source}", error)
+        if isinstance(error, NotAuthentic) and error.key is not None:
+            tally.not_ours(
+                error.key, "is no manifest, and nobody with the key has begun that backup"
+            )
+        else:
+            tally.wrong(f"a backup of {source}", error)
     for manifest in manifests:
         tally.looked_at(layout.manifest_key(source, manifest.backup_id))
     return manifests

@@ -19,8 +19,10 @@ from drtool.repository import layout
 from drtool.repository.backups import Manifest, backed_up_sources
 from drtool.repository.chunks import ChunkReader
 from drtool.repository.damage import known_damage, remember_damage, remember_read
+from drtool.repository.names import own_name
 from drtool.repository.repository import MOST_ROOT_BYTES, Repository, RepositoryRoot, read_slots
 from drtool.repository.root_seal import root_findings
+from drtool.repository.rotation import recorded_versions
 from drtool.repository.sealing import ObjectType
 from drtool.system.clock import Clock, Stopwatch
 from drtool.verify.changelog import verify_log
@@ -33,6 +35,7 @@ from drtool.verify.contents import (
     read_tables,
 )
 from drtool.verify.depth import Choice, Depth, Quick, Sampled, level_of
+from drtool.verify.foreign import find_foreign, tell_foreign
 from drtool.verify.tally import Tally
 
 
@@ -77,6 +80,8 @@ def verify_repository(
         read_tables(manifests, reader, shelf, tally=tally)
         read = read_chunks(reader, shelf, choice, tally=tally)
     judge_backups(manifests, shelf, tally=tally)
+    find_foreign(repository, tally, choice)
+    tell_foreign(tally)
     end()
     outcome = VerifyOutcome(
         level=level_of(depth),
@@ -104,7 +109,7 @@ def exit_code_of(outcome: VerifyOutcome) -> ExitCode:
 def last_verified(repository: Repository) -> datetime | None:
     """When a verification last came to its end; None if none ever did."""
     prefix = layout.evidence_key("verify", "")
-    names = {layout.own_name(found.key) for found in repository.store.list(prefix)}
+    names = {own_name(found.key) for found in repository.store.list(prefix)}
     for name in sorted(names, reverse=True):
         try:
             moment = datetime.strptime(name.removeprefix(prefix), _STAMP).replace(tzinfo=UTC)
@@ -136,12 +141,15 @@ def _verify_keys(repository: Repository, tally: Tally) -> None:
     for slot in slots:
         tally.looked_at(layout.slot_key(ring.repository_id, slot.slot_id))
     for error in errors:
-        tally.wrong("a key slot", error)
-    for version in range(1, ring.newest + 1):
+        # Somebody added it, or it was one of ours: nobody can tell. The key at hand opens another.
+        tally.warn(error.key or "a key slot", error.message, error.hint)
+    for version in sorted(recorded_versions(repository) | {*ring.versions}):
         key = layout.version_key(ring.repository_id, version)
-        if store.stat(key) is None:
+        is_missing = store.stat(key) is None
+        if is_missing or version not in ring.versions:
             tally.problem(
-                key, "is missing: nothing that was sealed under it opens",
+                key, f"{'is missing' if is_missing else 'does not open'}: nothing that was sealed under it"
+                " can be read",
                 "Bring it back from a copy of the repository.",
             )  # fmt: skip
         tally.looked_at(key)

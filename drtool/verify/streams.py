@@ -6,13 +6,14 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from functools import partial
 
-from drtool.errors import DrtoolError, IntegrityError, ObjectMissing
+from drtool.errors import DrtoolError, IntegrityError, NotAuthentic, ObjectMissing
 from drtool.model.finding import Harm
 from drtool.repository import layout
 from drtool.repository.backups import Manifest
 from drtool.repository.clusterlog import read_topology, topology_key, topology_moments
 from drtool.repository.damage import known_damage
 from drtool.repository.extents import RedisExtent
+from drtool.repository.heads import is_ours
 from drtool.repository.layout import (
     ReplicationHistory,
     StreamBeginName,
@@ -22,18 +23,14 @@ from drtool.repository.layout import (
     StreamSegment,
 )
 from drtool.repository.repository import Repository
-from drtool.repository.sealing import SMALLEST_SEALED_BYTES
+from drtool.repository.sealing import SMALLEST_SEALED_BYTES, not_authentic
+from drtool.repository.stream_inventory import StreamInventory, take_stream_inventory
 from drtool.repository.stream_known import read_known
 from drtool.repository.stream_missing import find_missing
 from drtool.repository.streamlate import read_late
-from drtool.repository.streamlog import (
-    StreamInventory,
-    read_begin,
-    read_link,
-    read_stream_segment,
-    take_stream_inventory,
-)
+from drtool.repository.streamlog import read_begin, read_link, read_stream_segment
 from drtool.verify.depth import Choice
+from drtool.verify.doubted import cut_short, what_it_is_not
 from drtool.verify.tally import Tally, side_by_side
 
 GAP = "gap in the stream"
@@ -49,12 +46,15 @@ def verify_streams(
 ) -> None:
     """All histories of a source: each object that is chosen, and the way from its snapshots."""
     told = read_known(repository, source)
+    doubted: dict[str, DrtoolError] = {}
     for name in repository.store.list_directories(layout.source_log(source)):
         if layout.is_replication_id(name):
             history = ReplicationHistory(source, name)
             for key, size, error in side_by_side(_reads(repository, history, choice, tally=tally)):
                 tally.looked_at(key, size)
-                if error is not None:
+                if isinstance(error, NotAuthentic):
+                    doubted[key] = error
+                elif error is not None:
                     tally.damage(key, error.message, error.hint)
                 else:
                     tally.read_whole.add(key)
@@ -67,6 +67,7 @@ def verify_streams(
             )
     # A damaged segment was told as that; it still shows how far the log before it has to reach.
     bad = {key for key in {*known, *tally.damaged} - tally.read_whole if not _is_segment(key)}
+    bad |= {key for key in doubted if _is_segment(key)}
     try:
         inventory = take_stream_inventory(repository, source, damaged=bad)
     except IntegrityError as error:
@@ -75,9 +76,25 @@ def verify_streams(
     snapshots = [one for one in manifests if isinstance(one.extent, RedisExtent)]
     _tell_gaps(inventory, snapshots, tally)
     extents = [one.redis for one in snapshots]
-    for missing in find_missing(repository, inventory, extents, known=told):
+    missed = find_missing(repository, inventory, extents, known=told)
+    for key in inventory.foreign:
+        doubted.setdefault(key, not_authentic(key, "nobody with the key has put it there"))
+    _tell_doubted(source, doubted, missed={one.subject for one in missed}, tally=tally)
+    for missing in missed:
         if missing.subject not in tally.damaged:
             tally.findings.append(missing.finding(source))
+
+
+def _tell_doubted(
+    source: str, doubted: dict[str, DrtoolError], *, missed: set[str], tally: Tally
+) -> None:
+    """Objects that are none of ours as far as they tell: damage where something is missing without them."""
+    for key, error in doubted.items():
+        history = key.removeprefix(layout.source_log(source)).partition("/")[0]
+        if key in missed or (_is_segment(key) and f"stream of {source}, {history}" in missed):
+            tally.damage(key, error.message, error.hint)
+        else:
+            tally.not_ours(key, what_it_is_not(error))
 
 
 def _is_segment(key: str) -> bool:
@@ -100,11 +117,11 @@ def _verify_topologies(
         else:
             tally.read_whole.add(key)
     for found in repository.store.list(layout.topologies(source)):
-        if found.size_bytes < SMALLEST_SEALED_BYTES and found.key not in tally.damaged:
-            tally.damage(
+        if not is_ours(repository, found.key):
+            tally.not_ours(
                 found.key,
-                f"has {found.size_bytes} bytes, too few for a record of a topology: it was cut short",
-                "Bring it back from a copy of the repository.",
+                "is no record of a cluster's topology (if it was one of ours, the restore of hash slots that"
+                " moved lacks it)",
             )
 
 
@@ -125,13 +142,9 @@ def _reads(
     for found in repository.store.list(history.prefix):
         name = layout.parse_stream_name(found.key.removeprefix(history.prefix))
         if name is None:
-            tally.warn(found.key, "is no part of a stream")
+            tally.not_ours(found.key, "is no part of a stream")
         elif found.size_bytes < SMALLEST_SEALED_BYTES:
-            tally.damage(
-                found.key,
-                f"has {found.size_bytes} bytes, too few for a log object: it was cut short",
-                "Bring it back from a copy of the repository; it is never replayed.",
-            )
+            yield partial(cut_short, found.key, found.size_bytes)
         elif choice.takes():
             yield partial(_read, repository, history, name, key=found.key)
         else:
@@ -146,6 +159,8 @@ def _read(
     key: str,
 ) -> tuple[str, int, DrtoolError | None]:
     source, replication_id = history.source, history.replication_id
+    if not is_ours(repository, key):
+        return key, 0, not_authentic(key, "it does not open")
     try:
         match name:
             case StreamSegment(begin, end):

@@ -17,6 +17,8 @@ T = TypeVar("T")
 
 THREADS = 4
 AHEAD = 16
+# Objects of others that are told by name: whoever may write to the store can add millions.
+MOST_FOREIGN = 1000
 
 
 class Tally:
@@ -33,6 +35,9 @@ class Tally:
         # Keys of objects that are damaged or missing, with what is wrong; and those read to their end.
         self.damaged: dict[str, str] = {}
         self.read_whole: set[str] = set()
+        # What somebody without the key has added, with what it is not; the first of them by name.
+        self.foreign: dict[str, str] = {}
+        self.more_foreign = 0
 
     def phase(self, name: str, title: str) -> Callable[[], None]:
         """Announce a phase; the function returned ends it."""
@@ -62,6 +67,15 @@ class Tally:
         """An object that is damaged or missing: told, and to be remembered."""
         self.damaged[key] = fact
         self.problem(key, fact, fix)
+
+    def not_ours(self, key: str, fact: str) -> None:
+        """An object that nobody with the key has put, and that nothing is missing without."""
+        if key in self.foreign:
+            return
+        if len(self.foreign) < MOST_FOREIGN:
+            self.foreign[key] = fact
+        else:
+            self.more_foreign += 1
 
     def warn(self, subject: str, fact: str, fix: str = "") -> None:
         """Something that a person should know."""

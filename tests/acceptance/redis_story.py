@@ -25,7 +25,7 @@ from drtool.errors import ExitCode
 from drtool.repository.backups import read_manifests
 from drtool.repository.keys import NO_SECRET
 from drtool.repository.repository import open_repository
-from drtool.repository.streamlog import take_stream_inventory
+from drtool.repository.stream_inventory import take_stream_inventory
 from drtool.sources.redis.keyslot import even_slots, key_for_slots
 from drtool.stores.local import LocalStore
 from drtool.system.clock import SystemClock

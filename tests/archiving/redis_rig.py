@@ -13,10 +13,10 @@ from drtool.model.progress import Event, Noted
 from drtool.policy.sources import RedisTopology
 from drtool.repository.backups import read_manifests
 from drtool.repository.repository import Repository
+from drtool.repository.stream_inventory import StreamInventory, take_stream_inventory
 from drtool.repository.stream_known import read_known
 from drtool.repository.stream_missing import StreamMissing, find_missing
 from drtool.repository.streambranch import find_path
-from drtool.repository.streamlog import StreamInventory, take_stream_inventory
 from drtool.repository.streampath import read_path
 from drtool.sources.redis.address import Login, NodeAddress
 from drtool.sources.redis.psync import Position, StreamBytes, open_link

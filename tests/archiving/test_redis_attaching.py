@@ -13,7 +13,7 @@ from drtool.archiving.redis_cluster import ShardIdentity
 from drtool.archiving.redis_joining import Backlog
 from drtool.errors import SourceUnavailable
 from drtool.model.progress import silent
-from drtool.repository.streamlog import StreamInventory
+from drtool.repository.stream_inventory import StreamInventory
 from drtool.sources.redis.address import Login, NodeAddress
 from drtool.sources.redis.psync import Position
 from drtool.sources.redis.shape import RedisNode, Role, Shard

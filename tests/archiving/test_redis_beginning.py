@@ -12,6 +12,7 @@ from drtool.repository.backups import BackupSizes, Manifest, commit_backup, new_
 from drtool.repository.extents import RedisExtent, RedisShard
 from drtool.repository.layout import ReplicationHistory
 from drtool.repository.repository import Repository
+from drtool.repository.stream_inventory import take_stream_inventory
 from drtool.repository.streambranch import find_path
 from drtool.repository.streamlog import (
     StreamBegin,
@@ -19,7 +20,6 @@ from drtool.repository.streamlog import (
     StreamMoment,
     put_begin,
     put_stream,
-    take_stream_inventory,
 )
 from drtool.sources.redis.psync import Position
 from tests.archiving.redis_rig import (

@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 
 from drtool.repository.layout import ReplicationHistory
 from drtool.repository.repository import Repository
+from drtool.repository.stream_inventory import StreamInventory, take_stream_inventory
 from drtool.repository.streambranch import (
     Stretch,
     dead_branches,
@@ -15,13 +16,11 @@ from drtool.repository.streambranch import (
 from drtool.repository.streamlog import (
     StreamBegin,
     StreamIndex,
-    StreamInventory,
     StreamLink,
     StreamMoment,
     put_begin,
     put_link,
     put_stream,
-    take_stream_inventory,
 )
 from tests.repository.building import NOW, new_repository
 

@@ -16,6 +16,7 @@ from drtool.repository.log import put_history, read_history, read_segment
 from drtool.repository.log_events import MINIMAL, LogEvent, put_event
 from drtool.repository.log_inventory import take_inventory
 from drtool.repository.marks import newest_mark, put_mark
+from drtool.repository.names import is_beside
 from drtool.repository.repository import Repository, open_repository
 from drtool.repository.rotation import recorded_versions, rotate_key
 from drtool.repository.sealing import ObjectType
@@ -104,7 +105,7 @@ def test_a_name_that_is_taken_stops_nothing(key: str, content: bytes) -> None:
     TAKEN[key](repository)
 
     assert repository.store.read(key) == content
-    assert [one for one in repository.store.list(key) if layout.is_beside(one.key, key)]
+    assert [one for one in repository.store.list(key) if is_beside(one.key, key)]
 
 
 def test_a_rotation_passes_over_a_number_that_is_taken_and_loses_to_a_quicker_one() -> None:

@@ -25,16 +25,10 @@ from drtool.repository.extents import RedisExtent, RedisShard
 from drtool.repository.layout import ReplicationHistory
 from drtool.repository.marks import put_mark
 from drtool.repository.repository import Repository
+from drtool.repository.stream_inventory import take_stream_inventory
 from drtool.repository.stream_uncertain import Uncertain, is_known, uncertain_spans
 from drtool.repository.streamlate import LateStretch, put_late
-from drtool.repository.streamlog import (
-    StreamIndex,
-    StreamLink,
-    StreamMoment,
-    put_link,
-    put_stream,
-    take_stream_inventory,
-)
+from drtool.repository.streamlog import StreamIndex, StreamLink, StreamMoment, put_link, put_stream
 from drtool.restore.redis_look import look_redis
 from drtool.restore.redis_uncertain import uncertain_at
 from tests.archiving.redis_rig import attached, position_of, wait_for_more, wait_held

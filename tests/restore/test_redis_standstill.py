@@ -25,9 +25,9 @@ from drtool.model.window import UncertainSpan
 from drtool.repository.backups import read_manifests
 from drtool.repository.layout import ReplicationHistory
 from drtool.repository.repository import Repository
+from drtool.repository.stream_inventory import take_stream_inventory
 from drtool.repository.stream_uncertain import uncertain_spans
 from drtool.repository.streamlate import LateStretch, open_late
-from drtool.repository.streamlog import take_stream_inventory
 from drtool.restore.redis_look import look_redis
 from drtool.sources.redis.address import NodeAddress
 from drtool.sources.redis.psync import Position

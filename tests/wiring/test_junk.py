@@ -141,6 +141,10 @@ JUNK: dict[str, Callable[[Past], str]] = {
 }  # fmt: skip
 
 
+# A pack that no backup needs may be one that an interrupted backup has left.
+NEEDLESS = {"pack that nothing needs"}
+
+
 @pytest.fixture(scope="module")
 def expected(original: Past) -> Answers:
     found = answers(original)
@@ -173,6 +177,23 @@ def test_objects_added_without_the_key_change_no_answer(
     past = with_junk(original, tmp_path, cases=JUNK, content=content)
 
     assert answers(past) == expected
+
+
+@pytest.mark.parametrize("content", ["forged", "empty", "copied"])
+def test_a_verification_tells_of_each_object_that_was_added_and_ends_well(
+    original: Past, content: str, tmp_path: Path
+) -> None:
+    past = with_junk(original, tmp_path, cases=JUNK, content=content)
+
+    quick, whole = past.verify(), past.verify(Whole())
+
+    for outcome in (quick, whole):
+        assert [one for one in outcome.findings if one.severity is Severity.PROBLEM] == []
+        assert code_of(outcome) is ExitCode.DONE
+    told = {one.subject for one in whole.findings}
+    added = {make(past) for name, make in JUNK.items() if name not in NEEDLESS}
+    assert added - told == set()
+    assert told - {make(past) for make in JUNK.values()} == set()
 
 
 @pytest.mark.soak
