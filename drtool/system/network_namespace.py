@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import os
 import shutil
+from collections.abc import Iterator
 
 from drtool.system.process import Enclosure, ProgramFailed, run_program
 from drtool.system.users import RunAs
@@ -21,21 +22,30 @@ def without_network(user: RunAs) -> Enclosure:
     unshare = shutil.which("unshare")
     if unshare is None:
         return Enclosure((), user, "the program unshare (util-linux) is not installed")
-    if os.geteuid() != 0:
-        # Without root's rights a namespace of users comes first; everybody keeps his number in it.
-        enclosed = Enclosure((unshare, "--user", "--map-current-user", "--net", "--"), user)
-    elif user.is_us:
-        enclosed = Enclosure((unshare, "--net", "--"), user)
-    else:
-        setpriv = shutil.which("setpriv")
-        if setpriv is None:
-            return Enclosure((), user, "the program setpriv (util-linux) is not installed")
+    refused = ""
+    for enclosed in _ways(unshare, user):
+        told = _refusal(enclosed)
+        if told is None:
+            return enclosed
+        refused = refused or told
+    return Enclosure((), user, refused)
+
+
+def _ways(unshare: str, user: RunAs) -> Iterator[Enclosure]:
+    """The ways into a namespace, the plainest first. A namespace of users, in which everybody keeps his
+    number, gives the right to one of the network: without root, and to root in a container without
+    CAP_SYS_ADMIN.
+    """
+    of_users = (unshare, "--user", "--map-current-user", "--net", "--")
+    setpriv = shutil.which("setpriv")
+    if os.geteuid() == 0 and setpriv is not None and not user.is_us:
         # Root's rights are given up behind the namespace, which needs them.
         become = (f"--reuid={user.uid}", f"--regid={user.gid}", "--clear-groups")
         prefix = (unshare, "--net", "--", setpriv, *become, "--no-new-privs", "--")
-        enclosed = Enclosure(prefix, None)
-    refused = _refusal(enclosed)
-    return Enclosure((), user, refused) if refused is not None else enclosed
+        yield Enclosure(prefix, None)
+    elif os.geteuid() == 0 and user.is_us:
+        yield Enclosure((unshare, "--net", "--"), user)
+    yield Enclosure(of_users, user)
 
 
 @functools.cache

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import psycopg
@@ -101,3 +104,21 @@ def test_without_namespaces_servers_start_all_the_same_and_it_is_told(
     assert isinstance(told, Finding)
     assert "Operation not permitted" in told.fact
     assert reached == ["a program", "dblink"]
+
+
+def test_root_without_rights_over_namespaces_takes_one_of_users(plan: ServerPlan) -> None:
+    """As in a container without CAP_SYS_ADMIN that may make namespaces of users."""
+    without_rights = ("setpriv", "--bounding-set=-sys_admin", "--inh-caps=-sys_admin", "--")
+    told = (
+        "from drtool.system.network_namespace import without_network;"
+        "from drtool.system.users import RunAs;"
+        f"found = without_network({plan.run_as!r});"
+        "print('net', '--user' in found.prefix, found.refused)"
+    )
+    command = [*(without_rights if os.geteuid() == 0 else ()), sys.executable, "-c", told]
+
+    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60)
+
+    gives = subprocess.run(["unshare", "--user", "--net", "true"], check=False, capture_output=True)
+    expected = "net True None" if gives.returncode == 0 else "net False unshare"
+    assert done.stdout.startswith(expected), done.stdout

@@ -13,6 +13,8 @@ import pytest
 
 from drtool.model.finding import Severity
 from drtool.model.outcome import RestoreOutcome
+from drtool.restore.outbound import cut_off
+from drtool.sources.postgres.entrance import Access, Entrance
 from drtool.stores.memory import MemoryStore
 from tests.restore.printed import started_as_printed
 from tests.restore.rig import protected, restore, rows, settle, started, take_backup, wait_for
@@ -70,6 +72,28 @@ class Pair:
     def blocks(self) -> Path:
         """What the worker of the job library leaves when it ends."""
         return self.data / "autoprewarm.blocks"
+
+
+@dataclass(frozen=True)
+class Listening:
+    """A started copy, as whoever asks a copy knows it."""
+
+    copy: PostgresServer
+
+    @property
+    def socket_directory(self) -> Path:
+        return self.copy.root
+
+    @property
+    def socket(self) -> Path:
+        return self.copy.root / f".s.PGSQL.{self.copy.port}"
+
+    @property
+    def pid(self) -> int:
+        return self.copy.pid
+
+    def dsn(self, *, dbname: str = "postgres", user: str = "postgres") -> str:
+        return self.copy.socket_dsn(user=user, dbname=dbname)
 
 
 def _job_library(subscriber: PostgresServer, root: Path) -> str:
@@ -189,6 +213,21 @@ def test_what_could_act_later_is_told_and_how_to_let_it(pair: Pair) -> None:
     assert "database shop" in said["session_preload_libraries"].fact
     assert "event triggers" in {f.subject for f in pair.outcome.findings}
     assert not any("secret-of-it" in str(f) for f in pair.outcome.findings)
+
+
+def test_what_cannot_be_disabled_or_read_is_told_and_ends_no_restore(pair: Pair) -> None:
+    """A prepared transaction may hold whatever it locked at the source."""
+    entrance = Entrance(role="postgres", database="postgres", open=("postgres", "is_not_there"))
+    with started(15, pair.data) as copy, copy.connect() as holder:
+        holder.execute("BEGIN")
+        holder.execute("LOCK TABLE pg_subscription IN EXCLUSIVE MODE")
+        server = Listening(copy)
+        access = Access(server=server, entrance=entrance, major=15, lock_seconds=0.1)
+        said = {found.subject: found.fact for found in cut_off(access)}
+
+    assert "could not be disabled" in said["subscriptions"]
+    assert "is_not_there" in said["foreign servers and event triggers"]
+    assert "warehouse" in said["foreign servers"]
 
 
 def test_no_background_worker_of_a_library_starts_while_the_copy_is_restored(pair: Pair) -> None:
