@@ -11,7 +11,7 @@ from pathlib import Path
 from drtool.drill.ledger import Ledger
 from drtool.errors import NotRecoverable, PolicyError
 from drtool.sources.postgres.binaries import ServerBinaries, find_binaries, reachable_by
-from drtool.sources.postgres.connection import connect
+from drtool.sources.postgres.connection import WRITING, connect
 from drtool.sources.postgres.server import RunningServer, ServerPlan, start_server
 from drtool.system.clock import Clock
 from drtool.system.process import run_program
@@ -81,7 +81,7 @@ def build_stage(directory: Path, *, clock: Clock) -> Stage:
     try:
         server.wait_ready(timeout_seconds=START_SECONDS)
         dsn = server.dsn()
-        with connect(dsn, purpose="demo", search_path="public") as connection:
+        with connect(dsn, purpose="demo", search_path="public", settings=WRITING) as connection:
             connection.execute(_ORDERS)
             connection.execute("ALTER TABLE drtool_demo_orders ADD PRIMARY KEY (id)")
             connection.execute("CREATE INDEX ON drtool_demo_orders (email)")

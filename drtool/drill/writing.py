@@ -8,7 +8,7 @@ from collections.abc import Set as AbstractSet
 import psycopg
 
 from drtool.drill.ledger import Ledger, LedgerEntry
-from drtool.sources.postgres.connection import connect
+from drtool.sources.postgres.connection import WRITING, connect
 from drtool.system.clock import Clock
 
 TABLE = "drtool_drill_writes"
@@ -17,7 +17,7 @@ JOIN_SECONDS = 30.0
 
 def prepare_table(dsn: str) -> None:
     """Make the table that writers fill."""
-    with connect(dsn, purpose="drill", search_path="public") as connection:
+    with connect(dsn, purpose="drill", search_path="public", settings=WRITING) as connection:
         connection.execute(
             f"CREATE TABLE {TABLE} (writer int, number bigint, payload text,"
             " at timestamptz DEFAULT clock_timestamp(), PRIMARY KEY (writer, number))"

@@ -42,11 +42,13 @@ _CATALOG_SWEEP = (
     " (SELECT count(pg_get_indexdef(indexrelid)) FROM pg_index)"
 )
 _COLLATION_VERSIONS = (
-    "SELECT 'database ' || quote_ident(datname), datcollversion,"
+    "SELECT * FROM (SELECT 'database ' || quote_ident(datname), datcollversion,"
     " pg_database_collation_actual_version(oid) FROM pg_database WHERE datname = current_database()"
     " UNION ALL SELECT DISTINCT 'collation ' || c.oid::regcollation::text, c.collversion,"
     " pg_collation_actual_version(c.oid) FROM pg_depend d JOIN pg_collation c"
-    " ON d.refobjid = c.oid AND d.refclassid = 'pg_collation'::regclass"
+    " ON d.refobjid = c.oid AND d.refclassid = 'pg_collation'::regclass)"
+    # The source's users make collations, as many as they like.
+    " AS found (name, built, here) WHERE built IS NOT NULL AND built IS DISTINCT FROM here LIMIT 100"
 )
 _WHO = (
     "SELECT system_identifier, pg_postmaster_start_time()::timestamptz(0)::text,"
@@ -259,7 +261,6 @@ class ClusterVerifier:
                 " system.",
             )
             for name, recorded, actual in versions
-            if recorded is not None and recorded != actual
         ], True
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from drtool.errors import DrtoolError, PolicyError, SourceUnavailable, SourceUnsuitable
@@ -276,6 +277,15 @@ def test_time_outs_of_the_role_and_of_the_server_do_not_reach_our_sessions(
     assert row == ("pg_catalog",)
     assert encoding == "utf-8"
     assert system[0][0] is not None
+
+
+def test_a_session_of_ours_changes_nothing_at_a_source(postgres: PostgresServer) -> None:
+    """As superuser too, and whatever its own default is."""
+    with connect(postgres.dsn(), purpose="check") as connection:
+        with pytest.raises(psycopg.errors.ReadOnlySqlTransaction):
+            connection.execute("CREATE ROLE stays")
+
+        assert connection.execute("SELECT count(*) > 0 FROM pg_roles").fetchone() == (True,)
 
 
 def test_a_replication_session_goes_on_after_a_command_that_failed(

@@ -37,6 +37,8 @@ _TRANSPORT = {
     "tcp_user_timeout": "30000",
 }
 DEFAULT_PORT = 5432
+# For the settings of a session that may write.
+WRITING = {"default_transaction_read_only": "off"}
 _BLANK = re.compile(r"[\s\\]")
 Notice = Callable[[pq.abc.PGresult], None]
 
@@ -91,7 +93,7 @@ def connect(
     search_path: str = "pg_catalog",
     settings: Mapping[str, str] | None = None,
 ) -> psycopg.Connection:
-    """A connection for SQL, in autocommit, named `drtool PURPOSE`; the caller closes it.
+    """A connection for SQL, in autocommit and read-only, named `drtool PURPOSE`; the caller closes it.
 
     A statement may take `statement_seconds`, a lock as long. The role's own time-outs do not
     count: a start-up option outranks ALTER ROLE ... SET and postgresql.conf; so do `settings`, of
@@ -105,6 +107,8 @@ def connect(
         "idle_in_transaction_session_timeout": "0",
         "idle_session_timeout": "0",
         "search_path": search_path,
+        # Whoever writes says so for its transaction, as a mark does; nothing else of ours changes a source.
+        "default_transaction_read_only": "on",
         "client_encoding": "UTF8",
         "DateStyle": "ISO",
     }

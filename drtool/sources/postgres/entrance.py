@@ -15,7 +15,7 @@ from typing import Protocol
 import psycopg
 
 from drtool.errors import SourceUnavailable
-from drtool.sources.postgres.connection import connect
+from drtool.sources.postgres.connection import WRITING, connect
 from drtool.system.relay import process_behind
 
 _MOST_ROLES = 10
@@ -24,8 +24,8 @@ _MOST_DATABASES = 20
 # copy: a start-up option outranks both. `role` may lack rights, a library may be missing here, and
 # with zero_damaged_pages damage would be read as nothing.
 _SETTINGS = {
+    **WRITING,
     "role": "none",
-    "default_transaction_read_only": "off",
     "default_transaction_deferrable": "off",
     "default_transaction_isolation": "read committed",
     "local_preload_libraries": "",
