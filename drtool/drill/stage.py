@@ -62,8 +62,9 @@ def build_stage(directory: Path, *, clock: Clock) -> Stage:
         error.hint = "Install the demo's own: pip install 'drtool[demo]'."
         raise
     owner = server_user(directory)
-    give(directory, owner)
+    # While the directory is still ours alone: nothing is copied into another user's.
     binaries = reachable_by(found, owner, directory)
+    give(directory, owner)
     data = directory / "data"
     made = run_program(
         [str(binaries.program("initdb")), "-D", str(data), "-U", "postgres"]

@@ -14,7 +14,7 @@ from drtool.mirror.entries import MirrorEntry, to_line
 from drtool.mirror.entropy import SAMPLE_FILES, is_worth_a_look, with_entropy
 from drtool.mirror.keys import MOST_KEY_BYTES, is_too_long, key_of
 from drtool.model.finding import Finding, Severity
-from drtool.sources.files.beneath import Beneath, open_root
+from drtool.sources.files.beneath import open_root
 from drtool.sources.files.entries import Omission, Omitted, TreeEntry, TreeKind, shown
 from drtool.sources.files.exclude import NOTHING_EXCLUDED, ExcludeRules
 from drtool.sources.files.guard import (
@@ -33,6 +33,7 @@ from drtool.sources.files.second_look import Missed, SecondLook
 from drtool.sources.files.sqlite import SqliteWatch
 from drtool.sources.files.walk import ALL_BUT_FILES, WalkEnded, walk_tree
 from drtool.stores.bucket import Bucket
+from drtool.system.beneath import Beneath
 
 MAX_DELETE_PERCENT = 25.0
 _BATCH = 2000

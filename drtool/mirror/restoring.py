@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import tempfile
 import threading
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -75,13 +76,15 @@ def restore_from_mirror(wanted: MirrorRestore, bucket: Bucket) -> FactSheet:
             hint="Restore with the policy that its runs were made with; or, if it is the right one,"
             " with --accept-source.",
         )
-    _check_place(wanted.into)
+    place = Path(os.path.realpath(wanted.into))
+    _check_place(place)
     with tempfile.TemporaryDirectory(prefix="drtool-mirror-") as scratch:
         catalogue = _state(bucket, chain, Path(scratch), name="then")
         try:
             _require_versions(wanted, bucket, chain, catalogue=catalogue, scratch=Path(scratch))
             files, size = catalogue.count(), catalogue.size_bytes()
-            findings = [] if wanted.is_plan else _Writing(wanted, bucket, size).run(catalogue)
+            writing = _Writing(replace(wanted, into=place), bucket, size)
+            findings = [] if wanted.is_plan else writing.run(catalogue)
         finally:
             catalogue.close()
     would = "would be " if wanted.is_plan else ""

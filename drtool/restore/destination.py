@@ -16,8 +16,10 @@ from drtool.errors import DestinationRefused, IntegrityError
 from drtool.model.measure import format_size
 from drtool.restore.plan import RestorePlan
 from drtool.system.access import looking_at, require_writable
+from drtool.system.beneath import open_real
 from drtool.system.durable import make_private_directory, sync_directory
-from drtool.system.users import RunAs, give
+from drtool.system.owned_directory import OwnedDirectory
+from drtool.system.users import RunAs
 
 # PostgreSQL keeps replayed WAL until a restartpoint: as much as two max_wal_size of the default.
 _REPLAY_ROOM_BYTES = 2 << 30
@@ -45,8 +47,15 @@ class Destination:
     owner: RunAs
     wanted: Mapping[str, Path] = field(default_factory=dict)
 
-    def place_of(self, path: bytes) -> Path:
-        """Where the entry `path` of a file table goes; IntegrityError for one that leads outside."""
+    def open(self) -> OwnedDirectory:
+        """The data directory, to work in as its owner; DestinationRefused if it is not his any more."""
+        return OwnedDirectory(self.data, self.owner)
+
+    def place_of(self, path: bytes) -> tuple[Path, bytes]:
+        """Where the entry `path` of a file table goes: a directory of the restore, and the way from there.
+
+        IntegrityError for one that leads outside.
+        """
         parts = path.split(b"/")
         if any(part in (b"", b".", b"..") for part in parts) or b"\0" in path:
             raise IntegrityError(
@@ -57,8 +66,8 @@ class Destination:
         if parts[0] == b"pg_tblspc" and len(parts) > 1:
             for space in self.tablespaces:
                 if parts[1] == b"%d" % space.oid:
-                    return Path(space.path, *map(os.fsdecode, parts[2:]))
-        return Path(self.data, *map(os.fsdecode, parts))
+                    return space.path, b"/".join(parts[2:])
+        return self.data, path
 
 
 def check_destination(
@@ -139,14 +148,21 @@ def make_place(path: Path, owner: RunAs) -> None:
     """
     try:
         make_private_directory(path)
+        directory = open_real(path)
     except OSError as error:
         raise DestinationRefused(
             f"destination {path} cannot be made: {error.strerror}",
             hint="Restore --into a directory on a file system that can be written.",
         ) from error
-    _refuse_content(path)
-    path.chmod(0o700)
-    give(path, owner)
+    try:
+        _refuse_content(path, directory)
+        os.fchmod(directory, 0o700)
+        if not owner.is_us:
+            os.fchown(directory, owner.uid, owner.gid)
+        # From now on nobody else can put anything there; before, somebody may have.
+        _refuse_content(path, directory)
+    finally:
+        os.close(directory)
     sync_directory(path.parent)
 
 
@@ -188,9 +204,10 @@ def _real_place(path: Path, owner: RunAs) -> Path:
     return real
 
 
-def _refuse_content(path: Path) -> None:
+def _refuse_content(path: Path, directory: int | None = None) -> None:
+    """DestinationRefused if it is not empty: the open `directory`, which had the name `path`, if given."""
     try:
-        first = min((entry.name for entry in os.scandir(path)), default=None)
+        first = min(os.listdir(path if directory is None else directory), default=None)
     except OSError as error:
         raise DestinationRefused(
             f"destination {path} cannot be looked into: {error.strerror}",

@@ -29,9 +29,8 @@ from drtool.repository.backups import Manifest, open_table
 from drtool.repository.chunks import ChunkReader
 from drtool.repository.table import Attributes, EntryKind, PackList, TableRecord
 from drtool.restore.destination import Destination
+from drtool.restore.open_destination import OpenDestination, PlacedPath
 from drtool.restore.phases import Phases
-from drtool.system.durable import replace_durably, sync_file_systems
-from drtool.system.users import give
 
 UNIT_BYTES = 8 << 20
 CONTROL = b"global/pg_control"
@@ -53,7 +52,7 @@ _EMPTY_DIRECTORIES = (
 class Piece:
     """A stretch of one file: `extents` hold its bytes from `begin` on."""
 
-    path: Path
+    path: PlacedPath
     begin: int
     extents: Extents
 
@@ -82,23 +81,24 @@ def fetch_files(
     The first failure stops the rest and is raised; what was written stays, and cannot be started:
     there is no control file.
     """
-    layout = _Layout(destination)
     table = open_table(manifest, reader)
     with (
         _told(destination.data),
+        OpenDestination(destination) as places,
         _Writers(reader, table.packs, workers=workers, phases=phases) as writers,
     ):
+        layout = _Layout(places)
         for unit in _units(layout.pieces(table)):
             writers.submit(unit)
         writers.finish()
         layout.finish()
+        places.sync()
     if layout.control is None:
         raise IntegrityError(
             f"backup {manifest.backup_id} has no {CONTROL.decode()} in its file table",
             hint="Run `drtool verify`, and restore from another backup.",
         )
     control = _content_of(layout.control, reader, table.packs)
-    sync_file_systems([destination.data, *(place.path for place in destination.tablespaces)])
     return Fetched(
         files=layout.files + 1,
         size_bytes=writers.written_bytes + len(control),
@@ -110,8 +110,8 @@ def fetch_files(
 
 def put_control(fetched: Fetched, destination: Destination) -> None:
     """From now on a server can be started here: everything else must be in place and durable."""
-    path = destination.data / os.fsdecode(CONTROL)
-    replace_durably(path, fetched.control, mode=fetched.control_mode, owner=destination.owner)
+    with destination.open() as data:
+        data.replace(CONTROL, fetched.control, mode=fetched.control_mode)
 
 
 @contextmanager
@@ -129,11 +129,10 @@ def _told(place: Path) -> Iterator[None]:
 class _Layout:
     """Makes directories and empty files in the order of the table, and hands out what goes in."""
 
-    def __init__(self, destination: Destination) -> None:
-        self._destination = destination
-        self._made: set[Path] = {destination.data}
-        self._made.update(place.path for place in destination.tablespaces)
-        self._links = {b"pg_tblspc/%d" % place.oid for place in destination.tablespaces}
+    def __init__(self, places: OpenDestination) -> None:
+        self._places = places
+        self._made: set[PlacedPath] = set()
+        self._links = places.links
         self._open: tuple[Attributes, int] | None = None
         self.control: TableRecord | None = None
         self.files = 0
@@ -142,7 +141,7 @@ class _Layout:
     def pieces(self, records: Iterable[TableRecord]) -> Iterator[Piece]:
         for record in records:
             entry = record.attributes
-            path = self._destination.place_of(entry.path)
+            path = self._places.place_of(entry.path)
             if entry.path in _LEFT_OUT or entry.path in self._links:
                 continue
             if entry.path == CONTROL:
@@ -160,29 +159,24 @@ class _Layout:
     def finish(self) -> None:
         """Directories that are empty in every cluster, and may be missing in a backup (PITFALLS 61)."""
         for name in _EMPTY_DIRECTORIES:
-            self._directory(self._destination.data / name, 0o700)
+            self._directory(self._places.place_of(name.encode()), 0o700)
 
-    def _directory(self, path: Path, mode: int) -> None:
-        if path not in self._made:
-            self._directory(path.parent, 0o700)
-            path.mkdir(mode=0o700)
-            give(path, self._destination.owner)
+    def _directory(self, path: PlacedPath, mode: int) -> None:
+        is_new = path not in self._made and path.path != b""
+        if is_new:
+            self._directory(path.above, 0o700)
             self._made.add(path)
-        if mode != 0o700:
-            path.chmod((stat.S_IMODE(mode) & 0o750) | 0o700)
+        if is_new or mode != 0o700:
+            path.root.make_directory(path.path, (stat.S_IMODE(mode) & 0o750) | 0o700)
 
-    def _file(self, path: Path, record: TableRecord) -> None:
+    def _file(self, path: PlacedPath, record: TableRecord) -> None:
         entry = record.attributes
         if record.begin == 0:
             self._expect_whole()
-            self._directory(path.parent, 0o700)
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
-            descriptor = os.open(path, flags, 0o600)
+            self._directory(path.above, 0o700)
+            mode = (stat.S_IMODE(entry.mode) & 0o740) | 0o600
+            descriptor = path.root.new(path.path, mode)
             try:
-                os.fchmod(descriptor, (stat.S_IMODE(entry.mode) & 0o740) | 0o600)
-                owner = self._destination.owner
-                if not owner.is_us:
-                    os.fchown(descriptor, owner.uid, owner.gid)
                 os.ftruncate(descriptor, entry.size_bytes)
             finally:
                 os.close(descriptor)
@@ -245,7 +239,7 @@ def _cut(piece: Piece) -> Iterator[tuple[Piece, int]]:
 class _Work:
     """A unit with its stretches side by side: for each extent, which file, and where in it."""
 
-    files: list[Path]
+    files: list[PlacedPath]
     file_of: npt.NDArray[np.int64]
     place: npt.NDArray[np.int64]
     extents: Extents
@@ -337,8 +331,7 @@ class _Writers:
                     )
                 owner = int(work.file_of[row])
                 if owner not in descriptors:
-                    flags = os.O_WRONLY | os.O_NOFOLLOW
-                    descriptors[owner] = os.open(work.files[owner], flags)
+                    descriptors[owner] = work.files[owner].open(os.O_WRONLY)
                 _write_all(descriptors[owner], plain[begin : begin + length], int(work.place[row]))
 
 

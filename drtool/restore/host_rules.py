@@ -15,7 +15,6 @@ from drtool.model.finding import Finding, Severity
 from drtool.restore.destination import Destination
 from drtool.restore.source_config import SOURCE_ENDING
 from drtool.sources.postgres.binaries import ServerBinaries
-from drtool.system.durable import replace_durably
 
 HBA, IDENT = "pg_hba.conf", "pg_ident.conf"
 RULE_FILES = {"hba_file": HBA, "ident_file": IDENT}
@@ -45,15 +44,14 @@ def close_rules(
 
     `unused` are those of the two that the source did not use, because its settings named others.
     """
-    reason = next(_reasons(destination.data, binaries, unused), None)
+    reason = next(_reasons(destination, binaries, unused), None)
     if reason is None:
         return ()
     name, fact = reason
-    for file, content in closed_rules(destination, role=role).items():
-        path = destination.data / file
-        beside = path.with_name(file + SOURCE_ENDING)
-        replace_durably(beside, path.read_bytes(), owner=destination.owner)
-        replace_durably(path, content.encode(), owner=destination.owner)
+    with destination.open() as data:
+        for file, content in closed_rules(destination, role=role).items():
+            data.replace(file + SOURCE_ENDING, data.read(file) or b"")
+            data.replace(file, content.encode())
     fix = f"Look through {HBA}{SOURCE_ENDING} and bring along what it needs, before production."
     return (
         Finding(
@@ -66,12 +64,13 @@ def close_rules(
 
 
 def _reasons(
-    data: Path, binaries: ServerBinaries, unused: Collection[str]
+    destination: Destination, binaries: ServerBinaries, unused: Collection[str]
 ) -> Iterator[tuple[str, str]]:
+    data = destination.data
     for name in RULE_FILES.values():
         if name in unused:
             yield name, "the source used another file, which is not in the copy"
-        for line in _lines(data / name):
+        for line in _lines(destination, name):
             tokens = [token.strip('"') for token in _TOKEN.findall(line)]
             for path in _files_in(tokens):
                 place = Path(os.path.realpath(data / path))
@@ -88,9 +87,9 @@ def _files_in(tokens: list[str]) -> Iterator[str]:
     yield from (token[1:] for token in tokens if token.startswith("@") and len(token) > 1)
 
 
-def _lines(path: Path) -> list[str]:
-    with path.open("rb") as file:
-        text = os.fsdecode(file.read(_LARGEST_BYTES))
+def _lines(destination: Destination, name: str) -> list[str]:
+    with destination.open() as data:
+        text = os.fsdecode(data.read(name, most=_LARGEST_BYTES) or b"")
     return [line for line in text.split("\n") if not line.lstrip().startswith("#")]
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
+import contextlib
+import os
 import tempfile
 import threading
 from collections.abc import Iterable, Iterator, Sequence
@@ -20,7 +21,7 @@ from drtool.model.progress import PhaseAdvanced
 from drtool.model.request import TtlMode
 from drtool.model.target import describe_target
 from drtool.repository.repository import Repository
-from drtool.restore.destination import make_destination
+from drtool.restore.destination import Destination, make_destination
 from drtool.restore.network import network_findings
 from drtool.restore.phases import Phases
 from drtool.restore.redis_anew import DealtAnew, deal_anew
@@ -60,11 +61,11 @@ from drtool.sources.redis.aof import (
     drop_open_transaction,
     files_in,
 )
-from drtool.sources.redis.binaries import check_aof, check_rdb
+from drtool.sources.redis.binaries import Checking, check_aof, check_rdb, reachable_by
 from drtool.sources.redis.capture import CapturedServer
 from drtool.sources.redis.server import ScratchServer
-from drtool.system.durable import set_aside
-from drtool.system.users import give
+from drtool.system.acting import acting_as
+from drtool.system.users import PASSED_THROUGH
 
 FETCH = "fetch"
 _UNFINISHED = ".unfinished"
@@ -217,7 +218,8 @@ def _adopt(dealt: DealtAnew, copy: _Copy, site: RedisSite) -> None:
     copy.has_scripts = False
     copy.expected = list(dealt.keys)
     copy.found += dealt.findings
-    shutil.rmtree(site.destination.data / LOADING)
+    with site.destination.open() as data:
+        data.remove_tree(LOADING)
 
 
 def _leave_scripts_out(
@@ -231,7 +233,8 @@ def _leave_scripts_out(
     layout = AofLayout.of(site.binaries.version)
     for server in servers:
         server.rewrite(timeout_seconds=site.load_seconds)
-    copy.files = [files_in(directory, layout) for directory in directories]
+    owner = site.destination.owner
+    copy.files = [files_in(directory, layout, owner=owner) for directory in directories]
 
 
 def _ask(servers: Sequence[ScratchServer], places: Sequence[ServerPlace], copy: _Copy) -> None:
@@ -290,27 +293,20 @@ def _about_expiry(count: int) -> list[Finding]:
 
 def _check_snapshots(files: Sequence[AofFiles], site: RedisSite, stop: threading.Event) -> None:
     """Before a server reads them: each is sound, and ends where what is replayed on it begins."""
-    with tempfile.TemporaryDirectory(prefix="drtool-", dir=site.scratch) as scratch:
+    with _checking(site, stop) as how:
         for one in files:
-            check_rdb(
-                site.binaries,
-                one.paths[0],
-                scratch=Path(scratch),
-                stop=stop,
-                size_bytes=one.base_bytes,
-            )
+            check_rdb(one.paths[0], how, size_bytes=one.base_bytes)
 
 
 def _check(files: Sequence[AofFiles], site: RedisSite, stop: threading.Event) -> None:
     """Redis's own checker of streams, once what was half there has been dropped."""
-    with tempfile.TemporaryDirectory(prefix="drtool-", dir=site.scratch) as scratch:
+    owner = site.destination.owner
+    with _checking(site, stop) as how:
         for one in files:
-            check = partial(
-                check_aof, site.binaries, one.startable, scratch=Path(scratch), stop=stop
-            )
-            checked = check()
-            if checked.dropped_bytes and drop_open_transaction(one, checked.dropped_bytes):
-                checked = check()
+            checked = check_aof(one.startable, how)
+            cut_off = checked.dropped_bytes
+            if cut_off and drop_open_transaction(one, cut_off, owner=owner):
+                checked = check_aof(one.startable, how)
             if checked.dropped_bytes:
                 raise IntegrityError(
                     f"redis-check-aof finds {one.startable} damaged: {checked.dropped_bytes} bytes at"
@@ -319,16 +315,24 @@ def _check(files: Sequence[AofFiles], site: RedisSite, stop: threading.Event) ->
                 )
 
 
+@contextmanager
+def _checking(site: RedisSite, stop: threading.Event) -> Iterator[Checking]:
+    """Checkers that run as the owner: what they read may be anything."""
+    owner = site.destination.owner
+    with tempfile.TemporaryDirectory(prefix="drtool-", dir=site.scratch) as made:
+        scratch = Path(made)
+        # Ours, so that whoever may execute what is in it cannot change it.
+        scratch.chmod(PASSED_THROUGH)
+        binaries = reachable_by(site.binaries, owner, scratch)
+        yield Checking(binaries=binaries, scratch=scratch, run_as=owner, stop=stop)
+
+
 def _make(directory: Path, site: RedisSite) -> None:
     """One directory below the destination, its owner's alone, as are those above it."""
-    missing = []
-    while directory != site.destination.data:
-        missing.append(directory)
-        directory = directory.parent
-    for path in reversed(missing):
-        if not path.is_dir():
-            path.mkdir(0o700)
-            give(path, site.destination.owner)
+    below = directory.relative_to(site.destination.data)
+    with site.destination.open() as data:
+        for path in (*reversed(below.parents[:-1]), below):
+            data.make_directory(str(path))
 
 
 @contextmanager
@@ -336,7 +340,7 @@ def _what_is_left(site: RedisSite) -> Iterator[None]:
     """Whatever fails: what lies in the destination cannot be started, and the error says so."""
     place = site.destination.data
     try:
-        with _refusing(place):
+        with _refusing(site.destination):
             yield
     except DrtoolError as error:
         error.hint = (
@@ -346,24 +350,28 @@ def _what_is_left(site: RedisSite) -> Iterator[None]:
 
 
 @contextmanager
-def _refusing(place: Path) -> Iterator[None]:
+def _refusing(destination: Destination) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        _refuse(place)
+        _refuse(destination)
         raise DestinationRefused(
-            f"destination {error.filename or place} cannot be written: {error.strerror}",
+            f"destination {error.filename or destination.data} cannot be written: {error.strerror}",
             hint="Make room there, or restore --into a directory on another file system.",
         ) from error
     except BaseException:
-        _refuse(place)
+        _refuse(destination)
         raise
 
 
-def _refuse(place: Path) -> None:
+def _refuse(destination: Destination) -> None:
     """Give another name to what a server would load, and to what it would be started with.
 
     A configuration whose data has another name would start an empty server that takes writes.
     """
-    for path in [*place.rglob(CONFIGURATION), *place.rglob(MANIFEST), *place.rglob(NAME)]:
-        set_aside(path, _UNFINISHED)
+    place = destination.data
+    with contextlib.suppress(OSError, DestinationRefused), destination.open() as data:
+        with acting_as(destination.owner):
+            found = [path for name in (CONFIGURATION, MANIFEST, NAME) for path in place.rglob(name)]
+        for path in found:
+            data.set_aside(os.fsencode(path.relative_to(place)), _UNFINISHED)

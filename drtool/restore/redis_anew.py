@@ -6,9 +6,11 @@ to where their slots belong, byte for byte; no value is decoded.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from drtool.model.finding import Finding, Severity
@@ -38,7 +40,10 @@ from drtool.sources.redis.rdbwrite import (
     reshape,
     shift_ttl,
 )
+from drtool.system.owned_directory import OwnedDirectory
+from drtool.system.users import RunAs
 
+_RAW = "dealt.rdb"
 _EVERYTHING = (SlotRange(0, SLOTS - 1),)
 
 
@@ -68,29 +73,25 @@ def deal_anew(
         with loaded([directory], [one], site, databases=databases, phases=phases) as [server]:
             sizes.append(server.database_sizes())
             saved.append(server.save())
-    rule = _rule(plan, site, phases)
+    rule, owner = _rule(plan, site, phases), site.destination.owner
+    read = partial(_read, owner=owner, phases=phases)
     if is_dealt_anew(plan, site.masters):
         shares = [place.slots or _EVERYTHING for place in places]
-        keeps = None if plan.owners is None else _keeps(plan.owners, saved, phases)
-        made = [_written(saved, places, shares=shares, rule=rule, phases=phases, keeps=keeps)]
+        keeps = None if plan.owners is None else _keeps(plan.owners, saved, read)
+        sources = [read(path) for path in saved]
+        made = [_written(sources, places, shares=shares, rule=rule, owner=owner, keeps=keeps)]
     else:
         made = [
-            _written([path], [place], shares=[_EVERYTHING], rule=rule, phases=phases)
+            _written([read(path)], [place], shares=[_EVERYTHING], rule=rule, owner=owner)
             for path, place in zip(saved, places, strict=True)
         ]
     layout = AofLayout.of(site.binaries.version)
     written = []
     for place in places:
-        written.append(
-            write_aof(
-                place.directory,
-                file_parts(_raw(place)),
-                [],
-                layout=layout,
-                owner=site.destination.owner,
-            )
-        )
-        _raw(place).unlink()
+        content = file_parts(place.directory / _RAW, owner=owner)
+        written.append(write_aof(place.directory, content, [], layout=layout, owner=owner))
+        with OwnedDirectory(place.directory, owner) as home:
+            home.remove(_RAW)
     return DealtAnew(
         files=tuple(written),
         loaded=tuple(sizes),
@@ -110,13 +111,15 @@ def _rule(plan: RedisPlan, site: RedisSite, phases: Phases) -> TtlRule:
             return drop_expired(plan.moment, shift_ttl(phases.clock.now() - plan.moment))
 
 
-def _keeps(owners: SlotOwners, saved: Sequence[Path], phases: Phases) -> Keeps:
+def _keeps(
+    owners: SlotOwners, saved: Sequence[Path], read: Callable[[Path], Iterator[bytes]]
+) -> Keeps:
     """Of a hash slot the keys of the shard that held it count; while it was moved, also those that the
     other one still had and this one had not yet.
     """
     moved: set[bytes] = set()
     for number, path in enumerate(saved if owners.moving else ()):
-        for item in RdbWalker(_read(path, phases), modules=EveryModule()):
+        for item in RdbWalker(read(path), modules=EveryModule()):
             keys: list[bytes] = []
             if isinstance(item, Batch):
                 keys = [entry[4] for entry in item.entries]
@@ -135,32 +138,28 @@ def _keeps(owners: SlotOwners, saved: Sequence[Path], phases: Phases) -> Keeps:
     return keeps
 
 
-def _read(path: Path, phases: Phases) -> Iterator[bytes]:
+def _read(path: Path, *, owner: RunAs, phases: Phases) -> Iterator[bytes]:
     """A file in parts; Interrupted if somebody asked to stop."""
-    for part in file_parts(path):
+    for part in file_parts(path, owner=owner):
         phases.go_on()
         yield part
 
 
-def _raw(place: ServerPlace) -> Path:
-    return place.directory / "dealt.rdb"
-
-
 def _written(
-    saved: Sequence[Path],
+    sources: Sequence[Iterator[bytes]],
     places: Sequence[ServerPlace],
     *,
     shares: Sequence[Sequence[SlotRange]],
     rule: TtlRule,
-    phases: Phases,
+    owner: RunAs,
     keeps: Keeps | None = None,
 ) -> Reshaped:
     with ExitStack() as stack:
         writes: list[Callable[[bytes | bytearray | memoryview], object]] = []
         for place in places:
-            file = stack.enter_context(_raw(place).open("xb"))
+            with OwnedDirectory(place.directory, owner) as home:
+                file = stack.enter_context(os.fdopen(home.new(_RAW), "wb"))
             writes.append(file.write)
-        sources = [_read(path, phases) for path in saved]
         # A server that had the modules wrote these files, and one that has them loads the new ones.
         return reshape(sources, writes, shares=shares, ttl=rule, modules=EveryModule(), keeps=keeps)
 

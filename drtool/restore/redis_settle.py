@@ -17,7 +17,7 @@ from drtool.sources.redis.address import is_listening
 from drtool.sources.redis.aof import NAME
 from drtool.sources.redis.capture import CapturedServer, startable_settings
 from drtool.sources.redis.clusternodes import RestoredNode, nodes_conf
-from drtool.system.durable import replace_durably
+from drtool.system.owned_directory import OwnedDirectory
 from drtool.system.users import command_prefix
 
 _USERS = "users.acl"
@@ -44,21 +44,20 @@ def write_configuration(
     `places` are the masters, in the order of `captured`, and then their replicas: what makes a replica
     startable is written when its master is whole.
     """
-    owner = site.destination.owner
     masters = [place for place in places if place.follows is None]
     nodes = [_node(place, number, masters) for number, place in enumerate(places)]
     for number, place in enumerate(places):
         shard = number if place.follows is None else nodes[number].replica_of
         server = captured[shard] if shard is not None and shard < len(captured) else captured[0]
         rules = "".join(f"{rule.reveal()}\n" for rule in server.acl_rules)
-        if rules:
-            replace_durably(place.directory / _USERS, rules.encode(), owner=owner)
-        if place.slots:
-            content = nodes_conf(nodes, myself=number).encode()
-            replace_durably(place.directory / _nodes_name(place), content, owner=owner)
         lines = [*_lines(place, server, databases=databases), *_module_lines(site)]
         text = "".join(f"{line}\n" for line in lines)
-        replace_durably(place.configuration, text.encode(), owner=owner)
+        with OwnedDirectory(place.directory, site.destination.owner) as home:
+            if rules:
+                home.replace(_USERS, rules.encode())
+            if place.slots:
+                home.replace(_nodes_name(place), nodes_conf(nodes, myself=number).encode())
+            home.replace(place.configuration.name, text.encode())
 
 
 def _nodes_name(place: ServerPlace) -> str:

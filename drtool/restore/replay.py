@@ -242,8 +242,9 @@ def format_when(moment: datetime, zone: Zone) -> str:
 
 
 def _branch_point(destination: Destination, timeline: int) -> Lsn | None:
-    path = destination.data / "pg_wal" / history_name(timeline)
-    if not path.is_file():
+    with destination.open() as data:
+        content = data.read(f"pg_wal/{history_name(timeline)}")
+    if content is None:
         return None
-    history = TimelineHistory.parse(timeline, path.read_text(errors="replace"))
+    history = TimelineHistory.parse(timeline, content.decode("utf-8", "replace"))
     return history.ancestors[-1].switch_point if history.ancestors else None

@@ -9,7 +9,7 @@ shortened database (PITFALLS 39, section 0).
 
 from __future__ import annotations
 
-import shutil
+import contextlib
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -21,8 +21,8 @@ from drtool.model.wal import WalSegment
 from drtool.restore.supply import WalSupply
 from drtool.restore.tablespaces import LinkLeadsOutside
 from drtool.system.clock import Clock
-from drtool.system.durable import place_whole
-from drtool.system.users import RunAs, give
+from drtool.system.owned_directory import OwnedDirectory
+from drtool.system.users import RunAs
 
 RING = Path("pg_wal/.drtool")
 READ_AHEAD_BYTES = 256 << 20
@@ -77,8 +77,9 @@ class WalRing:
     ) -> None:
         self._supply = supply
         self._read = read or supply.read
-        self._place = data / RING
+        self._data = data
         self._owner = owner
+        self._place: OwnedDirectory | None = None
         self._clock = clock
         self._segments: Sequence[WalSegment] = supply.planned
         self._number = {supply.name(s): n for n, s in enumerate(supply.planned)}
@@ -95,11 +96,10 @@ class WalRing:
         self.bug: BaseException | None = None
 
     def __enter__(self) -> WalRing:
-        self._place.mkdir(mode=0o700)
+        self._place = OwnedDirectory(self._data, self._owner)
+        self._place.make_directory(str(RING))
         for name in ("ready", "want", "absent", "coming"):
-            (self._place / name).mkdir(mode=0o700)
-            give(self._place / name, self._owner)
-        give(self._place, self._owner)
+            self._place.make_directory(_in(name))
         self._thread.start()
         return self
 
@@ -108,7 +108,15 @@ class WalRing:
         self._supply.stop()
         self._thread.join(60)
         self._pool.shutdown(wait=True, cancel_futures=True)
-        shutil.rmtree(self._place, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            self._directory.remove_tree(str(RING))
+        self._directory.close()
+
+    @property
+    def _directory(self) -> OwnedDirectory:
+        """The data directory: its owner can put what he likes into the ring, but no link is followed."""
+        assert self._place is not None
+        return self._place
 
     def _run(self) -> None:
         try:
@@ -117,16 +125,16 @@ class WalRing:
                 self._clock.wait(_POLL_SECONDS, self._stop)
         except OSError as error:
             # The disk below pg_wal: the replay cannot go on, and the caller is told why.
-            self._fail(str(RING), _unwritable(self._place, error))
+            self._fail(str(RING), self._unwritable(error))
         except BaseException as error:  # noqa: BLE001 - handed to the thread that watches the server
             self.bug = error
             self._cry()
 
     def _turn(self) -> None:
         self._collect()
-        ready = {entry.name for entry in (self._place / "ready").iterdir()}
+        ready = set(self._directory.names(_in("ready")))
         self._note_taken(ready)
-        for wanted in [entry.name for entry in (self._place / "want").iterdir()]:
+        for wanted in self._directory.names(_in("want")):
             self._answer(wanted, ready)
         while (
             self._next < len(self._segments)
@@ -151,11 +159,11 @@ class WalRing:
                 if future.result():
                     self._placed.add(name)
                 elif name in self._asked:
-                    (self._place / "absent" / name).touch()
+                    self._directory.touch(_in("absent", name))
             elif not isinstance(error, DrtoolError | OSError):
                 raise error
             elif name in self._asked or isinstance(error, RepositoryUnavailable | LinkLeadsOutside):
-                known = error if isinstance(error, DrtoolError) else _unwritable(self._place, error)
+                known = error if isinstance(error, DrtoolError) else self._unwritable(error)
                 self._fail(name, known)
             self._asked.discard(name)
 
@@ -170,16 +178,16 @@ class WalRing:
             # A segment that was laid out twice, and that the replay has passed.
             for name in ready & self._placed:
                 if self._number.get(name, taken) < taken:
-                    (self._place / "ready" / name).unlink(missing_ok=True)
+                    self._directory.remove(_in("ready", name))
                     self._placed.discard(name)
 
     def _answer(self, name: str, ready: set[str]) -> None:
         """Answer one wish. It is struck out first: a wish that is repeated is answered again."""
-        (self._place / "want" / name).unlink(missing_ok=True)
-        if name in ready or (self._place / "absent" / name).exists():
+        self._directory.remove(_in("want", name))
+        if name in ready or self._directory.exists(_in("absent", name)):
             return
         if not self._supply.has(name):
-            (self._place / "absent" / name).touch()
+            self._directory.touch(_in("absent", name))
             return
         self._asked.add(name)
         if name not in self._loading:
@@ -197,8 +205,7 @@ class WalRing:
             return False
         for older, written_bytes in self._supply.taken_over(name):
             self._lay_out_older(older, content, written_bytes=written_bytes)
-        coming = self._place / "coming"
-        place_whole(self._place / "ready" / name, content, scratch=coming, owner=self._owner)
+        self._directory.place(_in("ready", name), content, scratch=_in("coming"))
         return True
 
     def _lay_out_older(self, older: str, content: bytes, *, written_bytes: int) -> None:
@@ -209,12 +216,11 @@ class WalRing:
         in xlogutils.c). The new timeline's segment begins with the same bytes. It counts as archived, as
         what a restore_command delivers does, so that a copy in production does not archive it anew.
         """
-        wal, coming = self._place.parent, self._place / "coming"
         whole = content[:written_bytes].ljust(len(content), b"\0")
-        place_whole(wal / older, whole, scratch=coming, owner=self._owner)
-        if (wal / "archive_status").is_dir():
-            done = wal / "archive_status" / f"{older}.done"
-            place_whole(done, b"", scratch=coming, owner=self._owner)
+        self._directory.place(f"pg_wal/{older}", whole, scratch=_in("coming"))
+        if self._directory.exists("pg_wal/archive_status"):
+            done = f"pg_wal/archive_status/{older}.done"
+            self._directory.place(done, b"", scratch=_in("coming"))
 
     def _fail(self, name: str, error: DrtoolError) -> None:
         if self.fault is None:
@@ -223,15 +229,18 @@ class WalRing:
 
     def _cry(self) -> None:
         try:
-            (self._place / "fault").touch()
+            self._directory.touch(_in("fault"))
         except OSError:
             # Then nothing is laid out any more either, and the command gives up by itself; the
             # caller has seen `fault` and stops the server.
             return
 
+    def _unwritable(self, error: OSError) -> DestinationRefused:
+        return DestinationRefused(
+            f"WAL cannot be laid out in {self._data / RING}: {error.strerror}",
+            hint="Make room there, remove what was restored, and run the restore again.",
+        )
 
-def _unwritable(place: Path, error: OSError) -> DestinationRefused:
-    return DestinationRefused(
-        f"WAL cannot be laid out in {place}: {error.strerror}",
-        hint="Make room there, remove what was restored, and run the restore again.",
-    )
+
+def _in(*names: str) -> str:
+    return "/".join((str(RING), *names))

@@ -72,8 +72,10 @@ class Verifier(Protocol):
     ) -> tuple[Finding, ...]:
         """Look deeper into the running copy."""
 
-    def stopped(self, data_directory: Path, *, stop: threading.Event) -> tuple[Finding, ...]:
-        """Look at the files of the copy after a clean shutdown."""
+    def stopped(
+        self, data_directory: Path, binaries: ServerBinaries, *, stop: threading.Event
+    ) -> tuple[Finding, ...]:
+        """Look at the files of the copy after a clean shutdown, with programs that its owner can execute."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -182,6 +184,20 @@ def _recover(
     verifier: Verifier,
     phases: Phases,
 ) -> _Recovered:
+    """With programs that the destination's owner can execute: what is restored is read with his rights."""
+    with reachable(site.binaries, site.destination.owner, scratch=site.scratch) as binaries:
+        theirs = replace(site, binaries=binaries)
+        return _recover_in(theirs, plan, repository=repository, verifier=verifier, phases=phases)
+
+
+def _recover_in(
+    site: RestoreSite,
+    plan: RestorePlan,
+    *,
+    repository: Repository,
+    verifier: Verifier,
+    phases: Phases,
+) -> _Recovered:
     changes = list(_changed_settings(plan, repository))
     server_plan, restart = _server_plans(plan, site, changes)
     supply = WalSupply(repository, plan, clock=phases.clock, patience=site.patience)
@@ -214,7 +230,7 @@ def _recover(
             shut_down(server)
             if isinstance(entrance, NoEntrance):
                 held = cut_off_alone(restart)
-            pages = verifier.stopped(site.destination.data, stop=phases.stop)
+            pages = verifier.stopped(site.destination.data, site.binaries, stop=phases.stop)
             moved = tablespaces.finish(segment_bytes=supply.segment_bytes)
             role = entrance.role if isinstance(entrance, Entrance) else None
             handed = _hand_over(plan, site, role=role)
@@ -231,15 +247,14 @@ def _cut_off(
 
 
 def _hand_over(plan: RestorePlan, site: RestoreSite, *, role: str | None) -> HandedOver:
-    with reachable(site.binaries, site.destination.owner, scratch=site.scratch) as binaries:
-        return finish_recovery(
-            plan.manifest,
-            site.destination,
-            binaries,
-            memory_bytes=machine_memory_bytes(),
-            role=role or plan.manifest.postgres.bootstrap_role,
-            ports=site.ports,
-        )
+    return finish_recovery(
+        plan.manifest,
+        site.destination,
+        site.binaries,
+        memory_bytes=machine_memory_bytes(),
+        role=role or plan.manifest.postgres.bootstrap_role,
+        ports=site.ports,
+    )
 
 
 def _changed_settings(plan: RestorePlan, repository: Repository) -> Iterator[Mapping[str, str]]:
@@ -255,7 +270,7 @@ def _server_plans(
 ) -> tuple[ServerPlan, Restart]:
     """How the copy is started to recover, and once more after that, should it be needed."""
     destination, extent = site.destination, plan.manifest.postgres
-    control = read_control(destination.data, site.binaries)
+    control = read_control(destination.data, site.binaries, run_as=destination.owner)
     if control.system_id != system_of(extent.system_id):
         raise NotRecoverable(
             f"backup {plan.manifest.backup_id} holds a control file of cluster {control.system_id},"

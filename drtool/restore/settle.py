@@ -9,9 +9,8 @@ from __future__ import annotations
 import os
 import re
 import shlex
-from pathlib import Path
 
-from drtool.errors import IntegrityError, NotRecoverable
+from drtool.errors import DestinationRefused, NotRecoverable
 from drtool.model.finding import Finding, Severity
 from drtool.repository.backups import Manifest
 from drtool.restore.copy_ports import CopyPorts
@@ -25,7 +24,6 @@ from drtool.sources.postgres.binaries import ServerBinaries
 from drtool.sources.postgres.control import read_control
 from drtool.sources.postgres.recovery_settings import rewrite_auto_conf
 from drtool.sources.postgres.replay_needs import replay_needs
-from drtool.system.durable import replace_durably, sync_directory
 from drtool.system.users import command_prefix
 
 _LABEL_START = re.compile(rb"^START WAL LOCATION: ([0-9A-F]+/[0-9A-F]+) ", re.M)
@@ -39,8 +37,8 @@ def check_label(manifest: Manifest, destination: Destination) -> None:
 
     Without it PostgreSQL would begin at the wrong checkpoint and end up silently corrupt.
     """
-    path = destination.data / "backup_label"
-    match = _LABEL_START.search(path.read_bytes()) if path.is_file() else None
+    with destination.open() as data:
+        match = _LABEL_START.search(data.read("backup_label") or b"")
     start = str(manifest.postgres.start_lsn)
     if match is None or match[1].decode() != start:
         told = "it is not there" if match is None else f"it begins at {match[1].decode()}"
@@ -57,9 +55,10 @@ def prepare_recovery(manifest: Manifest, destination: Destination) -> tuple[Find
     _write(destination, "tablespace_map", _tablespace_map(destination))
     _write(destination, "recovery.signal", b"")
     for name, ours in ((CONF, _DURING_RECOVERY), (AUTO_CONF, _refusing())):
-        path = destination.data / name
-        if path.is_file():
-            _write(destination, name + SOURCE_ENDING, path.read_bytes())
+        with destination.open() as data:
+            theirs = data.read(name)
+        if theirs is not None:
+            _write(destination, name + SOURCE_ENDING, theirs)
         _write(destination, name, os.fsencode(ours))
     return findings
 
@@ -77,7 +76,7 @@ def finish_recovery(
 
     `role` is the superuser that its owner logs in as; its port is one of `ports`.
     """
-    control = read_control(destination.data, binaries)
+    control = read_control(destination.data, binaries, run_as=destination.owner)
     recorded = dict(manifest.postgres.settings)
     needs = replay_needs(control, recorded, data_directory=destination.data)
     _rename_in_rules(destination, manifest.postgres.bootstrap_role, role)
@@ -89,14 +88,18 @@ def finish_recovery(
         role=role,
         memory_bytes=memory_bytes,
         config=SourceConfig(
-            destination.data, conf=OWN_CONF if conf is None else conf, auto=auto or ""
+            destination.data,
+            owner=destination.owner,
+            conf=OWN_CONF if conf is None else conf,
+            auto=auto or "",
         ),
         ports=ports,
     ).make()
-    for name in (CONF, AUTO_CONF):
-        if not handed.is_own:
-            (destination.data / (name + SOURCE_ENDING)).unlink(missing_ok=True)
-    sync_directory(destination.data)
+    with destination.open() as data:
+        for name in (CONF, AUTO_CONF):
+            if not handed.is_own:
+                data.remove(name + SOURCE_ENDING)
+        data.sync()
     return handed
 
 
@@ -105,16 +108,15 @@ def refuse_again(destination: Destination) -> None:
 
     Without a control file nothing is needed, and with our configuration gone nothing is left to say.
     """
-    if not (destination.data / "global" / "pg_control").exists():
-        return
-    if (destination.data / "recovery.signal").exists():
-        return
     try:
+        with destination.open() as data:
+            if not data.exists("global/pg_control") or data.exists("recovery.signal"):
+                return
         _write(destination, "recovery.signal", b"")
         _write(destination, CONF, os.fsencode(_DURING_RECOVERY))
         _write(destination, AUTO_CONF, os.fsencode(_refusing()))
-    except OSError:
-        # The disk is full or gone. The first error is the one to be told.
+    except (OSError, DestinationRefused):
+        # The disk is full or gone, or somebody moved it. The first error is the one to be told.
         return
 
 
@@ -140,8 +142,9 @@ def _refusing() -> str:
 
 
 def _source_text(destination: Destination, name: str) -> str | None:
-    path = destination.data / (name + SOURCE_ENDING)
-    return os.fsdecode(path.read_bytes()) if path.is_file() else None
+    with destination.open() as data:
+        content = data.read(name + SOURCE_ENDING)
+    return None if content is None else os.fsdecode(content)
 
 
 def _tablespace_map(destination: Destination) -> bytes:
@@ -160,7 +163,9 @@ def _replace_missing(manifest: Manifest, destination: Destination) -> tuple[Find
     findings = []
     rules = closed_rules(destination, role=manifest.postgres.bootstrap_role)
     for name in (CONF, *rules):
-        if not (destination.data / name).exists():
+        with destination.open() as data:
+            is_missing = not data.exists(name)
+        if is_missing:
             if name in rules:
                 _write(destination, name, rules[name].encode())
             findings.append(
@@ -179,16 +184,16 @@ def _rename_in_rules(destination: Destination, before: str, role: str) -> None:
     """The closed rules that `_replace_missing` wrote name the role as the backup knew it."""
     ours = closed_rules(destination, role=before)
     for name, content in closed_rules(destination, role=role).items():
-        if before != role and (destination.data / name).read_bytes() == ours[name].encode():
+        with destination.open() as data:
+            is_ours = data.read(name) == ours[name].encode()
+        if before != role and is_ours:
             _write(destination, name, content.encode())
 
 
 def _write(destination: Destination, name: str, content: bytes) -> None:
-    path: Path = destination.data / name
-    if path.is_symlink():
-        raise IntegrityError(f"{path} is a symbolic link", hint="Look who writes there meanwhile.")
-    if name == "tablespace_map" and not content:
-        # Absent means: no links to make. An empty one would do, but the backup had none either.
-        path.unlink(missing_ok=True)
-        return
-    replace_durably(path, content, owner=destination.owner)
+    with destination.open() as data:
+        if name == "tablespace_map" and not content:
+            # Absent means: no links to make. An empty one would do, but the backup had none either.
+            data.remove(name)
+            return
+        data.replace(name, content)

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from drtool.sources.postgres.config_file import INCLUDES, ConfigEntry, entries_of, out_of_force
-from drtool.system.durable import replace_durably
+from drtool.system.acting import acting_as
+from drtool.system.owned_directory import OwnedDirectory
 from drtool.system.users import RunAs
 
 CONF = "postgresql.conf"
@@ -35,7 +36,8 @@ class PlacedEntry:
 class SourceConfig:
     """The texts of one copy. Nothing is written before `write`; not for two threads."""
 
-    def __init__(self, data: Path, *, conf: str, auto: str) -> None:
+    def __init__(self, data: Path, *, owner: RunAs, conf: str, auto: str) -> None:
+        self._owner = owner
         self._data = Path(os.path.realpath(data))
         self._conf = self._data / CONF
         self._auto = self._data / AUTO_CONF
@@ -44,7 +46,9 @@ class SourceConfig:
 
     def entries(self) -> list[PlacedEntry]:
         """All entries in force, in their order of effect; includes stand before what they bring in."""
-        return [*self._walk(self._conf, 0), *self._walk(self._auto, 0)]
+        # As the owner, whom a link among the includes leads to nothing that he may not read.
+        with acting_as(self._owner):
+            return [*self._walk(self._conf, 0), *self._walk(self._auto, 0)]
 
     def values(self) -> dict[str, str]:
         """What is in force, by the setting's name in lower case."""
@@ -84,12 +88,15 @@ class SourceConfig:
         """The text of postgresql.auto.conf."""
         return self._texts[self._auto]
 
-    def write(self, *, auto: str, owner: RunAs) -> None:
+    def write(self, *, auto: str) -> None:
         """Put every edited file in place, durably; `auto` is what postgresql.auto.conf gets, last."""
-        for path in sorted(self._edited - {self._auto}):
-            replace_durably(path, os.fsencode(self._texts[path]), owner=owner)
-        self._edited.clear()
-        replace_durably(self._auto, os.fsencode(auto), owner=owner)
+        with OwnedDirectory(self._data, self._owner) as data:
+            for path in sorted(self._edited - {self._auto}):
+                data.replace(
+                    os.fsencode(path.relative_to(self._data)), os.fsencode(self._texts[path])
+                )
+            self._edited.clear()
+            data.replace(AUTO_CONF, os.fsencode(auto))
 
     def _walk(self, path: Path, depth: int) -> Iterator[PlacedEntry]:
         text = self._read(path)

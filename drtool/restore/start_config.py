@@ -123,7 +123,7 @@ class StartConfig:
     def _write(self) -> None:
         values = {name: pin.value for name, pin in self.pins.items()}
         text = rewrite_auto_conf(self.config.auto, values)
-        self.config.write(auto=text, owner=self.destination.owner)
+        self.config.write(auto=text)
 
     def _mend(self, verdict: ConfigVerdict) -> bool:
         """Put out of force what PostgreSQL names; False if it names nothing that can be."""

@@ -10,7 +10,7 @@ import contextlib
 import os
 import re
 import threading
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from drtool.model.finding import Finding, Severity
 from drtool.model.wal import WalSegment
 from drtool.restore.destination import Destination, beside, checked_tablespace, make_place
 from drtool.sources.postgres.tablespace_records import TurnedInwards, WalChange
-from drtool.system.users import give
+from drtool.system.owned_directory import OwnedDirectory
 
 _SEGMENT_NAME = re.compile(r"[0-9A-F]{24}")
 
@@ -39,7 +39,6 @@ class ReplayedTablespaces:
 
     def __init__(self, destination: Destination) -> None:
         self._destination = destination
-        self._links = destination.data / "pg_tblspc"
         self._of_backup = {place.oid for place in destination.tablespaces}
         self._made: dict[int, _Made] = {}
         self._changes: set[tuple[WalChange, ...]] = set()
@@ -60,12 +59,9 @@ class ReplayedTablespaces:
             )
             make_place(path, self._destination.owner)
             self._made[found.oid] = _Made(found.location, path)
-            link = self._links / str(found.oid)
-            try:
-                link.symlink_to(path)
-            except FileExistsError:
-                return  # looked at before the segment is handed over
-            give(link, self._destination.owner)
+            with self._destination.open() as data, contextlib.suppress(FileExistsError):
+                # One that is there already is looked at before the segment is handed over.
+                data.link_to(path, _link(found.oid))
 
     def require_inside(self) -> None:
         """LinkLeadsOutside if a link leads anywhere but to the places of this restore."""
@@ -73,26 +69,31 @@ class ReplayedTablespaces:
             places = [self._destination.data, *(one.path for one in self._destination.tablespaces)]
             places += [made.path for made in self._made.values()]
         inside = [os.path.realpath(place) for place in places]
-        for entry in os.scandir(self._links):
-            target = Path(os.path.realpath(entry.path))
+        with self._destination.open() as data:
+            names = data.names("pg_tblspc")
+        for name in names:
+            link = self._destination.data / "pg_tblspc" / name
+            target = Path(os.path.realpath(link))
             if not any(target.is_relative_to(place) for place in inside):
                 raise LinkLeadsOutside(
-                    f"{entry.path} leads to {target}, which is no place of this restore",
+                    f"{link} leads to {target}, which is no place of this restore",
                     hint="Look who made it, and whether anything wrote there; restore again.",
                 )
 
     def finish(self, *, segment_bytes: int) -> tuple[Finding, ...]:
         """Once the server has stopped: what the replay did not reach goes, and WAL is as it was written."""
         findings = []
-        for oid, made in self._made.items():
-            link = self._links / str(oid)
-            if link.is_symlink() and any(made.path.iterdir()):
-                findings.append(_told(oid, made))
-                continue
-            # Created after the target, or dropped before it.
-            link.unlink(missing_ok=True)
-            with contextlib.suppress(OSError):
-                made.path.rmdir()
+        with self._destination.open() as data:
+            for oid, made in self._made.items():
+                with OwnedDirectory(made.path, self._destination.owner) as place:
+                    is_used = bool(place.names())
+                if is_used and data.exists(_link(oid)):
+                    findings.append(_told(oid, made))
+                    continue
+                # Created after the target, or dropped before it.
+                data.remove(_link(oid))
+                with contextlib.suppress(OSError):
+                    made.path.rmdir()
         if self._made and not self._had_beside:
             with contextlib.suppress(OSError):
                 beside(self._destination.data).rmdir()
@@ -103,20 +104,27 @@ class ReplayedTablespaces:
         """A rewritten segment must never come into a repository, as the first of a timeline could."""
         if not self._changes:
             return
-        for path in (self._destination.data / "pg_wal").iterdir():
-            if _SEGMENT_NAME.fullmatch(path.name):
-                begin = WalSegment.parse(path.name, segment_bytes).begin(segment_bytes)
+        with self._destination.open() as data:
+            for name in data.names("pg_wal"):
+                if not _SEGMENT_NAME.fullmatch(name):
+                    continue
+                begin = WalSegment.parse(name, segment_bytes).begin(segment_bytes)
                 for changes in self._changes:
                     here = [one for one in changes if begin <= one.lsn < begin + segment_bytes]
-                    _restore_bytes(path, [(one.lsn - begin, one) for one in here])
+                    if here:
+                        descriptor = data.open(f"pg_wal/{name}", os.O_RDWR)
+                        _restore_bytes(descriptor, [(one.lsn - begin, one) for one in here])
 
 
-def _restore_bytes(path: Path, places: Iterable[tuple[int, WalChange]]) -> None:
-    """Put the written bytes back where all of the handed ones stand; recycled files hold other WAL."""
-    places = list(places)
-    if not places:
-        return
-    with path.open("r+b", buffering=0) as file:
+def _link(oid: int) -> str:
+    return f"pg_tblspc/{oid}"
+
+
+def _restore_bytes(descriptor: int, places: Sequence[tuple[int, WalChange]]) -> None:
+    """Put the written bytes back where all of the handed ones stand; recycled files hold other WAL.
+    The descriptor is closed.
+    """
+    with os.fdopen(descriptor, "r+b", buffering=0) as file:
         for at, change in places:
             file.seek(at)
             if file.read(len(change.handed)) != change.handed:

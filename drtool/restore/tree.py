@@ -23,6 +23,7 @@ from drtool.restore.tree_look import first_answer, look_at_tree, surplus_finding
 from drtool.restore.tree_place import make_tree_place
 from drtool.restore.tree_plan import TreePlan, no_files
 from drtool.sources.files.placing import TreeWriter
+from drtool.system.beneath import open_real
 
 WORKERS = max(2, min(4, os.cpu_count() or 2))
 
@@ -93,7 +94,7 @@ def _fetch(
     place: Path,
     phases: Phases,
 ) -> TreeWritten:
-    root = os.open(place, os.O_RDONLY | os.O_DIRECTORY) if plan.is_delta else None
+    root = open_real(place) if plan.is_delta else None
     try:
         with TreeFetch(fetcher, writer, delta_root=root, workers=WORKERS, phases=phases) as fetch:
             return fetch.place(chosen_records(table, plan.wanted))

@@ -26,10 +26,10 @@ from drtool.repository.table import EntryKind, TableRecord
 from drtool.repository.trees import entry_of
 from drtool.restore.phases import Phases
 from drtool.restore.tree_chunks import Fetcher
-from drtool.sources.files.beneath import Beneath
 from drtool.sources.files.entries import TreeEntry
 from drtool.sources.files.filewriter import FileWriter
 from drtool.sources.files.placing import Difference, TreeWriter
+from drtool.system.beneath import Beneath
 
 UNIT_BYTES = 8 << 20
 _OPEN_LARGE = 2
@@ -273,8 +273,8 @@ class TreeFetch:
                 return False
         finally:
             os.close(descriptor)
-        if difference is not Difference.NONE:
-            self._writer.set_attributes(one.entry)
+        if difference is not Difference.NONE and not self._writer.set_attributes(one.entry):
+            return False
         with self._lock:
             self.same_files += 1
         return True

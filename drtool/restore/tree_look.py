@@ -19,9 +19,9 @@ from drtool.restore.phases import Phases
 from drtool.restore.tree_patterns import AskedPaths
 from drtool.restore.tree_plan import TreePlan
 from drtool.restore.tree_surplus import MOST_NAMED, SnapshotPaths, Surplus
-from drtool.sources.files.beneath import Beneath
 from drtool.sources.files.entries import shown
 from drtool.sources.files.placing import Difference, TreeWriter
+from drtool.system.beneath import Beneath, open_real
 
 _HEAD_BYTES = 1 << 20
 
@@ -145,7 +145,7 @@ def _differs(path: bytes, difference: Difference) -> Finding:
 
 def _read_head(place: Path, path: bytes) -> int:
     """How many bytes its head has, of a MiB; by descriptors, since a path may be longer than a call takes."""
-    root = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    root = open_real(place)
     try:
         with Beneath(root) as beneath:
             descriptor = beneath.open(path, os.O_RDONLY | os.O_NONBLOCK)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import os
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
-from drtool.system.users import PASSED_THROUGH, RunAs, give
+from drtool.system.beneath import open_real
+from drtool.system.users import PASSED_THROUGH
+
+_MADE = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 Buffer = bytes | bytearray | memoryview
 
@@ -42,17 +44,26 @@ def make_private_directory(path: Path) -> None:
     """Create `path` for its owner alone (0700); what is missing above it becomes ours, and whoever knows
     a name may pass through it (0711), whatever the umask. Nothing that is there is changed.
 
-    So a directory that lies beside it later can be reached by the user that it is for.
+    So a directory that lies beside it later can be reached by the user that it is for. No link is
+    followed that somebody puts in the way meanwhile.
     """
-    missing = [place for place in (path, *path.parents) if not place.is_dir()]
+    real = Path(os.path.realpath(path))
+    missing = [place for place in (real, *real.parents) if not place.is_dir()]
     for directory in reversed(missing):
+        above = open_real(directory.parent)
         try:
-            directory.mkdir(0o700)
+            os.mkdir(directory.name, 0o700, dir_fd=above)
+            if directory != real:
+                made = os.open(directory.name, _MADE, dir_fd=above)
+                try:
+                    os.fchmod(made, PASSED_THROUGH)
+                finally:
+                    os.close(made)
+            os.fsync(above)
         except FileExistsError:
             continue
-        if directory != path:
-            directory.chmod(PASSED_THROUGH)
-        sync_directory(directory.parent)
+        finally:
+            os.close(above)
 
 
 def write_temporary(directory: Path, parts: Iterable[Buffer], *, mode: int = 0o600) -> Path:
@@ -75,14 +86,10 @@ def write_temporary(directory: Path, parts: Iterable[Buffer], *, mode: int = 0o6
     return Path(name)
 
 
-def replace_durably(
-    path: Path, content: Buffer, *, mode: int = 0o600, owner: RunAs | None = None
-) -> None:
+def replace_durably(path: Path, content: Buffer, *, mode: int = 0o600) -> None:
     """Write `content` at `path`, whole or not at all; what stood there before is replaced."""
     temporary = write_temporary(path.parent, [content], mode=mode)
     try:
-        if owner is not None:
-            give(temporary, owner)
         os.replace(temporary, path)
     except BaseException:
         os.unlink(temporary)
@@ -103,46 +110,17 @@ def create_durably(path: Path, parts: Iterable[Buffer], *, mode: int = 0o600) ->
     sync_directory(path.parent)
 
 
-def place_whole(path: Path, content: Buffer, *, scratch: Path, owner: RunAs) -> None:
-    """Put a file at `path`, whole or not at all, by way of the directory `scratch` beside it.
-
-    Not synced: for files that a reader takes away and syncs, such as PostgreSQL with its WAL.
-    """
-    temporary = scratch / path.name
-    try:
-        with temporary.open("wb", buffering=0) as file:
-            os.fchmod(file.fileno(), 0o600)
-            view = memoryview(content).cast("B")
-            while len(view):
-                view = view[file.write(view) :]
-        give(temporary, owner)
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-def set_aside(path: Path, ending: str) -> None:
-    """Give a file another name beside its own; nothing if it is not there, or its disk is gone."""
-    with contextlib.suppress(OSError):
-        os.replace(path, path.with_name(path.name + ending))
-
-
-def sync_file_systems(places: Iterable[Path]) -> None:
-    """Make everything written on the file systems of `places` durable; OSError if it is not.
+def sync_file_systems(directories: Iterable[int]) -> None:
+    """Make everything written on the file systems of these open directories durable; OSError if it is not.
 
     One syncfs(2) for each file system: files by the thousand are synced in one go, and since Linux
-    5.8 a write that failed in the background is reported here.
+    5.8 a write that failed in the background is reported here, if the directory was open by then.
     """
     library = ctypes.CDLL(None, use_errno=True)
     done: set[int] = set()
-    for place in places:
-        descriptor = os.open(place, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            device = os.fstat(descriptor).st_dev
-            if device not in done and library.syncfs(descriptor) != 0:
-                number = ctypes.get_errno()
-                raise OSError(number, os.strerror(number), str(place))
-            done.add(device)
-        finally:
-            os.close(descriptor)
+    for descriptor in directories:
+        device = os.fstat(descriptor).st_dev
+        if device not in done and library.syncfs(descriptor) != 0:
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number))
+        done.add(device)

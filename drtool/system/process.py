@@ -80,10 +80,14 @@ def run_program(
 
 
 def run_unless_stopped(
-    command: Sequence[str], *, timeout_seconds: float, stop: threading.Event
+    command: Sequence[str],
+    *,
+    timeout_seconds: float,
+    stop: threading.Event,
+    run_as: RunAs | None = None,
 ) -> Finished:
     """As `run_program`; once `stop` is set it is killed, and Interrupted is raised."""
-    process = _started(command, run_as=None, environment=None, directory=Path("/"))
+    process = _started(command, run_as=run_as, environment=None, directory=Path("/"))
     return _to_its_end(process, "", seconds=timeout_seconds, stop=stop)
 
 

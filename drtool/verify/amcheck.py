@@ -21,6 +21,7 @@ from drtool.sources.postgres.environment_errors import is_of_environment
 from drtool.sources.postgres.event_triggers import execute_without_triggers
 from drtool.sources.postgres.names import quoted
 from drtool.system.process import Finished, ProgramFailed, clean_environment, run_program
+from drtool.system.users import RunAs
 from drtool.verify.copy_findings import failed, not_measured, problem
 
 SUBJECT = "pg_amcheck"
@@ -50,6 +51,7 @@ class Amcheck:
 
     access: Access
     binaries: ServerBinaries
+    run_as: RunAs
     catalog_seconds: float
     database_seconds: float
 
@@ -125,6 +127,7 @@ class Amcheck:
             [*command, make_conninfo(dbname=database)],
             timeout_seconds=self.database_seconds,
             environment=clean_environment(PGOPTIONS=startup_options(settings)),
+            run_as=self.run_as,
         )
 
     def _connect(self, database: str) -> psycopg.Connection:

@@ -18,7 +18,7 @@ from drtool.model.outcome import Question
 from drtool.model.verification import Verification
 from drtool.policy.sources import Check
 from drtool.sources.postgres.asking import AskLimits, asker_of
-from drtool.sources.postgres.binaries import ServerBinaries
+from drtool.sources.postgres.binaries import ServerBinaries, reachable
 from drtool.sources.postgres.control import read_control
 from drtool.sources.postgres.entrance import (
     Access,
@@ -126,30 +126,36 @@ class ClusterVerifier:
             found, is_readable = self._look_into(access, database)
             findings += found
             readable += [database] if is_readable else []
-        amcheck = Amcheck(
-            access=access,
-            binaries=self.binaries,
-            catalog_seconds=self.limits.catalog_seconds,
-            database_seconds=self.limits.amcheck_seconds,
-        )
-        return (*findings, *amcheck.findings(readable))
+        # What it is told comes out of restored bytes, so it gets no rights of ours either.
+        with reachable(self.binaries, self.owner) as binaries:
+            amcheck = Amcheck(
+                access=access,
+                binaries=binaries,
+                run_as=self.owner,
+                catalog_seconds=self.limits.catalog_seconds,
+                database_seconds=self.limits.amcheck_seconds,
+            )
+            return (*findings, *amcheck.findings(readable))
 
-    def stopped(self, data_directory: Path, *, stop: threading.Event) -> tuple[Finding, ...]:
+    def stopped(
+        self, data_directory: Path, binaries: ServerBinaries, *, stop: threading.Event
+    ) -> tuple[Finding, ...]:
         """Check every page's checksum with pg_checksums, which needs a server that was shut down.
 
-        Interrupted once `stop` is set.
+        With the owner's rights: what it reads may be anything. Interrupted once `stop` is set.
         """
         subject = f"page checksums of {data_directory}"
-        if not read_control(data_directory, self.binaries).has_checksums:
+        if not read_control(data_directory, binaries, run_as=self.owner).has_checksums:
             return (not_measured(subject, "the cluster was made without page checksums"),)
-        if not self.binaries.has("pg_checksums"):
+        if not binaries.has("pg_checksums"):
             return (not_measured(subject, f"{self.binaries.bin_dir} has no pg_checksums"),)
-        program = str(self.binaries.program("pg_checksums"))
+        program = str(binaries.program("pg_checksums"))
         try:
             done = run_unless_stopped(
                 [program, "--check", "-D", str(data_directory)],
                 timeout_seconds=self.limits.checksum_seconds,
                 stop=stop,
+                run_as=self.owner,
             )
         except ProgramFailed as error:
             return (not_measured(subject, error.message),)

@@ -37,7 +37,7 @@ from drtool.restore.look import look
 from drtool.restore.phases import Phases
 from drtool.restore.plan import plan_restore
 from drtool.restore.run import RestoreSite, run_restore
-from drtool.sources.postgres.binaries import find_binaries
+from drtool.sources.postgres.binaries import ServerBinaries, find_binaries
 from drtool.sources.postgres.connection import connect
 from drtool.sources.postgres.entrance import Entrance, KnownNames, NoEntrance
 from drtool.sources.postgres.server import RunningServer
@@ -94,7 +94,9 @@ class Reader:
     ) -> tuple[Finding, ...]:
         return ()
 
-    def stopped(self, data_directory: Path, *, stop: threading.Event) -> tuple[Finding, ...]:
+    def stopped(
+        self, data_directory: Path, binaries: ServerBinaries, *, stop: threading.Event
+    ) -> tuple[Finding, ...]:
         return ()
 
 

@@ -13,8 +13,9 @@ import pytest
 
 from drtool.model.finding import Severity
 from drtool.repository.records import Attributes, EntryKind, TableRecord, encode_record
-from drtool.sources.files.beneath import Beneath, open_root
+from drtool.sources.files.beneath import open_root
 from drtool.sources.files.glance import glance_at
+from drtool.system.beneath import Beneath
 from tests.backup.test_tree import paths_of, same
 from tests.backup.tree_taking import SOURCE, bring_back, repository_in, snapshot
 from tests.repository.building import SECRET, new_repository

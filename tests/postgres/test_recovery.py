@@ -48,7 +48,7 @@ from drtool.sources.postgres.recovery_settings import (
 from drtool.sources.postgres.replay_needs import replay_needs
 from drtool.sources.postgres.server import RunningServer, ServerPlan, start_server
 from drtool.system.clock import SystemClock
-from drtool.system.users import choose_user
+from drtool.system.users import choose_user, current_user
 from tests.postgres.unpack import fetch_wal, unpack_backup
 from tests.servers.postgres import PostgresServer, give_to_server_user, new_server, server_directory
 
@@ -153,7 +153,7 @@ def _copy(story: Story, root: Path) -> Path:
 def _recover(
     story: Story, copy: Path, target: RecoveryTarget, *, restore_command: str | None = None
 ) -> RunningServer:
-    control = read_control(copy, story.binaries)
+    control = read_control(copy, story.binaries, run_as=current_user())
     needs = replay_needs(control, {}, data_directory=copy)
     major = story.binaries.major
     settings = isolated_settings(control, needs, major=major, memory_bytes=MEMORY)
@@ -304,7 +304,7 @@ def test_a_restore_command_that_could_not_look_never_ends_in_a_started_server(
 
 
 def test_the_control_file_of_a_copy_tells_what_it_is(story: Story) -> None:
-    control = read_control(story.base, story.binaries)
+    control = read_control(story.base, story.binaries, run_as=current_user())
 
     assert control.state == "in production"
     assert control.timeline == 1

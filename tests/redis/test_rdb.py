@@ -13,7 +13,7 @@ import pytest
 
 from drtool.errors import NotRecoverable
 from drtool.sources.redis import rdbcodes as codes
-from drtool.sources.redis.binaries import check_rdb, look
+from drtool.sources.redis.binaries import Checking, check_rdb, look
 from drtool.sources.redis.crc64 import crc64
 from drtool.sources.redis.keyslot import (
     SLOTS,
@@ -185,7 +185,7 @@ def test_redis_itself_finds_nothing_wrong_with_what_was_split(full: Saved, tmp_p
     for number, part in enumerate(parts):
         path = tmp_path / f"{number}.rdb"
         path.write_bytes(part)
-        assert "RDB looks OK" in check_rdb(binaries, path, scratch=tmp_path)
+        assert "RDB looks OK" in check_rdb(path, Checking(binaries=binaries, scratch=tmp_path))
 
 
 def test_every_shard_gets_the_functions_and_a_merge_has_them_once(redis7: RedisServer) -> None:

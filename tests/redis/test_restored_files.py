@@ -16,6 +16,7 @@ import redis
 from drtool.errors import NotRecoverable
 from drtool.sources.redis.aof import AofLayout, cut, drop_open_transaction, write_aof
 from drtool.sources.redis.binaries import (
+    Checking,
     check_aof,
     check_rdb,
     find_binaries,
@@ -63,7 +64,10 @@ def restored(
         owner=user,
     )
     safe = safe_cut([archive.stream], begin=0, until=size)
-    assert check_aof(binaries, files.startable, scratch=place).dropped_bytes == size - safe
+    assert (
+        check_aof(files.startable, Checking(binaries=binaries, scratch=place)).dropped_bytes
+        == size - safe
+    )
     server = start_scratch(
         ScratchPlan(directory=place, binaries=binaries, run_as=user, uses_aof=True), clock=CLOCK
     )
@@ -226,7 +230,7 @@ def test_a_key_that_lived_at_the_moment_is_there_though_its_time_is_over(
         path = copy.save()
         binaries = look(redis_program("7.0").parent)
         assert binaries is not None
-        assert "2 already expired" in check_rdb(binaries, path, scratch=place)
+        assert "2 already expired" in check_rdb(path, Checking(binaries=binaries, scratch=place))
 
 
 def test_a_key_lives_as_long_after_the_restore_as_it_would_have(
@@ -297,13 +301,14 @@ def test_a_restore_that_stopped_half_way_cannot_be_started(place: Path) -> None:
         yield b"*1\r\n"
         raise OSError("the disk is full")
 
+    user = server_user(place)
     with pytest.raises(OSError, match="full"):
-        write_aof(place, [b"REDIS0010"], broken(), layout=AofLayout.MULTI_PART)
+        write_aof(place, [b"REDIS0010"], broken(), layout=AofLayout.MULTI_PART, owner=user)
     assert not (place / "appendonlydir" / "appendonly.aof.manifest").exists()
     assert list((place / "appendonlydir").glob("*.tmp")) == []
 
     with pytest.raises(OSError, match="full"):
-        write_aof(place, [b"REDIS0010"], broken(), layout=AofLayout.SINGLE)
+        write_aof(place, [b"REDIS0010"], broken(), layout=AofLayout.SINGLE, owner=user)
     assert not (place / "appendonly.aof").exists()
 
 

@@ -38,14 +38,14 @@ KEYS = 300
 RESTORE = """
     import itertools, os, signal, sys
     from pathlib import Path
-    import drtool.restore.redis_settle as settling
     import tests.restore.redis_rig as rig
     from drtool.repository.keys import NO_SECRET
     from drtool.repository.repository import open_repository
     from drtool.stores.local import LocalStore
+    from drtool.system.owned_directory import OwnedDirectory
 
     root, into, fatal = sys.argv[1:]
-    written, calls = settling.replace_durably, itertools.count(1)
+    written, calls = OwnedDirectory.replace, itertools.count(1)
 
     def pass_by(place):
         if place == fatal:
@@ -58,7 +58,7 @@ RESTORE = """
     def emit(event):
         pass_by(f"{type(event).__name__} {getattr(event, 'phase', '')}")
 
-    settling.replace_durably = write
+    OwnedDirectory.replace = write
     repository = open_repository(LocalStore(Path(root), clock=rig.CLOCK), NO_SECRET)
     rig.restore(repository, Path(into), emit=emit)
 """

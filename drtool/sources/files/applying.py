@@ -10,7 +10,7 @@ import stat
 from collections.abc import Callable
 from functools import partial
 
-from drtool.sources.files.attributes import path_in, read_xattrs
+from drtool.sources.files.attributes import held_path, read_xattrs
 from drtool.sources.files.entries import Attribute, TreeEntry, TreeKind
 from drtool.sources.files.shortfall import Shortfalls
 
@@ -87,18 +87,24 @@ class AttributeSetter:
             self._check_time(entry, os.fstat(descriptor))
 
     def set_link(self, directory: int, name: bytes, entry: TreeEntry) -> None:
-        """Of a symbolic link itself. It has no mode of its own."""
-        place = path_in(directory, name)
-        self._own(entry, place)
-        self._set_xattrs(entry, place)
-        times = entry.modified_ns, entry.modified_ns
-        self._try(
-            entry,
-            "time of modification",
-            lambda: os.utime(name, ns=times, dir_fd=directory, follow_symlinks=False),
-        )
-        if is_far_time(entry.modified_ns):
-            self._check_time(entry, os.stat(name, dir_fd=directory, follow_symlinks=False))
+        """Of a symbolic link itself. It has no mode of its own.
+
+        Whose directory it is can put another file in its place: it is held, and nothing else is touched.
+        """
+        held = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+        try:
+            if not stat.S_ISLNK(os.fstat(held).st_mode):
+                self._shortfalls.add(entry.path, "was replaced while it was restored")
+                return
+            place = held_path(held)
+            self._own(entry, place)
+            self._set_xattrs(entry, place)
+            times = entry.modified_ns, entry.modified_ns
+            self._try(entry, "time of modification", lambda: os.utime(place, ns=times))
+            if is_far_time(entry.modified_ns):
+                self._check_time(entry, os.fstat(held))
+        finally:
+            os.close(held)
 
     def differs(self, entry: TreeEntry, found: TreeEntry) -> bool:
         """Whether `set_open` would change anything of what is `found` in the entry's place."""
@@ -123,32 +129,30 @@ class AttributeSetter:
 
     def _own(self, entry: TreeEntry, place: int | bytes) -> bool:
         """Set owner and group; whether both are right now."""
-        follow = isinstance(place, int)
         uid, gid = self._owner_of(entry)
-        status = os.stat(place, follow_symlinks=follow)
+        status = os.stat(place)
         if (status.st_uid, status.st_gid) == (uid, gid):
             return True
         is_owned = True
         if status.st_gid != gid:
             # On its own: a user may give a file to another group of theirs, but to nobody else.
-            change = partial(os.chown, place, -1, gid, follow_symlinks=follow)
+            change = partial(os.chown, place, -1, gid)
             is_owned = self._try(entry, "group", change)
         if status.st_uid != uid:
-            change = partial(os.chown, place, uid, -1, follow_symlinks=follow)
+            change = partial(os.chown, place, uid, -1)
             is_owned = self._try(entry, "owner", change) and is_owned
         return is_owned
 
     def _set_xattrs(self, entry: TreeEntry, place: int | bytes) -> None:
-        follow = isinstance(place, int)
-        found = dict(_without_labels(entry, read_xattrs(place)))
+        found = dict(_without_labels(entry, read_xattrs(place, is_held=True)))
         for name in found.keys() - dict(entry.xattrs).keys():
             # Inherited from the directory (a default ACL), or left from before.
             what = f"extended attribute {name.decode(errors='replace')} (to remove)"
-            self._try(entry, what, partial(os.removexattr, place, name, follow_symlinks=follow))
+            self._try(entry, what, partial(os.removexattr, place, name))
         for name, value in entry.xattrs:
             if found.get(name) != value:
                 what = f"extended attribute {name.decode(errors='replace')}"
-                change = partial(os.setxattr, place, name, value, follow_symlinks=follow)
+                change = partial(os.setxattr, place, name, value)
                 self._try(entry, what, change)
 
     def _try(self, entry: TreeEntry, what: str, act: Callable[[], object]) -> bool:

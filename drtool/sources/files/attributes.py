@@ -44,9 +44,12 @@ def _name(look: Callable[[], str]) -> str | None:
         return None
 
 
-def read_xattrs(place: int | bytes) -> tuple[Attribute, ...]:
-    """The extended attributes of an open file, or of a path (a link's own), sorted by name."""
-    follow = isinstance(place, int)
+def read_xattrs(place: int | bytes, *, is_held: bool = False) -> tuple[Attribute, ...]:
+    """The extended attributes of an open file, or of a path (a link's own), sorted by name.
+
+    `is_held`: of the very file that the path `held_path` stands for.
+    """
+    follow = is_held or isinstance(place, int)
     try:
         names = os.listxattr(place, follow_symlinks=follow)
     except OSError as error:
@@ -68,6 +71,11 @@ def read_xattrs(place: int | bytes) -> tuple[Attribute, ...]:
 def path_in(directory: int, name: bytes) -> bytes:
     """A path of `name` in an open directory, for the calls that know no directory descriptors."""
     return b"/proc/self/fd/%d/%s" % (directory, name)
+
+
+def held_path(descriptor: int) -> bytes:
+    """A path of what is open at a descriptor, a symbolic link included, for calls that know no other way."""
+    return b"/proc/self/fd/%d" % descriptor
 
 
 def check_paths_in(directory: int) -> None:

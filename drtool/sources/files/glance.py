@@ -7,9 +7,9 @@ from collections import deque
 from dataclasses import dataclass
 
 from drtool.errors import SourceUnavailable
-from drtool.sources.files.beneath import Beneath
 from drtool.sources.files.entries import join
 from drtool.sources.files.guard import PlaceSigns, look_at_place
+from drtool.system.beneath import Beneath
 
 # So many names are looked at; a larger tree is only known to be at least as large.
 MOST_NAMES = 5_000

@@ -16,10 +16,10 @@ from drtool.errors import DestinationRefused
 from drtool.model.finding import Finding
 from drtool.sources.files.applying import AttributeSetter, OwnerOf, is_far_time, owners_by_number
 from drtool.sources.files.attributes import OwnerNames, make_entry, path_in, read_xattrs
-from drtool.sources.files.beneath import Beneath, check_path, split
 from drtool.sources.files.entries import TreeEntry, TreeKind, kind_of, shown
 from drtool.sources.files.filewriter import FileWriter, refusals
 from drtool.sources.files.shortfall import Shortfalls
+from drtool.system.beneath import Beneath, check_path, open_real, split
 from drtool.system.durable import sync_file_systems
 from drtool.system.linking import link_at, replace_at
 
@@ -62,7 +62,7 @@ class TreeWriter:
         """`is_delta`: what stands in the way may be replaced; else it is refused."""
         self._destination = destination
         self._is_delta = is_delta
-        self._root = os.open(destination, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._root, self._taken_from = _open_destination(destination, is_delta=is_delta)
         self._local = threading.local()
         self._opened: list[Beneath] = []
         self._lock = threading.Lock()
@@ -176,8 +176,11 @@ class TreeWriter:
             return Difference.CONTENT
         return Difference.ATTRIBUTES if self._setter.differs(entry, found) else Difference.NONE
 
-    def set_attributes(self, entry: TreeEntry) -> None:
-        """Give what stands there the entry's attributes, content aside. For `Difference.ATTRIBUTES`."""
+    def set_attributes(self, entry: TreeEntry) -> bool:
+        """Give what stands there the entry's attributes, content aside. For `Difference.ATTRIBUTES`.
+
+        False, and nothing is changed, of a file with other names: they may be outside the destination.
+        """
         directory, name = self._place(entry.path)
         if entry.kind is TreeKind.SYMLINK:
             self._setter.set_link(directory, name, entry)
@@ -185,11 +188,16 @@ class TreeWriter:
             self.directory(entry)
         else:
             self._make_usable(directory, name)
-            descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+            flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+            descriptor = os.open(name, flags, dir_fd=directory)
             try:
+                status = os.fstat(descriptor)
+                if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
+                    return False
                 self._setter.set_open(descriptor, entry)
             finally:
                 os.close(descriptor)
+        return True
 
     def finish(self) -> list[Finding]:
         """Make the hard links, give directories their attributes, make all of it durable."""
@@ -201,9 +209,25 @@ class TreeWriter:
             if described is not None:
                 with refusals(self._destination, path):
                     self._setter.set_open(self._beneath.directory(path), described)
-        sync_file_systems([self._destination])
+        if self._taken_from is not None and self._directories.get(b"") is None:
+            os.fchmod(self._root, stat.S_IMODE(self._taken_from.st_mode))
+            os.fchown(self._root, self._taken_from.st_uid, self._taken_from.st_gid)
+        sync_file_systems([self._root])
+        self._require_same()
         self.close()
         return self.findings()
+
+    def _require_same(self) -> None:
+        """DestinationRefused if the destination's name leads to another directory by now."""
+        try:
+            found = os.stat(self._destination, follow_symlinks=False)
+        except OSError:
+            found = None
+        if found is None or not os.path.samestat(found, os.fstat(self._root)):
+            raise DestinationRefused(
+                f"destination {self._destination} was moved or replaced while it was restored",
+                hint="Look who may write in the directory above it, and restore into another one.",
+            )
 
     def findings(self) -> list[Finding]:
         """What could not be set so far, counted."""
@@ -348,3 +372,24 @@ class TreeWriter:
                 link_at(first_name, name, source_directory=source, directory=held)
         finally:
             os.close(held)
+
+
+def _open_destination(destination: Path, *, is_delta: bool) -> tuple[int, os.stat_result | None]:
+    """A descriptor of the directory that a real path names, and whose it was, if root takes it over.
+
+    While a tree is written whole nobody else may put anything into it: another user's empty directory
+    becomes ours until the end. DestinationRefused if a link leads there.
+    """
+    try:
+        root = open_real(destination)
+        found = os.fstat(root)
+        if is_delta or os.geteuid() != 0 or found.st_uid == 0:
+            return root, None
+        os.fchmod(root, stat.S_IRWXU)
+        os.fchown(root, 0, 0)
+    except OSError as error:
+        raise DestinationRefused(
+            f"destination {destination} cannot be opened: {error.strerror}",
+            hint="If it is a symbolic link, look who put it there; restore into another directory.",
+        ) from error
+    return root, found

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from drtool.sources.files.attributes import OwnerNames, make_entry, read_xattrs
-from drtool.sources.files.beneath import Beneath
 from drtool.sources.files.entries import (
     Omission,
     Omitted,
@@ -19,6 +18,7 @@ from drtool.sources.files.entries import (
     omitted,
     special,
 )
+from drtool.system.beneath import Beneath
 
 READ_BYTES = 1 << 20
 TRIES = 3

@@ -14,10 +14,11 @@ from typing import NamedTuple
 
 from drtool.model.finding import Finding, Severity
 from drtool.model.measure import counted
-from drtool.sources.files.beneath import open_tree, split
+from drtool.sources.files.beneath import open_tree
 from drtool.sources.files.entries import Omission, Omitted, TreeEntry, TreeKind, shown
 from drtool.sources.files.exclude import NOTHING_EXCLUDED, ExcludeRules
 from drtool.sources.files.walk import EVERY_KIND, list_again
+from drtool.system.beneath import split
 
 MOST_LOOKS = 8
 # A tree that keeps changing is believed after so many looks in a row that found nothing.

@@ -15,9 +15,9 @@ import stat
 from collections.abc import Iterator
 
 from drtool.model.finding import Finding, Severity
-from drtool.sources.files.beneath import Beneath
 from drtool.sources.files.entries import TreeEntry, TreeKind
 from drtool.sources.files.unchanged import MARGIN_NS
+from drtool.system.beneath import Beneath
 
 _MAGIC = b"SQLite format 3\0"
 _SIDE_FILES = (b"-wal", b"-journal")

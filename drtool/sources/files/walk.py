@@ -16,7 +16,7 @@ from drtool.sources.files.attributes import (
     path_in,
     read_xattrs,
 )
-from drtool.sources.files.beneath import Beneath, open_root
+from drtool.sources.files.beneath import open_root
 from drtool.sources.files.entries import (
     Attribute,
     Omission,
@@ -30,6 +30,7 @@ from drtool.sources.files.entries import (
 )
 from drtool.sources.files.exclude import NOTHING_EXCLUDED, ExcludeRules, is_cache_directory
 from drtool.sources.files.pending import PendingDirectories
+from drtool.system.beneath import Beneath
 from drtool.system.idleness import Idleness
 
 THREADS = 4

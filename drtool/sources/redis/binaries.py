@@ -8,7 +8,7 @@ import re
 import shutil
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from drtool.errors import IntegrityError, NotRecoverable
@@ -114,21 +114,26 @@ def server_user(destination: Path, configured: str | None = None) -> RunAs:
     return choose_user(destination, configured, fallbacks=(FALLBACK_USER, FALLBACK))
 
 
-def check_rdb(
-    binaries: RedisBinaries,
-    path: Path,
-    *,
-    scratch: Path,
-    stop: threading.Event | None = None,
-    size_bytes: int | None = None,
-) -> str:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checking:
+    """How a checker runs: with the rights of `run_as` (None: ours), who can execute what lies in `scratch`,
+    and until `stop` is set.
+    """
+
+    binaries: RedisBinaries
+    scratch: Path
+    run_as: RunAs | None = None
+    stop: threading.Event = field(default_factory=threading.Event)
+
+
+def check_rdb(path: Path, how: Checking, *, size_bytes: int | None = None) -> str:
     """What redis-check-rdb says of an RDB; IntegrityError if it finds it damaged, or to end elsewhere than
-    after `size_bytes`, Interrupted once `stop` is set.
+    after `size_bytes`, Interrupted once it is told to stop.
 
     A server that loads an append-only file goes on behind the end of the RDB that it begins with, and carries
     out what stands there.
     """
-    done = _check("check-rdb", binaries, [str(path)], scratch=scratch, stop=stop)
+    done = _check("check-rdb", path, how)
     if done.code != 0:
         raise IntegrityError(
             f"redis-check-rdb finds {path} damaged: {_last_words(done)}",
@@ -154,16 +159,14 @@ class AofCheck:
     said: str
 
 
-def check_aof(
-    binaries: RedisBinaries, path: Path, *, scratch: Path, stop: threading.Event | None = None
-) -> AofCheck:
+def check_aof(path: Path, how: Checking) -> AofCheck:
     """What redis-check-aof says of an AOF (Redis 7: of its manifest).
 
     It cannot tell a cut in the last command or transaction from damage, and a server drops the rest
     in both cases: so compare `dropped_bytes` with the distance from `commands.safe_cut`.
-    IntegrityError if there is no saying how much would be left out, Interrupted once `stop` is set.
+    IntegrityError if there is no saying how much would be left out, Interrupted once it is told to stop.
     """
-    done = _check("check-aof", binaries, [str(path)], scratch=scratch, stop=stop)
+    done = _check("check-aof", path, how)
     said = done.output + done.errors
     differences = _DIFFERENCE.findall(said)
     if done.code == 0:
@@ -176,23 +179,19 @@ def check_aof(
     return AofCheck(int(differences[-1]), said)
 
 
-def _check(
-    name: str,
-    binaries: RedisBinaries,
-    arguments: list[str],
-    *,
-    scratch: Path,
-    stop: threading.Event | None,
-) -> Finished:
+def _check(name: str, path: Path, how: Checking) -> Finished:
     """Run a checker. The server becomes one when it is called by that name."""
-    name = f"{binaries.release.product}-{name}"
-    program = binaries.server.with_name(name)
+    name = f"{how.binaries.release.product}-{name}"
+    program = how.binaries.server.with_name(name)
     if not os.access(program, os.X_OK):
-        program = scratch / name
+        program = how.scratch / name
         if not program.is_symlink():
-            program.symlink_to(binaries.server.resolve())
+            program.symlink_to(how.binaries.server.resolve())
     return run_unless_stopped(
-        [str(program), *arguments], timeout_seconds=_CHECK_SECONDS, stop=stop or threading.Event()
+        [str(program), str(path)],
+        timeout_seconds=_CHECK_SECONDS,
+        stop=how.stop,
+        run_as=how.run_as,
     )
 
 

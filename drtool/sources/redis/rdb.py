@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,8 @@ from drtool.sources.redis.rdbscan import (
     shape_of,
 )
 from drtool.sources.redis.rdbwindow import Through, Window, cut_off
+from drtool.system.owned_directory import OwnedDirectory
+from drtool.system.users import RunAs
 
 T = TypeVar("T")
 # A record that is not whole in a window of this size is copied through, not held.
@@ -111,9 +114,14 @@ class LargeEntry:
 RdbItem = Aux | Resize | Function | ModuleAux | Batch | LargeEntry
 
 
-def file_parts(path: Path) -> Iterator[bytes]:
-    """The content of a file, a piece at a time."""
-    with path.open("rb") as file:
+def file_parts(path: Path, *, owner: RunAs | None = None) -> Iterator[bytes]:
+    """The content of a file, a piece at a time; with the rights of `owner`, whose directory it lies in."""
+    if owner is None:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    else:
+        with OwnedDirectory(Path(os.path.realpath(path.parent)), owner) as place:
+            descriptor = place.open(path.name, os.O_RDONLY)
+    with os.fdopen(descriptor, "rb") as file:
         while part := file.read(_FILE_BYTES):
             yield part
 

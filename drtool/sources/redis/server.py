@@ -19,7 +19,8 @@ from drtool.sources.redis.connection import RedisConnection, connect, keys_by_da
 from drtool.system.clock import Clock
 from drtool.system.network_namespace import without_network
 from drtool.system.process import ChildProcess, start_program
-from drtool.system.users import RunAs, give
+from drtool.system.runtime_directory import PrivateRuntime, hand_over_runtime
+from drtool.system.users import RunAs
 
 _LONGEST_SOCKET_PATH = 107
 _POLL_SECONDS = 0.02
@@ -64,13 +65,14 @@ class ScratchServer:
     def __init__(
         self,
         child: ChildProcess,
-        runtime: Path,
+        runtime: PrivateRuntime,
         clock: Clock,
         *,
         nobody: socket.socket | None,
     ) -> None:
         self._child = child
-        self._runtime = runtime
+        self._runtime = runtime.path
+        self._log = runtime.log
         self._clock = clock
         self._nobody = nobody
         self._connection: RedisConnection | None = None
@@ -87,10 +89,9 @@ class ScratchServer:
     @property
     def log_tail(self) -> str:
         """The end of its log, for messages."""
-        with (self._runtime / "server.log").open("rb") as log:
-            size = log.seek(0, 2)
-            log.seek(max(0, size - _TAIL_BYTES))
-            return log.read().decode("utf-8", "replace")
+        size = self._log.seek(0, 2)
+        self._log.seek(max(0, size - _TAIL_BYTES))
+        return self._log.read().decode("utf-8", "replace")
 
     def loading(self) -> Loading:
         """How far it has loaded; NotRecoverable with the end of its log if it has ended."""
@@ -188,6 +189,7 @@ class ScratchServer:
             code = self._child.wait(10)
         if self._nobody is not None:
             self._nobody.close()
+        self._log.close()
         shutil.rmtree(self._runtime, ignore_errors=True)
         return code
 
@@ -227,11 +229,8 @@ def start_scratch(plan: ScratchPlan, *, clock: Clock, scratch: Path | None = Non
     runtime = _runtime_directory(scratch)
     nobody: socket.socket | None = None
     try:
-        log_path = runtime / "server.log"
-        log_path.touch(0o600)
-        for path in (log_path, runtime):
-            give(path, plan.run_as)
         binaries = reachable_by(plan.binaries, plan.run_as, runtime)
+        private = hand_over_runtime(runtime, plan.run_as, contents={})
         master = ["no", "one"]
         if plan.keeps_expired:
             nobody = _nobody()
@@ -244,7 +243,7 @@ def start_scratch(plan: ScratchPlan, *, clock: Clock, scratch: Path | None = Non
             command += ["--rename-command", name, ""]
         for module in plan.modules:
             command += ["--loadmodule", str(module)]
-        with log_path.open("ab") as log:
+        with private.told as log:
             child = start_program(
                 command,
                 output=log,
@@ -257,7 +256,7 @@ def start_scratch(plan: ScratchPlan, *, clock: Clock, scratch: Path | None = Non
             nobody.close()
         shutil.rmtree(runtime, ignore_errors=True)
         raise
-    return ScratchServer(child, runtime, clock, nobody=nobody)
+    return ScratchServer(child, private, clock, nobody=nobody)
 
 
 def _own_settings(
