@@ -134,7 +134,7 @@ def _complete(instruction: str) -> int:
 
 
 def listen(front: Front) -> None:
-    """SIGTERM and SIGINT end a run; one that can end cleanly is asked to first, once.
+    """SIGTERM, SIGINT and SIGHUP end a run; one that can end cleanly is asked to first, once.
 
     The event is set by a thread: a signal may come while the main thread holds the event's own lock,
     which `wait` and `set` take and which is not reentrant, and then nothing would ever end the run.
@@ -156,6 +156,9 @@ def listen(front: Front) -> None:
     threading.Thread(target=tell, name="signals", daemon=True).start()
     signal.signal(signal.SIGTERM, asked)
     signal.signal(signal.SIGINT, asked)
+    # The terminal is gone: what runs ends in good order all the same, unless nohup asked for more.
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, asked)
 
 
 if __name__ == "__main__":  # as the scheduler starts it: whatever the program is called here

@@ -17,10 +17,12 @@ from drtool.wiring.surroundings import Surroundings
 
 
 def write_page(report: RestoreReport, path: Path, around: Surroundings) -> None:
-    """Write the HTML page, without any secret; DestinationRefused says why it cannot be."""
+    """Write the HTML page, without any secret and for us alone (0600); DestinationRefused says why it
+    cannot be.
+    """
     page = around.redactor.redact(render_page(report))
     try:
-        replace_durably(path.absolute(), page.encode(), mode=0o644)
+        replace_durably(path.absolute(), page.encode())
     except OSError as error:
         raise DestinationRefused(
             f"the report cannot be written to {path}: {error.strerror}",

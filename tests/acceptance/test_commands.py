@@ -47,6 +47,7 @@ def test_a_new_user_comes_from_an_empty_machine_to_a_restored_server(
     assert "Nothing was done" in plan.out
     assert "Start it with:" in report.out
     assert "</svg>" in (site.root / "report.html").read_text()
+    assert (site.root / "report.html").stat().st_mode & 0o777 == 0o600
     assert latest.answer["outcomes"][0]["questions"] == [
         {"question": CHECK, "answer": "true", "passed": True}
     ]

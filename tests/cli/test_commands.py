@@ -418,7 +418,7 @@ def test_a_broken_connection_of_a_verb_is_not_taken_for_a_reader_that_has_enough
     assert tell(Front(), BrokenPipeError(32, "Broken pipe")) == 1
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_ends_a_run_with_130(number: signal.Signals, tmp_path: Path) -> None:
     # The policy is a pipe that nobody writes to: the program waits in mid-command.
     os.mkfifo(tmp_path / "policy.yaml")
@@ -435,6 +435,24 @@ def test_a_signal_ends_a_run_with_130(number: signal.Signals, tmp_path: Path) ->
 
     assert process.returncode == 130
     assert shown == "drtool: error: interrupted\n"
+
+
+def test_a_run_under_nohup_outlives_its_terminal(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "policy.yaml")
+    process = subprocess.Popen(
+        ["nohup", *PROGRAM, "status", "--policy", str(tmp_path / "policy.yaml")],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+    )
+    with (tmp_path / "policy.yaml").open("w"):
+        process.send_signal(signal.SIGHUP)
+    _, shown = process.communicate(timeout=30)
+
+    assert process.returncode == 2, shown
+    assert "the policy is empty" in shown
 
 
 @pytest.mark.parametrize(
