@@ -24,6 +24,8 @@ RUN useradd --system --uid 10001 --user-group --create-home --home-dir /var/lib/
     && install -d -o drtool -g drtool -m 0700 /var/lib/drtool/restore
 USER drtool
 WORKDIR /var/lib/drtool
+# Named, and so trusted, whoever owns what is mounted there on the host.
+ENV DRTOOL_POLICY=/var/lib/drtool/policies
 # Policies are mounted here; secrets come by reference, from the environment or mounted files.
 VOLUME ["/var/lib/drtool/restore"]
 STOPSIGNAL SIGTERM

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +16,7 @@ from drtool.config.reader import Problem, Reader, TooMuch, Wrong
 from drtool.config.shapes import record_of
 from drtool.errors import PolicyError, UsageError
 from drtool.policy.policy import Policy
+from drtool.system.changeable import changeable_by_others
 
 # A hundred sources with comments take half of it; the library takes seconds for more.
 MAX_POLICY_BYTES = 128 << 10
@@ -26,23 +28,46 @@ DIRECTORY = "policies"
 
 
 def find_policy(explicit: Path | None, environ: Mapping[str, str], cwd: Path) -> Path:
-    """`--policy`, else DRTOOL_POLICY, else the single file in ./policies; UsageError if none is meant."""
-    if explicit is not None:
-        return explicit
-    if environ.get(VARIABLE):
-        return Path(environ[VARIABLE])
-    found = sorted(path for end in ("yaml", "yml") for path in (cwd / DIRECTORY).glob(f"*.{end}"))
+    """`--policy`, else DRTOOL_POLICY, else the single file in ./policies; UsageError if none is meant.
+
+    The first two may name a directory that holds a single one. A policy names programs to run, so
+    one that nobody named is only taken where nobody but root and this user can have written it.
+    """
+    named = explicit or (Path(environ[VARIABLE]) if environ.get(VARIABLE) else None)
+    if named is not None:
+        return _single_file(named) if named.is_dir() else named
+    found = _single_file(cwd / DIRECTORY)
+    _refuse_anybodys(found)
+    return found
+
+
+def _single_file(directory: Path) -> Path:
+    found = sorted(path for end in ("yaml", "yml") for path in directory.glob(f"*.{end}"))
     if len(found) == 1:
         return found[0]
     if not found:
         raise UsageError(
-            f"no policy: there is no file in {cwd / DIRECTORY}",
+            f"no policy: there is no file in {directory}",
             hint="Name one with --policy FILE or DRTOOL_POLICY, or write one with `drtool init`.",
         )
     raise UsageError(
-        f"{len(found)} policies in {cwd / DIRECTORY}: {', '.join(path.name for path in found)}",
+        f"{len(found)} policies in {directory}: {', '.join(path.name for path in found)}",
         hint="Choose one with --policy FILE or DRTOOL_POLICY.",
     )
+
+
+def _refuse_anybodys(found: Path) -> None:
+    try:
+        fault = changeable_by_others(found)
+    except OSError:
+        return  # reading it tells why it cannot be read
+    if fault is not None:
+        raise UsageError(
+            f"policy {found} was found, and not named, and others can change it: {fault.place}"
+            f" {fault.why}",
+            hint=f"If it is the one that you mean, say --policy {shlex.quote(str(found))} or set"
+            f" {VARIABLE}; or let it and the directories above it be yours or root's alone.",
+        )
 
 
 def read_policy(path: Path) -> Policy:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import functools
 import os
-import shutil
 from collections.abc import Iterator
 
+from drtool.system.changeable import trusted_program
 from drtool.system.process import Enclosure, ProgramFailed, run_program
 from drtool.system.users import RunAs
 
@@ -19,7 +19,7 @@ _PROBE_SECONDS = 30.0
 
 def without_network(user: RunAs) -> Enclosure:
     """How to start programs as `user`. Whether this machine gives namespaces is tried once."""
-    unshare = shutil.which("unshare")
+    unshare = trusted_program("unshare")
     if unshare is None:
         return Enclosure((), user, "the program unshare (util-linux) is not installed")
     refused = ""
@@ -37,7 +37,7 @@ def _ways(unshare: str, user: RunAs) -> Iterator[Enclosure]:
     CAP_SYS_ADMIN.
     """
     of_users = (unshare, "--user", "--map-current-user", "--net", "--")
-    setpriv = shutil.which("setpriv")
+    setpriv = trusted_program("setpriv")
     if os.geteuid() == 0 and setpriv is not None and not user.is_us:
         # Root's rights are given up behind the namespace, which needs them.
         become = (f"--reuid={user.uid}", f"--regid={user.gid}", "--clear-groups")

