@@ -47,6 +47,7 @@ class SourceState:
     proven_until: datetime | None = None
     rpo_now: timedelta | None = None
     backups: int = 0
+    backup_ids: tuple[str, ...] = ()
     last_backup: str | None = None
     last_backup_finished: datetime | None = None
     receiver: str | None = None

@@ -15,6 +15,7 @@ from drtool.model.objective import Objective
 from drtool.policy.policy import Policy
 from drtool.repository.recovery_findings import shown
 from drtool.repository.repository import Repository
+from drtool.wiring.check_remembered import remembered_findings
 from drtool.wiring.state import read_state
 from drtool.wiring.state_facts import timetable
 from drtool.wiring.surroundings import Surroundings
@@ -62,7 +63,7 @@ class Checking:
         return read_state(self.name, self.policy, self.opened(), now=self.now)
 
     def backups(self, state: SourceState) -> Look:
-        """What is held of backups, as a line of the check."""
+        """What is held of backups, and was held when this machine last looked, as a line of the check."""
         if state.last_backup_finished is None:
             seen = "none" if not state.backups else f"{state.backups} held, none of them usable"
         else:
@@ -70,7 +71,8 @@ class Checking:
             seen = f"{state.backups} held, the newest ended {age}"
             if "ago" not in age:
                 seen = f"{state.backups} held, the newest is {age}"
-        return Look(name="backups", seen=seen, findings=state.of(Topic.BACKUPS))
+        missed = remembered_findings(self.opened(), state, self.around.environ)
+        return Look(name="backups", seen=seen, findings=(*state.of(Topic.BACKUPS), *missed))
 
     def recoverable(self, state: SourceState) -> Look:
         """How far a recovery could come now, and what would be lost, as a line of the check."""

@@ -143,6 +143,7 @@ def state_of(facts: StateFacts, kind: str) -> SourceState:
         at=facts.now,
         zone=facts.policy.timezone,
         backups=len(facts.manifests),
+        backup_ids=tuple(one.backup_id for one in facts.manifests),
         last_backup=newest.backup_id if newest else None,
         last_backup_finished=newest.ended if newest else None,
         found=by_topic(backup_findings(facts)),

@@ -93,7 +93,8 @@ class Site:
 
     def env(self) -> dict[str, str]:
         own = {name: value for name, value in os.environ.items() if not name.startswith(_STRANGE)}
-        return {**own, "NO_COLOR": "1", **self.environ}
+        state = {"XDG_STATE_HOME": str(self.root / "state")}
+        return {**own, "NO_COLOR": "1", **state, **self.environ}
 
     def run(self, *words: str, code: int | None = 0, **environ: str) -> Ran:
         """Run a command to its end and hold it to its exit code; None lets any pass."""
