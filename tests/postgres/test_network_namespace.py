@@ -6,7 +6,9 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -18,7 +20,7 @@ from drtool.sources.postgres.server import RunningServer, ServerPlan, start_serv
 from drtool.sources.postgres.single_user import read_names
 from drtool.system.clock import SystemClock
 from drtool.system.users import choose_user
-from tests.servers.postgres import PostgresServer, new_server, server_directory
+from tests.servers.postgres import PostgresServer, new_server
 
 pytestmark = pytest.mark.postgres
 
@@ -86,7 +88,9 @@ def test_without_namespaces_servers_start_all_the_same_and_it_is_told(
     plan: ServerPlan, postgres15: PostgresServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A kernel, or a container, that refuses."""
-    refusing = server_directory()
+    # Of our own: from a directory of another user's root takes no program.
+    refusing = Path(tempfile.mkdtemp(prefix="drtool-test-"))
+    refusing.chmod(0o755)
     try:
         program = refusing / "unshare"
         program.write_text(
