@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import click
@@ -11,6 +12,14 @@ from drtool.cli.lazy import Command
 from drtool.cli.targets import is_latest, read_moment
 from drtool.cli.verdicts import leave
 from drtool.errors import UsageError
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """What a person takes for intended."""
+
+    source: bool
+    unsigned: bool
 
 
 @click.command(
@@ -38,6 +47,11 @@ from drtool.errors import UsageError
     is_flag=True,
     help="The source is on another disk, or was encrypted, on purpose; or the mirror was another's.",
 )
+@click.option(
+    "--accept-unsigned",
+    is_flag=True,
+    help="With --restore: owners and set-id bits too, although the runs are not signed.",
+)
 @click.option("--restore", "is_restore", is_flag=True, help="The other way: from mirror to --into.")
 @click.option("--to", metavar="TIME|latest", help="With --restore: as the mirror was then.")
 @click.option(
@@ -56,6 +70,7 @@ def sync(
     rehash: bool,
     max_delete: float | None,
     accept_source: bool,
+    accept_unsigned: bool,
     is_restore: bool,
     to: str | None,
     into: Path | None,
@@ -69,11 +84,12 @@ def sync(
     from drtool.model.request import SyncRequest
 
     if is_restore:
-        _restore(front, sources, to, into=into, is_plan=dry_run, accept_source=accept_source)
+        accepted = Accepted(source=accept_source, unsigned=accept_unsigned)
+        _restore(front, sources, to, into=into, is_plan=dry_run, accepted=accepted)
         return
-    if to is not None or into is not None:
+    if to is not None or into is not None or accept_unsigned:
         raise UsageError(
-            "--to and --into are for bringing files back",
+            "--to, --into and --accept-unsigned are for bringing files back",
             hint="Add --restore, or leave them out.",
         )
     from drtool.wiring.sync import sync as carry_out
@@ -98,7 +114,7 @@ def _restore(
     *,
     into: Path | None,
     is_plan: bool,
-    accept_source: bool,
+    accepted: Accepted,
 ) -> None:
     from drtool.model.request import SyncRestore
     from drtool.wiring.sync import restore as carry_out
@@ -115,7 +131,8 @@ def _restore(
         moment=moment,
         into=into.absolute(),
         is_plan=is_plan,
-        accepts_source=accept_source,
+        accepts_source=accepted.source,
+        accepts_unsigned=accepted.unsigned,
     )
     with front.progress() as view:
         outcome = carry_out(request, front.policy, front.surroundings(view))

@@ -64,7 +64,7 @@ def sync_bucket(settings: BucketSettings, run: MirrorRun) -> SyncOutcome:
     watch, began = Stopwatch(run.clock), run.clock.now()
     told = Told()
     copier = _copier(settings, run)
-    catch_up(run.bucket, run.catalogue, told, owner=_owner(settings, run))
+    catch_up(run.bucket, run.catalogue, told, owner=_owner(settings, run), key=run.key)
     counts = _survey(settings, run, told)
     for alarm in _alarms(settings, run, counts):
         raise SourceUnsuitable(f"source {settings.source}: {alarm.fact}", hint=alarm.fix)
@@ -77,7 +77,7 @@ def sync_bucket(settings: BucketSettings, run: MirrorRun) -> SyncOutcome:
         delete=copier.delete if keeps else None,
     )
     run.check()
-    publisher = Publisher(run.bucket, run.catalogue, run.clock, origin=run.origin)
+    publisher = Publisher(run.bucket, run.catalogue, run.clock, origin=run.origin, key=run.key)
     run_id = publisher.publish(settings.source, began=began, is_whole=settings.is_rehash)
     if deleted and not keeps:
         told.add(tombstones(deleted))
@@ -106,7 +106,7 @@ def preview_bucket(settings: BucketSettings, run: MirrorRun) -> FactSheet:
     """What a run would do; nothing is copied."""
     told = Told()
     _copier(settings, run)
-    catch_up(run.bucket, run.catalogue, told, owner=_owner(settings, run))
+    catch_up(run.bucket, run.catalogue, told, owner=_owner(settings, run), key=run.key)
     counts = _survey(settings, run, told)
     for alarm in _alarms(settings, run, counts):
         told.add(alarm.finding(settings.source))
@@ -172,11 +172,8 @@ def _survey(settings: BucketSettings, run: MirrorRun, told: Told) -> Counter[str
 
 
 def _is_same(now: MirrorEntry, then: MirrorEntry) -> bool:
-    return (now.source_etag, now.tree.size_bytes, now.tree.modified_ns) == (
-        then.source_etag,
-        then.tree.size_bytes,
-        then.tree.modified_ns,
-    )
+    # All of it: what was read from a run that nobody has signed may have a mode or an owner of its own.
+    return (now.source_etag, now.tree) == (then.source_etag, then.tree)
 
 
 def _listed(bucket: Bucket) -> Iterator[MirrorEntry]:

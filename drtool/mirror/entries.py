@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from dataclasses import dataclass
 from json.encoder import encode_basestring as _quoted
 
@@ -12,6 +13,15 @@ from drtool.mirror.keys import escape, key_of, unescape
 from drtool.sources.files.entries import Attribute, TreeEntry, TreeKind
 from drtool.sources.files.unchanged import Signs
 from drtool.stores.bucket import Placed
+
+# Escaped: three characters for a byte. The longest that a walk meets has some 4 KiB.
+_MOST_PATH_BYTES = 3 << 16
+_LONGEST_TEXT = 1024
+# 2^32 - 1 means to leave the owner as it is.
+_MOST_ID = (1 << 32) - 2
+_MOST_NANOSECONDS = (1 << 63) * 10**9
+_MODE = re.compile("[0-7]{1,4}")
+_SHA256 = re.compile("[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,38 +105,102 @@ def from_line(line: str | bytes) -> MirrorEntry:
     try:
         record = json.loads(line)
         kind = TreeKind(record["kind"])
-        xattrs: tuple[Attribute, ...] = tuple(
-            sorted(
-                (unescape(name), base64.b64decode(value))
-                for name, value in record.get("xattrs", {}).items()
-            )
-        )
+        source_etag = _told_by_store(record.get("source_etag"))
+        key = _text(record["key"], _MOST_PATH_BYTES)
+        link = unescape(_text(record.get("link", ""), _MOST_PATH_BYTES))
+        if (kind is TreeKind.SYMLINK) is not bool(link) or b"\0" in link:
+            raise ValueError("a link leads nowhere")
         tree = TreeEntry(
-            path=record["key"].encode() if "source_etag" in record else unescape(record["key"]),
+            path=unescape(key) if source_etag is None else key.encode(),
             kind=kind,
-            mode=int(record["mode"], 8),
-            uid=record["uid"],
-            gid=record["gid"],
-            owner=record["owner"],
-            group=record["group"],
-            modified_ns=record["mtime_ns"],
-            changed_ns=record.get("ctime_ns", 0),
-            inode=record.get("inode", 0),
+            mode=_mode(record["mode"]),
+            uid=_whole(record["uid"], _MOST_ID),
+            gid=_whole(record["gid"], _MOST_ID),
+            owner=_name(record["owner"]),
+            group=_name(record["group"]),
+            modified_ns=_nanoseconds(record["mtime_ns"]),
+            changed_ns=_nanoseconds(record.get("ctime_ns", 0)),
+            inode=_whole(record.get("inode", 0), (1 << 64) - 1),
             device=0,
             links=1,
-            size_bytes=record.get("size", 0),
-            link=unescape(record.get("link", "")),
-            xattrs=xattrs,
+            size_bytes=_whole(record.get("size", 0), (1 << 63) - 1),
+            link=link,
+            xattrs=_xattrs(record.get("xattrs", {})),
         )
         return MirrorEntry(
             tree=tree,
-            content=record.get("sha256"),
-            etag=record.get("etag"),
-            version=record.get("version"),
-            source_etag=record.get("source_etag"),
+            content=_sha256(record.get("sha256")),
+            etag=_told_by_store(record.get("etag")),
+            version=_told_by_store(record.get("version")),
+            source_etag=source_etag,
         )
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise IntegrityError(
             "a run's manifest in the mirror holds a line that drtool does not write",
             hint="Run `drtool sync --rehash` to write a whole manifest again.",
         ) from error
+
+
+# Called for each member of each line: short, and of exact types, for `True` is an int to isinstance.
+def _whole(value: object, most: int) -> int:
+    if type(value) is not int or not 0 <= value <= most:
+        raise ValueError("not a number that it could be")
+    return value
+
+
+def _nanoseconds(value: object) -> int:
+    if type(value) is not int or abs(value) > _MOST_NANOSECONDS:
+        raise ValueError("not a time")
+    return value
+
+
+def _mode(value: object) -> int:
+    if type(value) is not str or _MODE.fullmatch(value) is None:
+        raise ValueError("not a mode")
+    return int(value, 8)
+
+
+def _text(value: object, most: int) -> str:
+    if type(value) is not str or len(value) > most:
+        raise ValueError("not a text")
+    value.encode()
+    return value
+
+
+def _name(value: object) -> str | None:
+    if value is None:
+        return None
+    if "\0" in _text(value, _LONGEST_TEXT):
+        raise ValueError("not a name")
+    return str(value)
+
+
+def _told_by_store(value: object) -> str | None:
+    """An etag or version: it goes into a request's headers and query."""
+    if value is None:
+        return None
+    text = _text(value, _LONGEST_TEXT)
+    if not (text.isascii() and text.isprintable()):
+        raise ValueError("not what a store says")
+    return text
+
+
+def _sha256(value: object) -> str | None:
+    if value is None:
+        return None
+    if type(value) is not str or _SHA256.fullmatch(value) is None:
+        raise ValueError("not a digest")
+    return value
+
+
+def _xattrs(value: dict[str, str]) -> tuple[Attribute, ...]:
+    if not value:
+        return ()
+    pairs = [
+        (unescape(name), base64.b64decode(text, validate=True)) for name, text in value.items()
+    ]
+    if any(
+        not name or b"\0" in name or len(name) > 255 or len(text) > 65536 for name, text in pairs
+    ):
+        raise ValueError("not an extended attribute")
+    return tuple(sorted(pairs))

@@ -21,9 +21,13 @@ from drtool.errors import (
     ObjectMissing,
 )
 from drtool.mirror.catalogue import Catalogue, open_catalogue
+from drtool.mirror.chains import Chain, chain_at, fold
 from drtool.mirror.entries import MirrorEntry, from_line
-from drtool.mirror.manifests import Run, ended_at, fold, list_runs, state_at
+from drtool.mirror.manifests import ended_at, list_runs
 from drtool.mirror.pages import pages
+from drtool.mirror.publishing import left_out_findings
+from drtool.mirror.reduced import Reducer
+from drtool.mirror.run_key import RunKey
 from drtool.model.finding import Finding, Severity
 from drtool.model.measure import CLOCK_SKEW, counted, format_exact
 from drtool.model.origin import NOT_TOLD, Origin
@@ -55,6 +59,10 @@ class MirrorRestore:
     stop: threading.Event
     # Of the policy: its stack alone. What it is now may be another machine and another path.
     origin: Origin = NOT_TOLD
+    # By which runs are known; `why_no_key` is told where there is none.
+    key: RunKey | None = None
+    why_no_key: str = ""
+    accepts_unsigned: bool = False
 
 
 def restore_from_mirror(wanted: MirrorRestore, bucket: Bucket) -> FactSheet:
@@ -63,13 +71,16 @@ def restore_from_mirror(wanted: MirrorRestore, bucket: Bucket) -> FactSheet:
     NotRecoverable, before anything is written, if there is no such run, if the moment has not come yet, or
     if files were overwritten since in a bucket without versions. DestinationRefused unless `into` is new
     or empty. An IntegrityError or a missing object ends it: what is written so far is then not to be used.
+
+    Of runs that the key has not signed, rights are not restored (`mirror/reduced.py`) unless accepted.
     """
     watch = Stopwatch(wanted.clock)
-    chain = state_at(bucket, wanted.moment)
-    if not chain:
-        raise _too_early(wanted, bucket)
-    _require_past(wanted, newest=chain[-1].ended)
-    fact = chain[-1].origin.difference(wanted.origin)
+    chain = chain_at(bucket, wanted.moment, None if wanted.accepts_unsigned else wanted.key)
+    if not chain.runs:
+        raise _none_counts(wanted, bucket, chain)
+    newest = chain.runs[-1]
+    _require_past(wanted, newest=newest.ended)
+    fact = newest.origin.difference(wanted.origin)
     if fact is not None:
         raise NotRecoverable(
             f"{bucket.url} may be the mirror of another source: {fact}",
@@ -79,12 +90,14 @@ def restore_from_mirror(wanted: MirrorRestore, bucket: Bucket) -> FactSheet:
     place = Path(os.path.realpath(wanted.into))
     _check_place(place)
     with tempfile.TemporaryDirectory(prefix="drtool-mirror-") as scratch:
-        catalogue = _state(bucket, chain, Path(scratch), name="then")
+        catalogue = _state(bucket, chain, Path(scratch), name="then", key=wanted.key)
         try:
             _require_versions(wanted, bucket, chain, catalogue=catalogue, scratch=Path(scratch))
             files, size = catalogue.count(), catalogue.size_bytes()
-            writing = _Writing(replace(wanted, into=place), bucket, size)
-            findings = [] if wanted.is_plan else writing.run(catalogue)
+            reducer, told = _trust(wanted, chain, bucket)
+            if not wanted.is_plan:
+                writing = _Writing(replace(wanted, into=place), bucket, size, reducer=reducer)
+                told += writing.run(catalogue)
         finally:
             catalogue.close()
     would = "would be " if wanted.is_plan else ""
@@ -95,21 +108,50 @@ def restore_from_mirror(wanted: MirrorRestore, bucket: Bucket) -> FactSheet:
             Fact(name="source", value=wanted.source),
             Fact(name="mirror", value=bucket.url),
             Fact(name="destination", value=str(wanted.into)),
-            Fact(name="run", value=chain[-1].run_id),
-            Fact(name="read_since", value=chain[-1].began, label="tree as read since"),
-            Fact(name="as_of", value=chain[-1].ended, label="and until"),
+            Fact(name="run", value=newest.run_id),
+            Fact(name="read_since", value=newest.began, label="tree as read since"),
+            Fact(name="as_of", value=newest.ended, label="and until"),
+            Fact(name="signed", value=reducer is None and not wanted.accepts_unsigned),
             Fact(name="files", value=files),
             Fact(name="bytes", value=size),
             Fact(name="seconds", value=round(watch.seconds(), 3)),
         ),
-        findings=tuple(findings),
+        findings=tuple(told),
     )
+
+
+def _trust(
+    wanted: MirrorRestore, chain: Chain, bucket: Bucket
+) -> tuple[Reducer | None, list[Finding]]:
+    """What takes rights from entries, unless the runs are signed for this source; and what is said of it."""
+    told = left_out_findings(chain, bucket.url)
+    if wanted.accepts_unsigned:
+        return None, told
+    why = wanted.why_no_key or "they are of an earlier drtool, or somebody else has written them"
+    if wanted.key is not None and chain.is_signed:
+        if all(run.source == wanted.source for run in chain.runs):
+            return None, told
+        why = f"they are of source {chain.runs[-1].source}"
+    told.append(
+        Finding(
+            severity=Severity.WARNING,
+            subject=bucket.url,
+            fact=f"nobody vouches for its runs ({why}): files come back without owners, set-id bits,"
+            " capabilities, ACLs and modes above the umask",
+            fix="If nobody else can write to the bucket, restore with --accept-unsigned; else compare the"
+            " files, and set what they need by hand.",
+        )
+    )
+    return Reducer(), told
 
 
 class _Writing:
     """Writes all entries of a catalogue."""
 
-    def __init__(self, wanted: MirrorRestore, bucket: Bucket, size_bytes: int) -> None:
+    def __init__(
+        self, wanted: MirrorRestore, bucket: Bucket, size_bytes: int, *, reducer: Reducer | None
+    ) -> None:
+        self._reducer = reducer
         self._wanted = wanted
         self._bucket = bucket
         self._total = size_bytes
@@ -136,6 +178,8 @@ class _Writing:
                     executor.shutdown(wait=True, cancel_futures=True)
                     raise
             findings = [*writer.finish(), *self._told]
+            if self._reducer is not None:
+                findings += self._reducer.shortfalls.findings()
         finally:
             writer.close()
         wanted.emit(PhaseEnded(phase="fetch", seconds=watch.seconds()))
@@ -145,6 +189,8 @@ class _Writing:
         """The files; directories and links are made as they come by."""
         for line in catalogue.lines(pending_only=False):
             entry = from_line(line)
+            if self._reducer is not None:
+                entry = replace(entry, tree=self._reducer(entry.tree))
             if entry.tree.kind is TreeKind.DIRECTORY:
                 writer.directory(entry.tree)
             elif entry.tree.kind is TreeKind.SYMLINK:
@@ -214,25 +260,27 @@ def _no_path(key: str) -> Finding:
     )
 
 
-def _state(bucket: Bucket, chain: list[Run], scratch: Path, *, name: str) -> Catalogue:
+def _state(
+    bucket: Bucket, chain: Chain, scratch: Path, *, name: str, key: RunKey | None
+) -> Catalogue:
     catalogue = open_catalogue(scratch / f"{name}.sqlite", identity=name)
-    fold(bucket, chain, catalogue)
+    fold(bucket, chain.runs, catalogue, key=key)
     return catalogue
 
 
 def _require_versions(
     wanted: MirrorRestore,
     bucket: Bucket,
-    chain: list[Run],
+    chain: Chain,
     *,
     catalogue: Catalogue,
     scratch: Path,
 ) -> None:
     """NotRecoverable if a file of then was overwritten since, and no version of it was kept."""
-    newest = state_at(bucket, None)
-    if newest[-1].run_id == chain[-1].run_id:
+    newest = chain_at(bucket, None, None if wanted.accepts_unsigned else wanted.key)
+    if newest.runs[-1].run_id == chain.runs[-1].run_id:
         return
-    now = _state(bucket, newest, scratch, name="now")
+    now = _state(bucket, newest, scratch, name="now", key=wanted.key)
     lost = 0
     first = b""
     try:
@@ -296,6 +344,17 @@ def _require_past(wanted: MirrorRestore, *, newest: datetime) -> None:
         f"{format_exact(wanted.moment, zone)} has not come yet, so the mirror of {wanted.source} does not"
         f" hold it: now is {format_exact(now, zone)}",
         hint=f"Its newest run ended at {format_exact(newest, zone)}: use --to with it, or --to latest.",
+    )
+
+
+def _none_counts(
+    wanted: MirrorRestore, bucket: Bucket, chain: Chain
+) -> IntegrityError | NotRecoverable:
+    if not chain.left_out:
+        return _too_early(wanted, bucket)
+    return IntegrityError(
+        f"{bucket.url}: no run that had ended by then can be read, the newest is {chain.left_out[0]}",
+        hint="Restore from a backup, or to another moment; `drtool sync --rehash` writes a whole one.",
     )
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from itertools import islice
 
@@ -20,8 +19,10 @@ from drtool.mirror.keeping import keeps_deleted
 from drtool.mirror.keys import key_of
 from drtool.mirror.leftovers import no_parts_left
 from drtool.mirror.pages import pages
+from drtool.mirror.place import place_before, place_text
 from drtool.mirror.plan import Survey, Told, TreeSettings, alarms, plan_missed, survey
 from drtool.mirror.publishing import Owner, Publisher, catch_up
+from drtool.mirror.run_key import RunKey
 from drtool.mirror.uploading import NotStored, Stored, ToStore, Uploader
 from drtool.model.finding import Finding, Severity
 from drtool.model.measure import counted
@@ -30,7 +31,6 @@ from drtool.model.outcome import Fact, FactSheet, SyncOutcome
 from drtool.model.progress import Emit, PhaseAdvanced, PhaseBegan, PhaseEnded
 from drtool.sources.files.beneath import open_root, open_tree
 from drtool.sources.files.entries import Omission, Omitted, shown
-from drtool.sources.files.guard import PlaceSigns
 from drtool.sources.files.second_look import SecondLook
 from drtool.stores.bucket import Bucket
 from drtool.system.clock import Clock, Stopwatch
@@ -50,7 +50,7 @@ _SHOWN_PATHS = 20
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MirrorRun:
     """What a run works with. `check` raises once another run has taken the lease; `origin` is whose
-    mirror it is.
+    mirror it is; `key` signs its manifest.
     """
 
     bucket: Bucket
@@ -60,6 +60,7 @@ class MirrorRun:
     stop: threading.Event
     check: Callable[[], None]
     origin: Origin = NOT_TOLD
+    key: RunKey | None = None
 
 
 def sync_tree(tree: TreeSettings, run: MirrorRun) -> SyncOutcome:
@@ -70,11 +71,13 @@ def sync_tree(tree: TreeSettings, run: MirrorRun) -> SyncOutcome:
     """
     watch, began = Stopwatch(run.clock), run.clock.now()
     told = Told()
-    catch_up(run.bucket, run.catalogue, told, owner=_owner(tree, run))
+    tree = _caught_up(tree, run, told)
     found = _surveyed(tree, run)
     for finding in found.findings:
         told.add(finding)
-    raised = alarms(tree, found, run.catalogue, bucket=run.bucket, before=_place_before(run))
+    raised = alarms(
+        tree, found, run.catalogue, bucket=run.bucket, before=place_before(run.catalogue)
+    )
     if raised:
         raise SourceUnsuitable(f"source {tree.source}: {raised[0].fact}", hint=raised[0].fix)
     read_ns = int(began.timestamp() * 1_000_000_000)
@@ -101,9 +104,9 @@ def sync_tree(tree: TreeSettings, run: MirrorRun) -> SyncOutcome:
             told.add(letting_go.tombstones(count))
         deleted += count
     run.check()
-    publisher = Publisher(run.bucket, run.catalogue, run.clock, origin=run.origin)
+    publisher = Publisher(run.bucket, run.catalogue, run.clock, origin=run.origin, key=run.key)
     run_id = publisher.publish(tree.source, began=began, is_whole=tree.is_rehash)
-    run.catalogue.set_about(place=_place_text(found.place))
+    run.catalogue.set_about(place=place_text(found.place))
     return SyncOutcome(
         source=tree.source,
         mirror=run.bucket.url,
@@ -121,18 +124,26 @@ def sync_tree(tree: TreeSettings, run: MirrorRun) -> SyncOutcome:
     )
 
 
-def _owner(tree: TreeSettings, run: MirrorRun) -> Owner:
-    return Owner(source=tree.source, origin=run.origin, is_accepted=tree.accepts_source)
+def _caught_up(tree: TreeSettings, run: MirrorRun, told: Told) -> TreeSettings:
+    """The settings; after runs that nobody has signed, with every file to be read again."""
+    owner = Owner(source=tree.source, origin=run.origin, is_accepted=tree.accepts_source)
+    if catch_up(run.bucket, run.catalogue, told, owner=owner, key=run.key):
+        return tree
+    fact = "its runs are not signed by this repository: every file is read once more"
+    told.add(Finding(severity=Severity.NOTE, subject=run.bucket.url, fact=fact))
+    return replace(tree, is_rehash=True)
 
 
 def preview_tree(tree: TreeSettings, run: MirrorRun) -> FactSheet:
     """What a run would do. Only the local catalogue may have been brought up to date."""
     told = Told()
-    catch_up(run.bucket, run.catalogue, told, owner=_owner(tree, run))
+    tree = _caught_up(tree, run, told)
     found = _surveyed(tree, run)
     for finding in found.findings:
         told.add(finding)
-    raised = alarms(tree, found, run.catalogue, bucket=run.bucket, before=_place_before(run))
+    raised = alarms(
+        tree, found, run.catalogue, bucket=run.bucket, before=place_before(run.catalogue)
+    )
     for alarm in raised:
         told.add(alarm.finding(tree.source))
     puts = _some((job.path for job in run.catalogue.jobs() if job.line is None), found.touched)
@@ -384,17 +395,3 @@ def in_window(
 
 def _gone_files(catalogue: Catalogue) -> Iterator[bytes]:
     return (path for path, is_file in catalogue.unseen() if is_file)
-
-
-def _place_before(run: MirrorRun) -> PlaceSigns | None:
-    text = run.catalogue.about("place")
-    if text is None:
-        return None
-    is_mount_point, device, file_system_id = json.loads(text)
-    return PlaceSigns(
-        is_mount_point=bool(is_mount_point), device=device, file_system_id=file_system_id
-    )
-
-
-def _place_text(place: PlaceSigns) -> str:
-    return json.dumps([place.is_mount_point, place.device, place.file_system_id])

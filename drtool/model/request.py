@@ -139,7 +139,8 @@ class SyncRequest:
 class SyncRestore:
     """Bring one source back from its mirror; `moment` None means the newest run.
 
-    `accepts_source`: also the mirror of another stack.
+    `accepts_source`: also the mirror of another stack; `accepts_unsigned`: with all rights that its runs
+    name, although nobody vouches for them.
     """
 
     source: str
@@ -147,6 +148,7 @@ class SyncRestore:
     into: Path
     is_plan: bool
     accepts_source: bool = False
+    accepts_unsigned: bool = False
 
 
 @dataclass(frozen=True, slots=True)

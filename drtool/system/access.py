@@ -36,6 +36,16 @@ def require_writable(path: Path) -> None:
         )
 
 
+def umask_now() -> int:
+    """The mask of this process; asking the system call for it would change it for a moment."""
+    try:
+        with open("/proc/self/status", encoding="ascii", errors="replace") as file:
+            lines = [line for line in file if line.startswith("Umask:")]
+        return int(lines[0].split()[1], 8)
+    except (OSError, IndexError, ValueError):
+        return 0o077
+
+
 def require_temporary_files() -> None:
     """DestinationRefused if no directory for temporary files can be written, or it has no room."""
     try:

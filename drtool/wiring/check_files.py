@@ -11,7 +11,7 @@ from drtool.check.links import check_link
 from drtool.check.run import Seen, attempt, not_looked
 from drtool.check.state import SourceState, with_refused_backup
 from drtool.errors import DrtoolError, SourceUnavailable
-from drtool.model.checked import Look
+from drtool.model.checked import Look, MirrorStanding
 from drtool.model.finding import Finding, Severity
 from drtool.model.measure import age_of, counted, format_age
 from drtool.policy.scalars import StoreUrl
@@ -74,7 +74,7 @@ def look_at_bucket(checking: Checking, source: BucketSource) -> Iterator[Look]:
 
     yield attempt("bucket", is_there)
     yield attempt("mirror", lambda: _mirror(checking, source.mirror))
-    yield attempt("recoverable until", lambda: _mirror_loss(checking, source.mirror))
+    yield attempt("recoverable until", lambda: _mirror_loss(checking))
 
 
 def _tree(checking: Checking, source: FilesSource, manifests: Sequence[Manifest]) -> Seen:
@@ -123,9 +123,7 @@ def _place_of(manifest: Manifest | None) -> PlaceSigns | None:
 
 def _mirror(checking: Checking, url: StoreUrl) -> Seen:
     bucket = mirror_bucket(url, checking.around)
-    standing = mirror_standing(
-        checking.name, url, repository=checking.known(), around=checking.around
-    )
+    standing = _standing(checking)
     keeps = bucket.keeps_versions()
     link = check_link(bucket.url, link_of(url), fix=VERIFY)
     table = checking.timetable("mirror run", f"drtool sync {checking.name}")
@@ -143,10 +141,13 @@ def _versions(bucket: Bucket, keeps: bool | None) -> str:  # noqa: FBT001 - what
     return f"{bucket.url} answers, {told[keeps]}"
 
 
-def _mirror_loss(checking: Checking, url: StoreUrl) -> Seen:
+def _standing(checking: Checking) -> MirrorStanding:
+    repository, around = checking.known(), checking.around
+    return mirror_standing(checking.name, checking.policy, repository=repository, around=around)
+
+
+def _mirror_loss(checking: Checking) -> Seen:
     """What was put since the last run began is nowhere else."""
-    standing = mirror_standing(
-        checking.name, url, repository=checking.known(), around=checking.around
-    )
+    standing = _standing(checking)
     fix = f"Run `drtool sync {checking.name}`, or schedule it as often as the promise needs."
     return checking.loss(standing.began, age_of(standing.began, checking.now), fix=fix)

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
 from drtool.errors import DrtoolError
+from drtool.mirror.run_key import RunKey, run_key_of
 from drtool.mirror.standing import look_at_mirror
 from drtool.model.checked import MirrorStanding
+from drtool.policy.policy import Policy
 from drtool.policy.scalars import StoreUrl
+from drtool.policy.secrets import NoEncryption
+from drtool.policy.sources import BucketSource, FilesSource
 from drtool.repository.lease import lease_holder
 from drtool.repository.repository import Repository
 from drtool.stores.bucket import Bucket, open_bucket
@@ -29,18 +35,41 @@ def mirror_bucket(url: StoreUrl, around: Surroundings) -> Bucket:
 
 
 def mirror_standing(
-    name: str, url: StoreUrl, *, repository: Repository | None, around: Surroundings
+    name: str, policy: Policy, *, repository: Repository | None, around: Surroundings
 ) -> MirrorStanding:
     """How the mirror of `name` stands. Raises what the bucket raises; `repository` has its lease."""
     holder = None if repository is None else lease_holder(repository, f"mirror-{name}")
-    return look_at_mirror(mirror_bucket(url, around), holder=holder)
+    bucket, key = mirror_bucket(_url_of(name, policy), around), signing_key(policy, repository)
+    return look_at_mirror(bucket, holder=holder, key=key)
+
+
+def newest_run_began(
+    name: str, policy: Policy, *, repository: Repository, around: Surroundings
+) -> datetime | None:
+    """When the newest run of the mirror began, for a scheduler, which does not ask who holds the lease."""
+    bucket, key = mirror_bucket(_url_of(name, policy), around), signing_key(policy, repository)
+    return look_at_mirror(bucket, holder=None, key=key).began
+
+
+def signing_key(policy: Policy, repository: Repository | None) -> RunKey | None:
+    """By which runs of a mirror are signed; none where the repository's key is open to everybody."""
+    if repository is None or isinstance(policy.repository.key, NoEncryption):
+        return None
+    return run_key_of(repository.ring)
+
+
+def _url_of(name: str, policy: Policy) -> StoreUrl:
+    source = policy.source(name)
+    assert isinstance(source, FilesSource | BucketSource)
+    assert source.mirror is not None
+    return source.mirror
 
 
 def mirror_row(
-    name: str, url: StoreUrl, *, repository: Repository, around: Surroundings
+    name: str, policy: Policy, *, repository: Repository, around: Surroundings
 ) -> MirrorStanding:
     """The same for a screen: a bucket that cannot be looked at is `trouble`, and no failure."""
     try:
-        return mirror_standing(name, url, repository=repository, around=around)
+        return mirror_standing(name, policy, repository=repository, around=around)
     except DrtoolError as error:
-        return MirrorStanding(url=url, trouble=error.message)
+        return MirrorStanding(url=_url_of(name, policy), trouble=error.message)

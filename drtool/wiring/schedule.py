@@ -23,7 +23,7 @@ from drtool.schedule.jobs import Job, Work, plan_work
 from drtool.schedule.running import Ran, Site, run_work
 from drtool.system.process import ToldProcess
 from drtool.wiring.commands import StartCommand, command_starter
-from drtool.wiring.mirrors import mirror_standing
+from drtool.wiring.mirrors import newest_run_began
 from drtool.wiring.parts import opened_repository
 from drtool.wiring.surroundings import Surroundings
 
@@ -168,8 +168,7 @@ def _newest(
                 return None if manifest is None else manifest.began
             source = policy.source(job.source)
             if isinstance(source, FilesSource | BucketSource) and source.mirror is not None:
-                url = source.mirror
-                return mirror_standing(job.source, url, repository=None, around=around).began
+                return newest_run_began(job.source, policy, repository=repository, around=around)
         except DrtoolError as error:
             around.emit(
                 Noted(f"{job.name}: nobody knows when it was done: {error.message}", "warning")

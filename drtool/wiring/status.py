@@ -40,11 +40,11 @@ def status(request: StatusRequest, policy: Policy, around: Surroundings) -> Stat
         rows = tuple(
             _with_mirror(
                 _row(read_state(name, policy, repository, now=now)),
-                source,
+                policy,
                 repository=repository,
                 around=around,
             )
-            for name, source in sources.items()
+            for name in sources
         )
     return StatusReport(stack=policy.stack, timezone=policy.timezone.key, at=now, rows=rows)
 
@@ -80,15 +80,16 @@ def _row(state: SourceState) -> StatusRow:
 
 
 def _with_mirror(
-    row: StatusRow, source: SourcePolicy, *, repository: Repository, around: Surroundings
+    row: StatusRow, policy: Policy, *, repository: Repository, around: Surroundings
 ) -> StatusRow:
     """The row with how the source's mirror stands: a warning where nobody could look."""
+    source = policy.source(row.source)
     if not isinstance(source, FilesSource | BucketSource) or source.mirror is None:
         return row
     # With it come the clients of buckets, for which the others need not wait.
     from drtool.wiring.mirrors import mirror_row
 
-    mirror = mirror_row(row.source, source.mirror, repository=repository, around=around)
+    mirror = mirror_row(row.source, policy, repository=repository, around=around)
     if isinstance(source, BucketSource):
         row = _bucket_row(row, mirror, now=around.clock.now())
     if mirror.trouble is None:

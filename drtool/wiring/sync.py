@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass, replace
 from functools import partial
 
-from drtool.errors import PolicyError
+from drtool.errors import DrtoolError, PolicyError, WrongKey
 from drtool.mirror.catalogue import default_place, open_catalogue
 from drtool.mirror.plan import TreeSettings
 from drtool.mirror.restoring import MirrorRestore, restore_from_mirror
 from drtool.mirror.run import MirrorRun, preview_tree, sync_tree
+from drtool.mirror.run_key import RunKey
 from drtool.model.origin import Origin
 from drtool.model.outcome import FactSheet, Failure, SyncOutcome
-from drtool.model.progress import Emit
+from drtool.model.progress import Emit, Noted
 from drtool.model.request import SyncRequest, SyncRestore
 from drtool.policy.policy import Policy
 from drtool.policy.sources import BucketSource, FilesSource
@@ -25,9 +26,10 @@ from drtool.stores.bucket import Bucket, open_bucket
 from drtool.stores.protocol import Store
 from drtool.stores.remote import RemoteStore
 from drtool.system.access import require_temporary_files
+from drtool.wiring.mirrors import signing_key
 from drtool.wiring.occupied import require_unoccupied
 from drtool.wiring.origins import origin_now
-from drtool.wiring.parts import opened_store
+from drtool.wiring.parts import opened_repository, opened_store
 from drtool.wiring.side_by_side import side_by_side, with_failures
 from drtool.wiring.surroundings import Surroundings
 
@@ -42,15 +44,17 @@ def sync(
     """
     sources = _mirrored(request.sources, policy)
     require_temporary_files()
-    with _leases(policy, around) as leases:
-        parts = _Parts(request, policy, leases, around)
+    with _opened(policy, around) as opened:
+        parts = _Parts(request, policy, opened, around)
         jobs = {name: partial(parts.sync, name, source) for name, source in sources.items()}
         ended = side_by_side(jobs, around.emit, at_once=1, stop=around.stop)
     return with_failures(ended)
 
 
 def restore(request: SyncRestore, policy: Policy, around: Surroundings) -> FactSheet:
-    """Write a source's files again from its mirror. Needs the bucket alone, not the repository."""
+    """Write a source's files again from its mirror. Needs the bucket alone: without the repository's key
+    nobody vouches for the runs, and rights are not restored.
+    """
     [source] = _mirrored((request.source,), policy).values()
     require_temporary_files()
     require_unoccupied({request.source: request.into.absolute()}, policy)
@@ -63,8 +67,22 @@ def restore(request: SyncRestore, policy: Policy, around: Surroundings) -> FactS
         emit=around.emit,
         stop=around.stop,
         origin=Origin() if request.accepts_source else Origin(stack=(str(policy.stack),)),
+        accepts_unsigned=request.accepts_unsigned,
     )
+    if not request.accepts_unsigned:
+        wanted = _with_key(wanted, policy, around)
     return restore_from_mirror(wanted, _mirror_of(source, around))
+
+
+def _with_key(wanted: MirrorRestore, policy: Policy, around: Surroundings) -> MirrorRestore:
+    """With the key of its runs, or why there is none: the repository may be gone, and the mirror not."""
+    try:
+        with opened_repository(policy, around) as repository:
+            key = signing_key(policy, repository)
+    except DrtoolError as error:
+        return replace(wanted, why_no_key=f"the repository cannot be asked: {error.message}")
+    why = "" if key is not None else "the repository has no key of its own, `key: none`"
+    return replace(wanted, key=key, why_no_key=why)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +91,7 @@ class _Parts:
 
     request: SyncRequest
     policy: Policy
-    leases: Leases
+    opened: _Opened
     around: Surroundings
 
     def sync(
@@ -86,7 +104,7 @@ class _Parts:
         identity = f"{name} {origin} {bucket.url}"
         with (
             Lease(
-                self.leases, f"mirror-{name}", clock=around.clock, outlives_process=True
+                self.opened.leases, f"mirror-{name}", clock=around.clock, outlives_process=True
             ) as lease,
             closing(open_catalogue(default_place(identity), identity=identity)) as catalogue,
         ):
@@ -98,6 +116,7 @@ class _Parts:
                 stop=around.stop,
                 check=lease.check,
                 origin=origin_now(source, self.policy),
+                key=self.opened.key,
             )
             if isinstance(source, FilesSource):
                 tree = _tree(name, source, request)
@@ -112,12 +131,36 @@ class _StoreAlone:
     store: Store
 
 
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    """Where the leases of mirrors are, and what signs their runs."""
+
+    leases: Leases
+    key: RunKey | None
+
+
+@contextmanager
+def _opened(policy: Policy, around: Surroundings) -> Iterator[_Opened]:
+    """Without the repository's key, which a machine may not have, runs are not signed, and that is told."""
+    with ExitStack() as stack:
+        try:
+            repository = stack.enter_context(opened_repository(policy, around))
+        except (PolicyError, WrongKey) as error:
+            told = f"the runs of mirrors are not signed: {error.message}"
+            around.emit(Noted(told, "warning"))
+            leases = stack.enter_context(_leases(policy, around))
+            yield _Opened(leases, None)
+            return
+        yield _Opened(repository, signing_key(policy, repository))
+
+
 @contextmanager
 def _leases(policy: Policy, around: Surroundings) -> Iterator[Leases]:
     with opened_store(policy, around) as store:
         root = read_root(store)
         if isinstance(store, RemoteStore):
-            store = store.with_capabilities(root.capabilities)
+            # Without the key nobody vouches for what the root says of the store.
+            store = store.with_capabilities(root.capabilities.unproved())
         yield _StoreAlone(store)
 
 

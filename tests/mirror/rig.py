@@ -18,6 +18,7 @@ from drtool.mirror.keys import is_own
 from drtool.mirror.plan import TreeSettings
 from drtool.mirror.restoring import MirrorRestore, restore_from_mirror
 from drtool.mirror.run import MirrorRun, preview_tree, sync_tree
+from drtool.mirror.run_key import RunKey
 from drtool.model.outcome import FactSheet, SyncOutcome
 from drtool.model.progress import silent
 from drtool.stores.bucket import Bucket, open_bucket
@@ -40,6 +41,7 @@ class Rig:
     prefix: str = field(default_factory=lambda: f"m-{uuid.uuid4().hex[:8]}")
     endpoint: str | None = None
     limits: RemoteLimits | None = None
+    key: RunKey | None = RunKey(bytes(range(32)))  # noqa: RUF009 - never changed
 
     def __post_init__(self) -> None:
         self.tree.mkdir()
@@ -73,20 +75,25 @@ class Rig:
         """What a run would do."""
         return self._with_run(lambda run: preview_tree(replace(self.settings, **settings), run))
 
-    def restore(self, name: str, moment: datetime | None = None, *, is_plan: bool = False) -> Path:
-        """The tree as of `moment` in a new directory."""
+    def restore(self, name: str, moment: datetime | None = None, **wanted: Any) -> Path:
+        """The tree as of `moment` in a new directory; `wanted` are members of MirrorRestore."""
+        self.restored(name, moment, **wanted)
+        return self.directory / name
+
+    def restored(self, name: str, moment: datetime | None = None, **wanted: Any) -> FactSheet:
+        """What such a restore says."""
         into = self.directory / name
-        wanted = MirrorRestore(
+        request = MirrorRestore(
             source="uploads",
             moment=moment,
             into=into,
-            is_plan=is_plan,
+            is_plan=bool(wanted.pop("is_plan", False)),
             clock=SystemClock(),
             emit=silent,
             stop=threading.Event(),
+            key=self.key,
         )
-        restore_from_mirror(wanted, self.bucket)
-        return into
+        return restore_from_mirror(replace(request, **wanted), self.bucket)
 
     def forget(self) -> None:
         """Lose the catalogue, as a new machine would have none."""
@@ -120,6 +127,7 @@ class Rig:
                     emit=silent,
                     stop=threading.Event(),
                     check=check,
+                    key=self.key,
                 )
             )
         finally:
