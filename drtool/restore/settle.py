@@ -29,7 +29,12 @@ from drtool.system.users import command_prefix
 _LABEL_START = re.compile(rb"^START WAL LOCATION: ([0-9A-F]+/[0-9A-F]+) ", re.M)
 _REFUSING_LINE = f"restore_command = '{REFUSING_COMMAND}'\n"
 _ESCAPED = re.compile(rb"([\n\r\\])")
-_DURING_RECOVERY = "# Written by drtool: this restore is not finished, and must not be started.\n"
+# A setting that there is not: PostgreSQL refuses to start, promoted already or not. Our own servers
+# have a configuration file of their own.
+_DURING_RECOVERY = (
+    "# Written by drtool: this restore is not finished, and must not be started.\n"
+    "drtool_restore_is_not_finished = on\n"
+)
 
 
 def check_label(manifest: Manifest, destination: Destination) -> None:

@@ -57,7 +57,7 @@ RESTORE = """
 def test_a_restore_that_is_killed_or_asked_to_stop_leaves_nothing_that_can_be_started(
     make_postgres: MakePostgres, server_root: Path, tmp_path: Path
 ) -> None:
-    """Promise 6, PITFALLS 57: at the first files, when they are all there, and in mid-replay."""
+    """Promise 6, PITFALLS 57: at the first files, with all of them, in mid-replay, and behind its end."""
     server = make_postgres(15, segment_mb=1)
     server.query("CREATE TABLE ledger (id int PRIMARY KEY)")
     with protected(server, local_store(tmp_path)) as repository:
@@ -70,6 +70,8 @@ def test_a_restore_that_is_killed_or_asked_to_stop_leaves_nothing_that_can_be_st
         "PhaseBegan replay",
         # The last of some 26 segments are not handed out yet, so the replay cannot have ended.
         "segment 20",
+        # Promoted: nothing is to be recovered any more.
+        "PhaseBegan verify",
     ]
 
     for number, event in enumerate(events):

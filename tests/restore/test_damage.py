@@ -173,7 +173,7 @@ def assert_refuses_to_start(data: Path) -> None:
         assert process.poll() not in (None, 0), server.log_text()
     finally:
         server.stop()
-    assert "FATAL:  could not restore file" in server.log_text(), server.log_text()
+    assert "drtool_restore_is_not_finished" in server.log_text(), server.log_text()
     assert "ready to accept connections" not in server.log_text()
 
 

@@ -6,6 +6,7 @@ settings of a role or a database (InitPostgres in postinit.c).
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable
 
@@ -68,7 +69,9 @@ def _told(plan: ServerPlan, queries: str) -> list[tuple[str, str]] | str:
     for database in _USUAL_DATABASES:
         command = [*enclosed.prefix, str(plan.binaries.program("postgres")), "--single"]
         command += ["-D", str(plan.data_directory)]
-        for name, value in {**plan.settings, "search_path": "pg_catalog"}.items():
+        # Its own postgresql.conf refuses a start while the restore is not finished.
+        own = {"search_path": "pg_catalog", "config_file": os.devnull}
+        for name, value in {**plan.settings, **own}.items():
             command += ["-c", f"{name}={value}"]
         done = run_program(
             [*command, database],
