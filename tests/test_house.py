@@ -52,6 +52,7 @@ DELETERS = {
     "drtool.mirror.letting_go": "an application's files: only where the bucket keeps versions of them",
     "drtool.mirror.keeping": "an object of its own, to see whether the bucket keeps versions",
     "stores": "stores implement it, and the probe clears up its own objects",
+    "drtool.verify.quarantine": "puts aside what is nobody's, from a plan, once its copy was read back",
 }
 
 # Too slow to load for something that PostgreSQL starts once per segment, or that only prints a help.

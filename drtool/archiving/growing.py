@@ -116,13 +116,19 @@ class GrowingSegment:
                 self._repository, self._lineage, self._segment, segment_bytes=self._segment_bytes
             )
         except (ObjectMissing, IntegrityError):
-            # Not readable: the whole segment will be put beside it, and is preferred.
-            stored = mine
-        if stored[: len(mine)] != mine:
+            stored = b""
+        # What is not carried by any part reads as zeros.
+        carried = stored[: len(mine)].rstrip(b"\0")
+        if mine[: len(carried)] != carried:
             raise IntegrityError(
                 f"the tail of segment {self.name} in the repository is not what the server now sends",
                 hint="The server has lost WAL and written other, or two servers write one timeline."
                 " Stop one of them, then run `drtool wal gaps`.",
             )
         self._known = []
-        self._pieces = [(0, mine)]
+        if stored[: len(mine)] == mine:
+            self._pieces = [(0, mine)]
+            return
+        # It was acknowledged, and is missing or damaged since: it goes up again with what came.
+        self._fresh = [memoryview(mine), *self._fresh]
+        self.durable = 0

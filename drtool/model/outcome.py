@@ -300,7 +300,9 @@ class StatusReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VerifyOutcome:
-    """What reading back found; `level` is quick, sampled or whole."""
+    """What reading back found; `level` is quick, sampled or whole. `foreign` are the keys of objects that
+    nobody with the key has put.
+    """
 
     level: str
     sources: tuple[str, ...]
@@ -312,6 +314,7 @@ class VerifyOutcome:
     gaps: tuple[LogGap, ...] = ()
     findings: tuple[Finding, ...] = ()
     rescue_sha256: str = ""
+    foreign: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

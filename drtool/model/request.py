@@ -112,12 +112,13 @@ class VerifyLevel(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VerifyRequest:
-    """Read back; `percent` counts only for a sample."""
+    """Read back; `percent` counts only for a sample. `repairs`: what others have added is put aside."""
 
     sources: tuple[str, ...]
     level: VerifyLevel
     percent: float
     is_dry_run: bool
+    repairs: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

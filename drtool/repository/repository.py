@@ -302,6 +302,20 @@ def _open_keys(store: Store, root: RepositoryRoot, secret: KeySecret) -> KeyRing
     return opened[0]
 
 
+def with_all_versions(repository: Repository) -> Repository:
+    """The same with the key versions that were added since it was opened."""
+    ring = repository.ring
+    versions = dict(ring.versions)
+    for version, content in _read_versions(repository.store, ring.repository_id):
+        try:
+            versions[version] = open_version(
+                ring.master, content, repository_id=ring.repository_id, version=version
+            )
+        except IntegrityError:
+            continue
+    return replace(repository, ring=replace(ring, versions=versions))
+
+
 def _read_versions(store: Store, repository_id: bytes) -> Iterator[tuple[int, bytes]]:
     """What is wrapped in each object that bears the name of a key version, and its number."""
     for found in store.list(layout.versions(repository_id)):

@@ -82,7 +82,7 @@ class Store(Protocol):
         """The next part of all keys below `prefix` (which ends in `/` or is empty), sorted, without `/`."""
 
     def delete(self, key: str) -> None:
-        """Remove an object; no error if it is not there. Only `expire/` and probes call it."""
+        """Remove an object; no error if it is not there. Only `expire/`, probes and repairs call it."""
 
     def replace_if(self, key: str, content: bytes, expected: bytes | None) -> bool:
         """Compare and swap for leases: put `content` if the object now holds `expected` (None: is absent).

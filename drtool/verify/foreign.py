@@ -1,7 +1,7 @@
 """Objects in the store that nobody with the key has put there: found by name and by head, and told.
 
 They change no answer, and nothing is missing without them; but somebody who may write to the store has
-put them. What lies below `log/` and `packs/` is told of by those
+put them. `--repair` puts them aside (`quarantine`). What lies below `log/` and `packs/` is told of by those
 who read it; names alone are looked at here, and heads as far as contents are read at all.
 """
 
@@ -31,8 +31,9 @@ _LAST = chr(0x10FFFF)
 
 
 def find_foreign(repository: Repository, tally: Tally, choice: Choice) -> None:
-    """Look through everything but log and packs. Of marks, which are many, the days alone are listed
-    unless contents are read.
+    """Look through everything but log and packs, and tell of all that is foreign, there too.
+
+    Of marks, which are many, the days alone are listed unless contents are read.
     """
     for key in _objects_at_the_top(repository):
         if key != layout.ROOT:
@@ -48,15 +49,17 @@ def find_foreign(repository: Repository, tally: Tally, choice: Choice) -> None:
     _look_at_backups(repository, tally, choice)
     _look_at_evidence(repository, tally, choice)
     _look_at_marks(repository, tally, choice)
+    _tell_foreign(tally)
 
 
-def tell_foreign(tally: Tally) -> None:
+def _tell_foreign(tally: Tally) -> None:
     """Findings for all that was found: warnings, for nothing of ours is the worse for them."""
     for key in sorted(tally.foreign):
         tally.warn(
             key,
             f"{tally.foreign[key]}: it changes nothing",
-            "Find out who may write to the store, and take it away with the store's own tools.",
+            "Find out who may write to the store. `drtool verify --repair --plan` tells what would be put"
+            " aside.",
         )
     if tally.more_foreign:
         tally.warn(

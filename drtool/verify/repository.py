@@ -35,7 +35,7 @@ from drtool.verify.contents import (
     read_tables,
 )
 from drtool.verify.depth import Choice, Depth, Quick, Sampled, level_of
-from drtool.verify.foreign import find_foreign, tell_foreign
+from drtool.verify.foreign import find_foreign
 from drtool.verify.tally import Tally
 
 
@@ -81,7 +81,6 @@ def verify_repository(
         read = read_chunks(reader, shelf, choice, tally=tally)
     judge_backups(manifests, shelf, tally=tally)
     find_foreign(repository, tally, choice)
-    tell_foreign(tally)
     end()
     outcome = VerifyOutcome(
         level=level_of(depth),
@@ -93,6 +92,7 @@ def verify_repository(
         read_bytes=tally.read_bytes,
         gaps=tuple(tally.gaps),
         findings=tuple(tally.findings),
+        foreign=tuple(sorted(tally.foreign)),
         rescue_sha256=repository.seal.rescue_sha256,
     )
     _leave_evidence(repository, outcome, depth, seed=seed, read=read)

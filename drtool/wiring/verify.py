@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import secrets
+from dataclasses import replace
 
 from drtool.errors import UsageError
 from drtool.model.outcome import Fact, FactSheet, VerifyOutcome
 from drtool.model.request import VerifyLevel, VerifyRequest
 from drtool.policy.policy import Policy
 from drtool.repository.backups import backup_ids
+from drtool.repository.repository import Repository
 from drtool.system.access import require_temporary_files
 from drtool.verify.depth import depth_of
+from drtool.verify.quarantine import movable, put_aside, would_put_aside
 from drtool.verify.repository import last_verified, verify_repository
 from drtool.wiring.parts import opened_repository, restorable_sources
 from drtool.wiring.surroundings import Surroundings
@@ -25,7 +28,9 @@ _WOULD = {
 def verify(
     request: VerifyRequest, policy: Policy, around: Surroundings
 ) -> VerifyOutcome | FactSheet:
-    """Read back; with `is_dry_run` say what would be read."""
+    """Read back; with `is_dry_run` say what would be read. A repair reads, and puts aside what others have
+    added to the store; with `is_dry_run` it says what it would.
+    """
     names = tuple(restorable_sources(request.sources, policy, around))
     try:
         depth = depth_of(request.level, request.percent)
@@ -33,7 +38,7 @@ def verify(
         raise UsageError(str(error), hint="For example: `drtool verify --percent 10`.") from None
     require_temporary_files()
     with opened_repository(policy, around) as repository:
-        if request.is_dry_run:
+        if request.is_dry_run and not request.repairs:
             last = last_verified(repository)
             return FactSheet(
                 kind="verify-plan",
@@ -52,7 +57,7 @@ def verify(
                     Fact(name="last_verified", value=last or "never"),
                 ),
             )
-        return verify_repository(
+        outcome = verify_repository(
             repository,
             depth=depth,
             sources=names,
@@ -60,3 +65,18 @@ def verify(
             clock=around.clock,
             seed=secrets.randbits(32),
         )
+        if not request.repairs:
+            return outcome
+        return _repaired(repository, outcome, around, is_dry_run=request.is_dry_run)
+
+
+def _repaired(
+    repository: Repository, outcome: VerifyOutcome, around: Surroundings, *, is_dry_run: bool
+) -> VerifyOutcome:
+    keys = movable(repository, outcome.foreign)
+    done = (
+        would_put_aside(keys)
+        if is_dry_run
+        else put_aside(repository, keys, now=repository.store.now(), emit=around.emit)
+    )
+    return replace(outcome, findings=(*outcome.findings, *done))

@@ -109,3 +109,28 @@ def test_a_whole_segment_over_its_parts_is_well() -> None:
     assert read_segment(repository, LINEAGE, SEGMENT, segment_bytes=MB) == b"a" * 1000 + b"b" * (
         MB - 1000
     )
+
+
+@pytest.mark.parametrize("loss", ["gone", "overwritten", "its middle is gone"])
+def test_a_tail_that_is_no_longer_readable_is_put_again_before_more_is_acknowledged(
+    loss: str,
+) -> None:
+    """It counted as compared, and what came was put behind it: behind a hole that no restore passes."""
+    repository = new_repository()
+    first, content = grown(repository), bytes(range(1, 201)) * 6
+    for begin, end in ((0, 500), (500, 700), (700, 1000)):
+        first.add(memoryview(content)[begin:end])
+        first.put_tail()
+    for begin, end in ((0, 500), (500, 700), (700, 1000)):
+        if begin == 500 or loss != "its middle is gone":
+            key = LINEAGE.part_key(SEGMENT.name(MB), begin, end)
+            repository.store.delete(key)
+            if loss == "overwritten":
+                repository.store.create(key, [b"nothing"])
+
+    again = grown(repository, known=1000)
+    again.add(memoryview(content)[:1100])
+    again.put_tail()
+
+    held = read_segment(repository, LINEAGE, SEGMENT, segment_bytes=MB)
+    assert held == content[:1100].ljust(MB, b"\0")

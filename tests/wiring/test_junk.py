@@ -16,12 +16,18 @@ import pytest
 from drtool.cli.verdicts import code_of
 from drtool.errors import ExitCode
 from drtool.model.finding import Finding, Severity
+from drtool.model.outcome import VerifyOutcome
+from drtool.model.request import VerifyLevel, VerifyRequest
 from drtool.model.target import ToBackup, ToLatest, ToTime
 from drtool.repository.keys import NO_SECRET
 from drtool.repository.repository import open_repository
+from drtool.repository.rotation import rotate_key
+from drtool.repository.sealing import ObjectType
 from drtool.stores.local import LocalStore
 from drtool.verify.depth import Whole
-from tests.repository.building import SYSTEM, put_tail
+from drtool.verify.quarantine import movable
+from drtool.wiring.verify import verify
+from tests.repository.building import SYSTEM, objects_of, put_tail
 from tests.wiring.state_rig import Past, a_past
 
 LOG = f"log/main/{SYSTEM}"
@@ -194,6 +200,57 @@ def test_a_verification_tells_of_each_object_that_was_added_and_ends_well(
     added = {make(past) for name, make in JUNK.items() if name not in NEEDLESS}
     assert added - told == set()
     assert told - {make(past) for make in JUNK.values()} == set()
+
+
+def test_a_repair_puts_aside_what_was_added_and_nothing_of_ours(
+    original: Past, expected: Answers, tmp_path: Path
+) -> None:
+    past = with_junk(original, tmp_path, cases=JUNK, content="forged")
+    store = past.repository.store
+    before = objects_of(store)
+    rotated = rotate_key(past.repository)
+    newest = open_repository(store, NO_SECRET)
+    newest.put(ObjectType.MARK, f"{MARKS}/00000001/20240501/080000.000000-0000000000200001", b"{}")
+
+    planned = repaired(past, is_dry_run=True)
+    after_plan = objects_of(store)
+    done = repaired(past, is_dry_run=False)
+    after = objects_of(store)
+
+    kept = {"slot", "lease", "pack that nothing needs"}
+    added = {make(past) for name, make in JUNK.items() if name not in kept}
+    told = {one.subject for one in planned.findings if "would be put aside" in one.fact}
+    assert (told, code_of(planned), rotated) == (added, ExitCode.DONE, 3)
+    assert set(before) - set(after_plan) == set()
+    assert set(before) - set(after) == added
+    aside = {key.split("/", 2)[2]: key for key in after if key.startswith("quarantine/")}
+    assert {key: after[place] for key, place in aside.items()} == {
+        key: before[key] for key in added
+    }
+    assert code_of(done) is ExitCode.DONE
+    assert [one for one in past.verify(Whole()).findings if one.subject in added] == []
+
+
+def test_what_was_sealed_under_a_key_that_is_newer_than_the_run_is_not_put_aside(
+    original: Past, tmp_path: Path
+) -> None:
+    past = copied(original, tmp_path)
+    rotate_key(past.repository)
+    newest = open_repository(past.repository.store, NO_SECRET)
+    key = f"{LOG}/00000002/000000020000000000000010"
+    newest.put(ObjectType.LOG, key, bytes(1 << 20))
+
+    assert key in past.verify(Whole()).foreign  # as this run's keys tell
+    assert movable(past.repository, [key]) == ()
+
+
+def repaired(past: Past, *, is_dry_run: bool) -> VerifyOutcome:
+    request = VerifyRequest(
+        sources=(), level=VerifyLevel.WHOLE, percent=100, is_dry_run=is_dry_run, repairs=True
+    )
+    outcome = verify(request, past.policy, past.around)
+    assert isinstance(outcome, VerifyOutcome)
+    return outcome
 
 
 @pytest.mark.soak
