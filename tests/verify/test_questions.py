@@ -178,15 +178,15 @@ def test_every_kind_of_answer_is_defined(copy: Copy) -> None:
 
     answers = copy.answers(
         "SELECT count(*) = 3 FROM ledger;\n",
-        "SELECT true, 1, repeat('x', 3000000) -- and why",
-        "SELECT true::surely",
+        "SELECT true, 1, repeat('x', 3000000); -- and why",
+        "SELECT true::surely -- a remark; and more",
         "TABLE ledger LIMIT 0",
         "SELECT NULL::boolean",
         "SELECT id > 0 FROM ledger ORDER BY id",
         "SELECT 'true'",
         "SELECT 1",
         "SELECT false",
-        "SELECT 100 % 7 = 2 AND 'abs' LIKE 'a%s'",
+        "SELECT 100 % 7 = 2 AND 'abs; -- ' LIKE 'a%s; -- '",
         "SELECT 1 / 0 = 1",
         "SELECT true FROM nowhere",
         "SELECT",

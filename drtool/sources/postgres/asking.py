@@ -7,6 +7,7 @@ as whoever asks. So it is no superuser who asks, nor one who became somebody els
 
 from __future__ import annotations
 
+import re
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -40,6 +41,8 @@ SELECT CASE WHEN false THEN COLUMN END, pg_catalog.left(COLUMN::text, $1)
 FROM (
 QUESTION
 ) AS answers (COLUMN) LIMIT 2"""
+# A semicolon and a remark behind it, as people write them; no quote, so that none of it is a text.
+_ENDING = re.compile(r""";\s*--[^'"$\n]*$""")
 _MAY_CONNECT = "SELECT has_database_privilege(%s, %s, 'CONNECT')"
 _END_SESSIONS = (
     "SELECT count(pg_terminate_backend(pid, 10000)) FROM pg_stat_activity WHERE usename = %s"
@@ -209,7 +212,7 @@ def _wrapped(question: str) -> bytes:
     The first column is always NULL: its type is the answer's, or that of which it is a domain.
     """
     column = f"answer_{secrets.token_hex(8)}"
-    asked = question.rstrip().rstrip(";")
+    asked = _ENDING.sub("", question.rstrip()).rstrip("; \n")
     # The text is the policy's own; what it may be is for the server to decide.
     return _ASKED.replace("COLUMN", column).replace("QUESTION", asked).encode()
 
