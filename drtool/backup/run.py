@@ -41,7 +41,7 @@ from drtool.sources.postgres.basebackup import (
     MemberKind,
 )
 from drtool.sources.postgres.facts import ServerFacts
-from drtool.sources.postgres.manifest import check_manifest, parse_manifest
+from drtool.sources.postgres.manifest import check_manifest, most_manifest_bytes, parse_manifest
 from drtool.system.clock import Clock, Stopwatch
 from drtool.system.stopping import go_on
 
@@ -211,6 +211,11 @@ def _read_stream(source: BackupSource, intake: Intake, emit: Emit) -> ReadStream
                 source.wal.begin(item.start_lsn, item.timeline)
             case ManifestBytes(data):
                 manifest += data
+                if len(manifest) > most_manifest_bytes(len(arrived)):
+                    raise IntegrityError(
+                        f"the backup manifest of {source.facts.place} is longer than its files can make it",
+                        hint="Take the backup again; see the server's log.",
+                    )
             case BackupEnded():
                 ended = item
     intake.finish()

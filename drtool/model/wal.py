@@ -12,6 +12,10 @@ from typing import Self
 
 MIN_SEGMENT_BYTES = 1 << 20
 MAX_SEGMENT_BYTES = 1 << 30
+MOST_LSN = (1 << 64) - 1
+MOST_TIMELINE = (1 << 32) - 1
+# A line of a history has less than a kilobyte, and no cluster was promoted a thousand times.
+MOST_HISTORY_BYTES = 1 << 20
 
 _LSN = re.compile(r"([0-9A-Fa-f]{1,8})/([0-9A-Fa-f]{1,8})")
 _SEGMENT = re.compile(r"[0-9A-F]{24}")
@@ -30,7 +34,7 @@ class Lsn(int):
         """Read `X/X`; raise ValueError for anything else."""
         match = _LSN.fullmatch(text.strip())
         if match is None:
-            raise ValueError(f"not a WAL position: {text!r}")
+            raise ValueError(f"not a WAL position: {text[:40]!r}")
         return cls((int(match[1], 16) << 32) | int(match[2], 16))
 
     def __str__(self) -> str:
@@ -56,7 +60,7 @@ class WalSegment:
     def parse(cls, name: str, segment_bytes: int) -> WalSegment:
         """Read a 24-digit file name; raise ValueError for anything else."""
         if _SEGMENT.fullmatch(name) is None:
-            raise ValueError(f"not the name of a WAL segment: {name!r}")
+            raise ValueError(f"not the name of a WAL segment: {name[:40]!r}")
         per_log = (1 << 32) // segment_bytes
         low = int(name[16:], 16)
         if low >= per_log:
@@ -75,6 +79,14 @@ class WalSegment:
     def end(self, segment_bytes: int) -> Lsn:
         """The position after its last byte."""
         return Lsn((self.number + 1) * segment_bytes)
+
+
+def require_segment_bytes(segment_bytes: int) -> int:
+    """A size that segments may have; ValueError for any other."""
+    is_power = segment_bytes & (segment_bytes - 1) == 0
+    if not is_power or not MIN_SEGMENT_BYTES <= segment_bytes <= MAX_SEGMENT_BYTES:
+        raise ValueError(f"no WAL has segments of {segment_bytes} bytes")
+    return segment_bytes
 
 
 def segments_between(
@@ -108,13 +120,16 @@ class TimelineHistory:
     @classmethod
     def parse(cls, timeline: int, text: str) -> TimelineHistory:
         """Read a history file (src/backend/access/transam/timeline.c); ValueError if it is none."""
+        if len(text) > MOST_HISTORY_BYTES:
+            raise ValueError(f"{history_name(timeline)} has {len(text)} characters")
         ancestors = []
         for line in text.splitlines():
             fields = line.split("#", 1)[0].split(maxsplit=2)
             if not fields:
                 continue
-            if len(fields) < 2 or not fields[0].isdigit():
-                raise ValueError(f"{history_name(timeline)}: not a history line: {line!r}")
+            is_number = fields[0].isascii() and fields[0].isdigit() and len(fields[0]) <= 10
+            if len(fields) < 2 or not is_number or int(fields[0]) > MOST_TIMELINE:
+                raise ValueError(f"{history_name(timeline)}: not a history line: {line[:200]!r}")
             ancestors.append(TimelineSwitch(int(fields[0]), Lsn.parse(fields[1])))
         numbers = [switch.timeline for switch in ancestors] + [timeline]
         if numbers != sorted(set(numbers)):

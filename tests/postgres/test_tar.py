@@ -121,3 +121,44 @@ def test_a_member_that_would_leave_the_data_directory_is_refused(path: str) -> N
 
     with pytest.raises(IntegrityError, match="path"):
         list(TarReader("test.tar").feed(memoryview(member.tobuf(tarfile.USTAR_FORMAT))))
+
+
+def _with(place: int, field: bytes) -> bytes:
+    """The archive with other bytes in its second header, and the checksum that goes with them."""
+    data = bytearray(_whole())
+    header = data[512:1024]
+    header[place : place + len(field)] = field
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    data[512:1024] = header
+    return bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("place", "field"),
+    [
+        (108, b"\x80\0\0\x01\0\0\0\0"),
+        (116, b"\xff" * 8),
+        (100, b"0010000\0"),
+        (124, b"\xff" * 12),
+        (136, b"\x80\0\0\x01" + bytes(8)),
+        (0, b"a//b\0"),
+        (0, b"a/./b\0"),
+        (0, b"a/../b\0"),
+        (0, b"\0"),
+    ],
+    ids=["uid", "gid", "mode", "size", "time", "empty", "dot", "dots", "none"],
+)
+def test_a_header_with_what_no_file_has_is_refused(place: int, field: bytes) -> None:
+    with pytest.raises(IntegrityError, match=r"archive test\.tar of the base backup"):
+        _read(_with(place, field), [])
+
+
+def test_owners_of_32_bits_and_times_before_1970_are_read_as_the_server_sends_them() -> None:
+    owner, moment = (
+        b"\x80\0\0\0\xff\xff\xff\xfe",
+        b"\x80\0\0\0" + (-5).to_bytes(8, "big", signed=True),
+    )
+
+    assert _read(_with(108, owner), [])[0][1].uid == (1 << 32) - 2
+    assert _read(_with(136, moment), [])[0][1].modified_seconds == -5

@@ -20,6 +20,7 @@ from psycopg import pq
 from drtool.errors import IntegrityError, SourceUnavailable
 from drtool.model.finding import Finding
 from drtool.model.wal import Lsn
+from drtool.sources.postgres.answers import not_postgresql, number, understood
 from drtool.sources.postgres.connection import ReplicationConnection, failure_of, rows_of
 from drtool.sources.postgres.damage import DamageReports
 from drtool.sources.postgres.facts import Tablespace
@@ -172,22 +173,25 @@ class BaseBackup:
 
     def _begin(self) -> BackupBegan:
         wait = self._limits.start_seconds
-        start, timeline = self._row(wait)[0]
+        row = self._row(wait)[0]
         spaces = self._row(wait)
         copy = self._connection.result(timeout_seconds=wait)
-        if copy is None or copy.status != pq.ExecStatus.COPY_OUT or not start or not timeline:
+        if copy is None or copy.status != pq.ExecStatus.COPY_OUT:
             raise self._unexpected()
-        kilobytes = sum(int(size or 0) for _, _, size in spaces)
-        return BackupBegan(
-            start_lsn=Lsn.parse(start),
-            timeline=int(timeline),
-            tablespaces=tuple(
-                Tablespace(oid=int(oid), location=location or "", size_bytes=int(size or 0) * 1024)
-                for oid, location, size in spaces
-                if oid is not None
-            ),
-            estimated_bytes=kilobytes * 1024,
-        )
+        with understood(self._connection.place):
+            start, timeline = row
+            return BackupBegan(
+                start_lsn=Lsn.parse(start or ""),
+                timeline=number(timeline),
+                tablespaces=tuple(
+                    Tablespace(
+                        oid=number(oid), location=location or "", size_bytes=_kilobytes(size)
+                    )
+                    for oid, location, size in spaces
+                    if oid is not None
+                ),
+                estimated_bytes=sum(_kilobytes(size) for _, _, size in spaces),
+            )
 
     def _stream(self, tablespaces: dict[str, Tablespace]) -> Iterator[BackupItem]:
         # The hot loop: about 30,000 messages for each gigabyte.
@@ -229,9 +233,9 @@ class BaseBackup:
 
     def _end(self) -> BackupEnded:
         wait = self._limits.silence_seconds
-        stop, timeline = self._stopped
-        if not stop or not timeline:
-            raise self._unexpected()
+        with understood(self._connection.place):
+            stop, timeline = self._stopped
+            stop_lsn, last_timeline = Lsn.parse(stop or ""), number(timeline)
         try:
             while self._connection.result(timeout_seconds=wait) is not None:
                 pass
@@ -239,7 +243,7 @@ class BaseBackup:
             # The server says this after the last byte and the stop position: nothing is missing.
             self._damage.confirm()
         return BackupEnded(
-            stop_lsn=Lsn.parse(stop), timeline=int(timeline), findings=self._damage.findings()
+            stop_lsn=stop_lsn, timeline=last_timeline, findings=self._damage.findings()
         )
 
     def _row(self, wait: float) -> list[tuple[str | None, ...]]:
@@ -249,10 +253,11 @@ class BaseBackup:
         return rows_of(result)
 
     def _unexpected(self) -> SourceUnavailable:
-        return SourceUnavailable(
-            f"{self._connection.place} did not answer BASE_BACKUP as PostgreSQL 15 and later do",
-            hint="Give the DSN of the server itself, not of a pooler or proxy.",
-        )
+        return not_postgresql(self._connection.place, "BASE_BACKUP brought something else")
+
+
+def _kilobytes(size: str | None) -> int:
+    return number(size) * 1024 if size else 0
 
 
 def _archive(

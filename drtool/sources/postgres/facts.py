@@ -14,7 +14,8 @@ import psycopg
 
 from drtool.errors import SourceUnavailable, SourceUnsuitable
 from drtool.model.link import Link
-from drtool.model.wal import Lsn
+from drtool.model.wal import Lsn, require_segment_bytes
+from drtool.sources.postgres.answers import number, understood
 from drtool.sources.postgres.connection import (
     ReplicationConnection,
     connect,
@@ -148,29 +149,30 @@ def replication_facts(
     connection: ReplicationConnection,
 ) -> ServerFacts:
     """The facts as a replication connection tells them."""
-    system_id, timeline, flushed, _ = connection.rows("IDENTIFY_SYSTEM")[0]
-    assert system_id is not None
-    assert timeline is not None
-    assert flushed is not None
+    with understood(connection.place):
+        return _replication_facts(connection)
 
+
+def _replication_facts(connection: ReplicationConnection) -> ServerFacts:
+    system_id, timeline, flushed, _ = connection.rows("IDENTIFY_SYSTEM")[0]
     return ServerFacts(
         place=connection.place,
         link=connection.link,
-        system_id=int(system_id),
-        timeline=int(timeline),
-        flushed=Lsn.parse(flushed),
+        system_id=number(system_id),
+        timeline=number(timeline),
+        flushed=Lsn.parse(flushed or ""),
         server_version_num=connection.server_version,
-        segment_bytes=size_of_setting(_show(connection, "wal_segment_size")),
-        block_bytes=int(_show(connection, "block_size")),
+        segment_bytes=require_segment_bytes(size_of_setting(_show(connection, "wal_segment_size"))),
+        block_bytes=number(_show(connection, "block_size")),
         wal_level=_show(connection, "wal_level"),
         has_checksums=_show(connection, "data_checksums") == "on",
         is_standby=_show(connection, "in_hot_standby") == "on",
         capacities=Capacities(
-            max_connections=int(_show(connection, "max_connections")),
-            max_worker_processes=int(_show(connection, "max_worker_processes")),
-            max_wal_senders=int(_show(connection, "max_wal_senders")),
-            max_prepared_transactions=int(_show(connection, "max_prepared_transactions")),
-            max_locks_per_transaction=int(_show(connection, "max_locks_per_transaction")),
+            max_connections=number(_show(connection, "max_connections")),
+            max_worker_processes=number(_show(connection, "max_worker_processes")),
+            max_wal_senders=number(_show(connection, "max_wal_senders")),
+            max_prepared_transactions=number(_show(connection, "max_prepared_transactions")),
+            max_locks_per_transaction=number(_show(connection, "max_locks_per_transaction")),
         ),
         synchronous_standby_names=_show(connection, "synchronous_standby_names"),
         bootstrap_role=None,
@@ -193,15 +195,16 @@ def read_clock(dsn: str) -> datetime:
 
 def size_of_setting(text: str) -> int:
     """`16MB` -> 16777216, as SHOW prints sizes."""
-    match = re.fullmatch(r"(\d+)(B|kB|MB|GB)", text)
+    match = re.fullmatch(r"([0-9]{1,15})(B|kB|MB|GB)", text)
     if match is None:
-        raise SourceUnsuitable(f"{text!r} is not a size as PostgreSQL prints it")
+        raise SourceUnsuitable(f"{text[:40]!r} is not a size as PostgreSQL prints it")
     return int(match[1]) * _UNITS[match[2]]
 
 
 def _show(connection: ReplicationConnection, name: str) -> str:
     value = connection.rows(f"SHOW {name}")[0][0]
-    assert value is not None
+    if value is None:
+        raise ValueError(f"{name} is null")
     return value
 
 

@@ -195,5 +195,8 @@ def parse_line(line: str) -> LogEvent | None:
     for pattern, make in _PARSERS:
         found = pattern.match(text)
         if found is not None:
-            return make(found)
+            try:
+                return make(found)
+            except (ValueError, OverflowError):
+                return None  # words of somebody else, in which the pattern happens to be
     return None

@@ -7,17 +7,20 @@ basebackup.py); the SHA-256 of the manifest itself is checked here, and paths an
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from drtool.errors import IntegrityError
+from drtool.model.strict_json import JsonObject, read_object
 from drtool.model.wal import Lsn
 
 _CHECKSUM_KEY = b'"Manifest-Checksum"'
 # Added to the archive after the manifest was made, or described by nothing in it.
 _NOT_LISTED = frozenset({b"backup_manifest"})
 _SHOWN = 3
+# Of an entry: MAXPGPATH in hexadecimal digits, and the rest. It is seldom more than 200.
+_MOST_ENTRY_BYTES = 4096
+_MOST_HEAD_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,25 +41,24 @@ class BackupManifest:
     wal_ranges: tuple[WalRange, ...]
 
 
+def most_manifest_bytes(files: int) -> int:
+    """How long a manifest of so many files can be."""
+    return _MOST_HEAD_BYTES + files * _MOST_ENTRY_BYTES
+
+
 def parse_manifest(data: bytes) -> BackupManifest:
     """Read it; IntegrityError if it is damaged. A file costs about 200 bytes of memory meanwhile."""
     _check_sum(data)
     try:
-        raw = json.loads(data)
+        raw = read_object(data, most_bytes=len(data))
+        has_system = raw.has("System-Identifier")
         return BackupManifest(
-            system_id=_optional_int(raw.get("System-Identifier")),
-            files={_path(entry): int(entry["Size"]) for entry in raw["Files"]},
-            wal_ranges=tuple(
-                WalRange(
-                    timeline=int(entry["Timeline"]),
-                    begin=Lsn.parse(entry["Start-LSN"]),
-                    end=Lsn.parse(entry["End-LSN"]),
-                )
-                for entry in raw["WAL-Ranges"]
-            ),
+            system_id=raw.whole("System-Identifier") if has_system else None,
+            files=dict(_path_and_size(JsonObject(entry)) for entry in raw.items("Files")),
+            wal_ranges=tuple(_range(JsonObject(entry)) for entry in raw.items("WAL-Ranges")),
         )
-    except (ValueError, KeyError, TypeError) as error:
-        raise _damaged(f"cannot be read: {error!r}") from error
+    except ValueError as error:
+        raise _damaged(f"cannot be read: {error}") from error
 
 
 def check_manifest(manifest: BackupManifest, arrived: Mapping[bytes, int]) -> None:
@@ -89,15 +91,19 @@ def _check_sum(data: bytes) -> None:
         raise _damaged("does not match its own SHA-256")
 
 
-def _path(entry: Mapping[str, str]) -> bytes:
+def _path_and_size(entry: JsonObject) -> tuple[bytes, int]:
     # A path that is not UTF-8 is written as hexadecimal digits under another key.
-    if "Encoded-Path" in entry:
-        return bytes.fromhex(entry["Encoded-Path"])
-    return entry["Path"].encode("utf-8", "surrogateescape")
+    if entry.has("Encoded-Path"):
+        return bytes.fromhex(entry.text("Encoded-Path")), entry.whole("Size")
+    return entry.text("Path").encode("utf-8", "surrogateescape"), entry.whole("Size")
 
 
-def _optional_int(value: int | None) -> int | None:
-    return None if value is None else int(value)
+def _range(entry: JsonObject) -> WalRange:
+    return WalRange(
+        timeline=entry.whole("Timeline"),
+        begin=Lsn.parse(entry.text("Start-LSN")),
+        end=Lsn.parse(entry.text("End-LSN")),
+    )
 
 
 def _damaged(fact: str) -> IntegrityError:

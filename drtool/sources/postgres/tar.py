@@ -14,6 +14,12 @@ from enum import StrEnum
 from drtool.errors import IntegrityError
 
 BLOCK_BYTES = 512
+# The server sends permissions alone, numbers of 32 bits for owners, and at most 64 bits of anything.
+_MOST_MODE = 0o7777
+_MOST_ID = (1 << 32) - 1
+# A file of a data directory has 1 GiB; one that grew there by itself may have more.
+_MOST_SIZE = 1 << 50
+_MOST_NUMBER = (1 << 64) - 1
 _ZEROS = bytes(BLOCK_BYTES)
 
 
@@ -76,6 +82,8 @@ class TarReader:
     def feed(self, view: memoryview) -> Iterator[MemberBegan | MemberBytes | MemberEnded]:
         """The items that `view` completes. IntegrityError for bytes that are no tar."""
         length = len(view)
+        if not length:
+            return
         if length < self._left:
             self._left -= length
             yield MemberBytes(view)
@@ -136,32 +144,45 @@ class TarReader:
             path = before + b"/" + path
         path = path.removeprefix(b"./").rstrip(b"/")
         parts = path.split(b"/")
-        if not path or path.startswith(b"/") or b".." in parts:
+        if any(part in (b"", b".", b"..") for part in parts):
             raise self._broken(f"has a member with the path {path!r}")
         return MemberBegan(
             path=self._prefix + path,
             kind=kind,
-            mode=self._number(header[100:108]),
-            uid=self._number(header[108:116]),
-            gid=self._number(header[116:124]),
-            modified_seconds=self._number(header[136:148]),
-            size_bytes=self._number(header[124:136]) if kind is MemberKind.FILE else 0,
+            mode=self._number(header[100:108], most=_MOST_MODE),
+            uid=self._number(header[108:116], most=_MOST_ID),
+            gid=self._number(header[116:124], most=_MOST_ID),
+            modified_seconds=_signed(self._number(header[136:148])),
+            size_bytes=self._number(header[124:136], most=_MOST_SIZE)
+            if kind is MemberKind.FILE
+            else 0,
             link=_text(header[157:257]) if kind is MemberKind.SYMLINK else b"",
         )
 
-    def _number(self, field: bytes) -> int:
+    def _number(self, field: bytes, *, most: int = _MOST_NUMBER) -> int:
         if field[0] & 0x80:
-            return int.from_bytes(bytes([field[0] & 0x7F]) + field[1:], "big")
-        text = field.split(b"\0", 1)[0].strip()
-        if not all(0x30 <= digit <= 0x37 for digit in text):
-            raise self._broken(f"has a header with the number {text!r}")
-        return int(text or b"0", 8)
+            number = int.from_bytes(bytes([field[0] & 0x7F]) + field[1:], "big")
+        else:
+            text = field.split(b"\0", 1)[0].strip()
+            if not all(0x30 <= digit <= 0x37 for digit in text):
+                raise self._broken(f"has a header with the number {text!r}")
+            number = int(text or b"0", 8)
+        if number > most:
+            raise self._broken(
+                f"has a header with the number {number}, and no file has more than {most}"
+            )
+        return number
 
     def _broken(self, fact: str) -> IntegrityError:
         return IntegrityError(
             f"archive {self._name} of the base backup {fact}",
             hint="Take the backup again; see the server's log.",
         )
+
+
+def _signed(number: int) -> int:
+    """The server sends a time before 1970 as the 64 bits of its number."""
+    return number - (1 << 64) if number >= 1 << 63 else number
 
 
 def _text(field: bytes) -> bytes:

@@ -13,7 +13,8 @@ import psycopg
 from psycopg import pq
 
 from drtool.errors import SourceUnavailable
-from drtool.model.wal import Lsn
+from drtool.model.wal import MOST_HISTORY_BYTES, MOST_LSN, Lsn
+from drtool.sources.postgres.answers import number, understood
 from drtool.sources.postgres.connection import ANSWER_SECONDS, ReplicationConnection, rows_of
 from drtool.sources.postgres.refusals import refused
 from drtool.sources.postgres.slots import check_slot_name
@@ -123,17 +124,25 @@ class WalStream:
             pass
 
     def _read(self, data: memoryview) -> WalItem:
+        with understood(self._connection.place):
+            return self._understand(data)
+
+    def _understand(self, data: memoryview) -> WalItem:
         if data[0] == 0x77:
             _, begin, end, sent = _WAL.unpack_from(data)
+            if not 0 <= begin <= MOST_LSN - len(data):
+                raise ValueError(f"WAL from {begin:x}")
             return WalBytes(
                 begin=Lsn(begin),
                 data=data[_WAL.size :],
-                server_end=Lsn(end),
+                server_end=Lsn(max(end, 0)),
                 sent_at=_moment(sent),
             )
         if data[0] == 0x6B:
             _, end, sent, reply = _KEEPALIVE.unpack_from(data)
-            return Keepalive(server_end=Lsn(end), sent_at=_moment(sent), reply_requested=reply)
+            return Keepalive(
+                server_end=Lsn(max(end, 0)), sent_at=_moment(sent), reply_requested=reply
+            )
         raise SourceUnavailable(
             f"{self._connection.place} sent a message of unknown type {bytes(data[:1])!r}",
             hint="Give the DSN of the server itself, not of a pooler or proxy.",
@@ -191,18 +200,27 @@ def open_wal_stream(
 
 def fetch_history(connection: ReplicationConnection, timeline: int) -> bytes:
     """The content of the timeline's history file; timeline 1 has none and must not be asked for."""
-    row = connection.rows(f"TIMELINE_HISTORY {timeline:d}")[0]
-    return (row[1] or "").encode("utf-8", "surrogateescape")
+    with understood(connection.place):
+        row = connection.rows(f"TIMELINE_HISTORY {timeline:d}")[0]
+        content = (row[1] or "").encode("utf-8", "surrogateescape")
+        if len(content) > MOST_HISTORY_BYTES:
+            raise ValueError(f"a history of {len(content)} bytes")
+        return content
 
 
 def _timeline_end(connection: ReplicationConnection, result: pq.abc.PGresult) -> TimelineEnded:
-    next_timeline, switch_point = rows_of(result)[0]
+    rows = rows_of(result)
     while connection.result() is not None:
         pass
-    assert next_timeline is not None
-    assert switch_point is not None
-    return TimelineEnded(next_timeline=int(next_timeline), switch_point=Lsn.parse(switch_point))
+    with understood(connection.place):
+        next_timeline, switch_point = rows[0]
+        return TimelineEnded(
+            next_timeline=number(next_timeline), switch_point=Lsn.parse(switch_point or "")
+        )
 
 
 def _moment(microseconds: int) -> datetime:
-    return _EPOCH + timedelta(microseconds=microseconds)
+    moment = _EPOCH + timedelta(microseconds=microseconds)
+    if not 1000 <= moment.year <= 9000:
+        raise ValueError(f"a message of the year {moment.year}")
+    return moment
