@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Self
+
+from drtool.model.strict_json import JsonObject
 
 # A pair of machines that take turns, a path that moved now and then: more nobody accepts by hand.
 _MOST_VALUES = 16
@@ -61,14 +62,10 @@ class Origin:
         }
 
     @classmethod
-    def from_json(cls, document: Mapping[str, list[str]]) -> Self:
-        """Signs that a later drtool has added are left out; AttributeError or TypeError for nonsense."""
-        return cls(
-            **{
-                field.name: tuple(str(value) for value in document.get(field.name, ()))
-                for field in fields(cls)
-            }
-        )
+    def from_json(cls, document: object) -> Self:
+        """Signs that a later drtool has added are left out; ValueError for nonsense."""
+        told = JsonObject(document)
+        return cls(**{field.name: told.texts(field.name, ()) for field in fields(cls)})
 
 
 def _differs(known: tuple[str, ...], now: tuple[str, ...]) -> bool:

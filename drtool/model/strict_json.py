@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any, NoReturn
 
@@ -19,7 +19,7 @@ Json = Any  # what `json` gives: of which type it is, is asked where it is used
 MOST_JSON_BYTES = 64 << 20
 # Counts, positions and sizes are at most eight bytes wide.
 MOST_NUMBER = (1 << 64) - 1
-_LONGEST_NUMBER = 32
+_LONGEST_NUMBER = 40
 # Moments outside these years cannot be told in every time zone.
 _FIRST_YEAR, _LAST_YEAR = 2, 9998
 
@@ -65,6 +65,10 @@ class JsonObject:
         """A whole number from 0 to `most`."""
         return _as_whole(self._value(name, default), name, most)
 
+    def whole_or_none(self, name: str) -> int | None:
+        """A whole number where the member is there."""
+        return self.whole(name) if self.has(name) else None
+
     def flag(self, name: str, *, default: bool | None = None) -> bool:
         value = self._value(name, default)
         if not isinstance(value, bool):
@@ -91,21 +95,21 @@ class JsonObject:
 
     def texts(self, name: str, default: tuple[()] | None = None) -> tuple[str, ...]:
         """A list of texts."""
-        return tuple(_as_text(value, name) for value in self.items(name, default))
+        return texts_of(self.items(name, default), name)
 
-    def numbers(self, name: str, *, columns: int) -> tuple[int, ...]:
-        """A list of so many whole numbers."""
-        row = as_row(self._value(name, None), name, columns=columns)
+    def numbers(self, name: str, *, columns: int | None = None) -> tuple[int, ...]:
+        """A list of whole numbers, of so many where `columns` is given."""
+        row = self.items(name) if columns is None else self._row(name, columns)
         return tuple(_as_whole(value, name, MOST_NUMBER) for value in row)
 
     def two_texts(self, name: str) -> tuple[str, str]:
         """A list of two texts."""
-        first, second = as_row(self._value(name, None), name, columns=2)
+        first, second = self._row(name, 2)
         return _as_text(first, name), _as_text(second, name)
 
     def text_and_number(self, name: str) -> tuple[str, int]:
         """A list of a text and a whole number."""
-        text, number = as_row(self._value(name, None), name, columns=2)
+        text, number = self._row(name, 2)
         return _as_text(text, name), _as_whole(number, name, MOST_NUMBER)
 
     def pairs(self, name: str) -> tuple[tuple[int, int], ...]:
@@ -123,6 +127,9 @@ class JsonObject:
             (_as_text(key, name), _as_text(value, f"{name}.{key}"))
             for key, value in self.inner(name).members.items()
         )
+
+    def _row(self, name: str, columns: int) -> list[Json]:
+        return as_row(self._value(name, None), name, columns=columns)
 
     def _value(self, name: str, default: object) -> object:
         value = self.members.get(name, default)
@@ -146,6 +153,24 @@ def as_row(value: object, name: str, *, columns: int) -> list[Json]:
     if not isinstance(value, list | tuple) or len(value) != columns:
         raise _other(name, f"rows of {columns}", value)
     return list(value)
+
+
+def number_and_text(value: object, name: str) -> tuple[int, str]:
+    """A row of a whole number and a text."""
+    number, text = as_row(value, name, columns=2)
+    return _as_whole(number, name, MOST_NUMBER), _as_text(text, name)
+
+
+def whole_of_text(text: str) -> int:
+    """A whole number that stands in a text, as those do that other languages would round."""
+    if not (text.isascii() and text.isdigit() and len(text) <= _LONGEST_NUMBER):
+        raise ValueError(f"{text[:_LONGEST_NUMBER]!r} is not a whole number")
+    return int(text)
+
+
+def texts_of(values: Iterable[object], name: str) -> tuple[str, ...]:
+    """Values that are all texts."""
+    return tuple(_as_text(value, name) for value in values)
 
 
 def _as_text(value: object, name: str) -> str:

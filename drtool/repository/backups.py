@@ -6,12 +6,11 @@ import json
 import secrets
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from drtool.errors import (
-    DrtoolError,
     IntegrityError,
     NotAuthentic,
     NotKept,
@@ -21,12 +20,13 @@ from drtool.errors import (
 from drtool.model.finding import Finding, Severity
 from drtool.model.measure import CLOCK_SKEW
 from drtool.model.origin import Origin
+from drtool.model.strict_json import JsonObject, as_row, read_object, texts_of
 from drtool.repository import layout
 from drtool.repository.extents import EXTENTS, Extent, FilesExtent, PostgresExtent, RedisExtent
 from drtool.repository.names import is_backup_id
-from drtool.repository.places import ChunkPlace
+from drtool.repository.places import PACK_ID_BYTES, ChunkPlace
 from drtool.repository.repository import Repository
-from drtool.repository.sealing import ObjectType, damaged, not_authentic
+from drtool.repository.sealing import ObjectType, damaged, most_plain_bytes, not_authentic
 
 if TYPE_CHECKING:
     from drtool.repository.chunks import ChunkReader
@@ -344,37 +344,46 @@ def encode_manifest(manifest: Manifest) -> bytes:
 def decode_manifest(plain: bytes, *, key: str) -> Manifest:
     """Read such JSON; IntegrityError names `key` when it is none, or of a later version."""
     try:
-        document = json.loads(plain)
-        if document["manifest"] != MANIFEST_VERSION:
+        document = read_object(plain, most_bytes=most_plain_bytes(ObjectType.MANIFEST))
+        tool, kind = document.text("tool", "a later one"), document.text("kind", "unknown")
+        if document.whole("manifest") != MANIFEST_VERSION or kind not in EXTENTS:
             raise IntegrityError(
-                f"object {key} is a manifest of version {document['manifest']}",
-                hint=f"Use a drtool as new as the one that made it ({document.get('tool')}).",
+                f"object {key} is a manifest of version {document.whole('manifest')}, of a backup of"
+                f" kind {kind}",
+                hint=f"Use a drtool as new as the one that made it ({tool}).",
             )
-        kind = document["kind"]
-        if kind not in EXTENTS:
-            raise IntegrityError(
-                f"object {key} is the manifest of a backup of kind {kind}",
-                hint=f"Use a drtool as new as the one that made it ({document.get('tool')}).",
-            )
-        packs = tuple(bytes.fromhex(pack_id) for pack_id in document["packs"])
+        packs = tuple(_pack_id(pack) for pack in document.texts("packs"))
         return Manifest(
-            source=document["source"],
-            backup_id=document["backup"],
-            began=datetime.fromisoformat(document["began"]),
-            ended=datetime.fromisoformat(document["ended"]),
-            tool=document["tool"],
-            fencing=document["fencing"],
-            extent=EXTENTS[kind].from_json(document[kind]),
-            sizes=BackupSizes(**document["sizes"]),
-            findings=tuple(
-                Finding(severity=Severity(severity), subject=subject, fact=fact, fix=fix)
-                for severity, subject, fact, fix in document["findings"]
-            ),
+            source=document.text("source"),
+            backup_id=document.text("backup"),
+            began=document.moment("began"),
+            ended=document.moment("ended"),
+            tool=tool,
+            fencing=document.whole("fencing"),
+            extent=EXTENTS[kind].from_json(document.inner(kind)),
+            sizes=_sizes(document.inner("sizes")),
+            findings=tuple(_finding(row) for row in document.items("findings")),
             packs=packs,
-            origin=Origin.from_json(document["origin"]) if document.get("origin") else None,
-            table=tuple(ChunkPlace(packs[pack], number) for pack, number in document["table"]),
+            origin=Origin.from_json(document.inner("origin")) if document.has("origin") else None,
+            table=tuple(
+                ChunkPlace(packs[pack], number) for pack, number in document.pairs("table")
+            ),
         )
-    except DrtoolError:
-        raise
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
-        raise damaged(key, f"its content is no manifest ({error!r})") from error
+    except (ValueError, IndexError) as error:
+        raise damaged(key, f"its content is no manifest ({error})") from error
+
+
+def _pack_id(told: str) -> bytes:
+    pack_id = bytes.fromhex(told)
+    if len(pack_id) != PACK_ID_BYTES:
+        raise ValueError(f"{told[:80]!r} is no pack's id")
+    return pack_id
+
+
+def _sizes(told: JsonObject) -> BackupSizes:
+    return BackupSizes(**{field.name: told.whole(field.name) for field in fields(BackupSizes)})
+
+
+def _finding(row: object) -> Finding:
+    severity, subject, fact, fix = texts_of(as_row(row, "findings", columns=4), "findings")
+    return Finding(severity=Severity(severity), subject=subject, fact=fact, fix=fix)

@@ -158,6 +158,12 @@ def parse_footer(ring: KeyRing, pack_id: bytes, tail: Buffer) -> PackFooter | in
         seal, count, body[9:-KEY_BLOCK_BYTES], codec=codec, plain_bytes=plain_bytes, final=True
     )
     rows = np.frombuffer(unpack(codec, packed, plain_bytes, name=name), dtype=_FOOTER_ROW)
+    if (
+        (rows["codec"] > Codec.ZSTD.value).any()
+        or (rows["plain"] > LARGEST_CHUNK_BYTES).any()
+        or (rows["sealed"] > LARGEST_CHUNK_BYTES + TAG_BYTES).any()
+    ):
+        raise damaged(name, "its footer lists chunks that no pack has")
     ends = np.cumsum(rows["sealed"].astype(np.int64))
     offsets = np.concatenate([np.zeros(1, np.int64), ends]) + PREFIX_BYTES
     tail_bytes = int(length) + _TRAILER.size

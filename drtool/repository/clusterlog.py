@@ -10,9 +10,9 @@ import json
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any
 
 from drtool.errors import AlreadyExists
+from drtool.model.strict_json import JsonObject, read_object
 from drtool.repository import layout
 from drtool.repository.heads import is_ours
 from drtool.repository.named_runs import judged
@@ -103,14 +103,14 @@ def read_topology(repository: Repository, source: str, at: datetime) -> ClusterT
     key = topology_key(source, at)
     content = repository.get(ObjectType.LOG, key)
     try:
-        document = json.loads(content)
+        document = read_object(content)
         found = ClusterTopology(
-            since=datetime.fromisoformat(document["since"]),
-            at=datetime.fromisoformat(document["at"]),
-            shards=tuple(_shard(one) for one in document["shards"]),
+            since=document.moment("since"),
+            at=document.moment("at"),
+            shards=tuple(_shard(JsonObject(one)) for one in document.items("shards")),
         )
-    except (ValueError, KeyError, TypeError) as error:
-        raise damaged(key, f"its content is no topology ({error!r})") from error
+    except ValueError as error:
+        raise damaged(key, f"its content is no topology ({error})") from error
     if found.at != at:
         raise damaged(key, "it tells of another moment than its name says")
     return found
@@ -122,13 +122,13 @@ def newest_topology(repository: Repository, source: str) -> ClusterTopology | No
     return read_topology(repository, source, moments[-1]) if moments else None
 
 
-def _shard(document: dict[str, Any]) -> ClusterShard:  # what json.loads gives, checked here
+def _shard(told: JsonObject) -> ClusterShard:
     return ClusterShard(
-        node_id=str(document["node_id"]),
-        replication_id=str(document["replication_id"]),
-        slots=tuple((int(first), int(last)) for first, last in document["slots"]),
-        importing=tuple(int(slot) for slot in document["importing"]),
-        replicas=int(document["replicas"]),
+        node_id=told.text("node_id"),
+        replication_id=told.text("replication_id"),
+        slots=told.pairs("slots"),
+        importing=told.numbers("importing"),
+        replicas=told.whole("replicas"),
     )
 
 

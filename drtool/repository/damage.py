@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from drtool.errors import AlreadyExists, IntegrityError, ObjectMissing
+from drtool.model.strict_json import read_object
 from drtool.repository import layout
 from drtool.repository.names import own_name
 from drtool.repository.repository import Repository
@@ -62,11 +63,11 @@ def _newest(repository: Repository, records: list[str]) -> Damage | None:
     """None if the object was read whole since."""
     for record in sorted({own_name(record) for record in records}, reverse=True):
         try:
-            document = json.loads(repository.get(ObjectType.EVIDENCE, record))
-            is_damaged = bool(document["is_damaged"])
-            moment = datetime.fromisoformat(document["at"])
-            one = Damage(str(document["object"]), str(document["fact"]), moment)
-        except (IntegrityError, ObjectMissing, ValueError, KeyError, TypeError):
+            document = read_object(repository.get(ObjectType.EVIDENCE, record))
+            is_damaged = document.flag("is_damaged")
+            moment = document.moment("at")
+            one = Damage(document.text("object"), document.text("fact"), moment)
+        except (IntegrityError, ObjectMissing, ValueError):
             continue
         return one if is_damaged else None
     return None

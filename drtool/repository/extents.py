@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from drtool.model.wal import Lsn
+from drtool.model.strict_json import JsonObject, number_and_text, whole_of_text
+from drtool.model.wal import MOST_TIMELINE, Lsn, require_segment_bytes
 
-# What json.loads gives; the shape is checked where each value is read.
-Json = dict[str, Any]
+_MOST_VERSION = 10_000_000
+_MOST_DATABASES = (1 << 31) - 1
+
+# What json.dumps takes.
+Json = dict[str, object]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,25 +72,26 @@ class PostgresExtent:
         }
 
     @classmethod
-    def from_json(cls, document: Json) -> PostgresExtent:
+    def from_json(cls, told: object) -> PostgresExtent:
+        document = JsonObject(told)
         return cls(
-            system_id=int(document["system_id"]),
-            server_version=document["server_version"],
-            timeline=document["timeline"],
-            start_lsn=Lsn.parse(document["start_lsn"]),
-            stop_lsn=Lsn.parse(document["stop_lsn"]),
-            segment_bytes=document["segment_bytes"],
-            stopped_at=datetime.fromisoformat(document["stopped_at"]),
-            bootstrap_role=document["bootstrap_role"],
-            has_checksums=document["has_checksums"],
-            tablespaces=tuple((oid, location) for oid, location in document["tablespaces"]),
-            settings=tuple(
-                (str(name), str(value)) for name, value in document.get("settings", {}).items()
+            system_id=whole_of_text(document.text("system_id")),
+            server_version=document.whole("server_version", most=_MOST_VERSION),
+            timeline=document.whole("timeline", most=MOST_TIMELINE),
+            start_lsn=Lsn.parse(document.text("start_lsn")),
+            stop_lsn=Lsn.parse(document.text("stop_lsn")),
+            segment_bytes=require_segment_bytes(document.whole("segment_bytes")),
+            stopped_at=document.moment("stopped_at"),
+            bootstrap_role=document.text("bootstrap_role"),
+            has_checksums=document.flag("has_checksums"),
+            tablespaces=tuple(
+                number_and_text(row, "tablespaces") for row in document.items("tablespaces")
             ),
-            locales=tuple(str(name) for name in document.get("locales", ())),
-            resource_managers=tuple(str(name) for name in document.get("resource_managers", ())),
-            relations=document.get("relations"),
-            relation_bytes=document.get("relation_bytes"),
+            settings=document.texts_by_name("settings"),
+            locales=document.texts("locales", ()),
+            resource_managers=document.texts("resource_managers", ()),
+            relations=document.whole_or_none("relations"),
+            relation_bytes=document.whole_or_none("relation_bytes"),
         )
 
 
@@ -126,17 +131,18 @@ class FilesExtent:
         }
 
     @classmethod
-    def from_json(cls, document: Json) -> FilesExtent:
+    def from_json(cls, told: object) -> FilesExtent:
+        document = JsonObject(told)
         return cls(
-            root=document["root"],
-            host=document["host"],
-            taken_from=datetime.fromisoformat(document["taken_from"]),
-            taken_until=datetime.fromisoformat(document["taken_until"]),
-            is_complete=document["is_complete"],
-            is_mount_point=document["is_mount_point"],
-            device=document["device"],
-            file_system_id=document["file_system_id"],
-            random_files=document["random_files"],
+            root=document.text("root"),
+            host=document.text("host"),
+            taken_from=document.moment("taken_from"),
+            taken_until=document.moment("taken_until"),
+            is_complete=document.flag("is_complete"),
+            is_mount_point=document.flag("is_mount_point"),
+            device=document.whole("device"),
+            file_system_id=document.whole("file_system_id"),
+            random_files=document.whole("random_files"),
         )
 
 
@@ -183,20 +189,21 @@ class RedisShard:
         }
 
     @classmethod
-    def from_json(cls, document: Json) -> RedisShard:
+    def from_json(cls, told: object) -> RedisShard:
+        document = JsonObject(told)
         return cls(
-            name=document["name"],
-            rdb=document["rdb"],
-            replication_id=document["replication_id"],
-            offset=document["offset"],
-            taken_at=datetime.fromisoformat(document["taken_at"]),
-            keys=tuple((database, count) for database, count in document["keys"]),
-            slots=tuple((low, high) for low, high in document["slots"]),
-            node_id=document["node_id"],
-            epoch=document["epoch"],
-            replicas=document.get("replicas"),
-            writer_version=document.get("writer_version", ""),
-            renamed=tuple(str(name) for name in document.get("renamed", ())),
+            name=document.text("name"),
+            rdb=document.text("rdb"),
+            replication_id=document.text("replication_id"),
+            offset=document.whole("offset"),
+            taken_at=document.moment("taken_at"),
+            keys=document.pairs("keys"),
+            slots=document.pairs("slots"),
+            node_id=document.text("node_id"),
+            epoch=document.whole("epoch"),
+            replicas=document.whole_or_none("replicas"),
+            writer_version=document.text("writer_version", ""),
+            renamed=document.texts("renamed", ()),
         )
 
 
@@ -243,18 +250,19 @@ class RedisExtent:
         }
 
     @classmethod
-    def from_json(cls, document: Json) -> RedisExtent:
-        shards = tuple(RedisShard.from_json(shard) for shard in document["shards"])
+    def from_json(cls, told: object) -> RedisExtent:
+        document = JsonObject(told)
+        shards = tuple(RedisShard.from_json(shard) for shard in document.items("shards"))
         if not shards:
             raise ValueError("a Redis backup without a shard")
         return cls(
-            topology=document["topology"],
-            server_version=document["server_version"],
-            databases=document["databases"],
+            topology=document.text("topology"),
+            server_version=document.text("server_version"),
+            databases=document.whole("databases", most=_MOST_DATABASES),
             shards=shards,
-            product=document.get("product", "redis"),
-            modules=tuple(document.get("modules", ())),
-            is_read=document.get("is_read", True),
+            product=document.text("product", "redis"),
+            modules=document.texts("modules", ()),
+            is_read=document.flag("is_read", default=True),
         )
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from drtool.errors import AlreadyExists, IntegrityError, ObjectMissing
+from drtool.model.strict_json import read_object
 from drtool.model.wal import Lsn
 from drtool.repository.layout import EventName, Lineage
 from drtool.repository.repository import Repository
@@ -44,12 +45,10 @@ def read_event(repository: Repository, lineage: Lineage, name: EventName) -> Log
     """One event. IntegrityError if its object is damaged, ObjectMissing if it has gone."""
     key = lineage.event_key(name.lsn, name.kind)
     try:
-        document = json.loads(repository.get(ObjectType.LOG, key))
+        document = read_object(repository.get(ObjectType.LOG, key))
     except ValueError as error:
-        raise damaged(key, f"it holds no JSON: {error}") from error
-    if not isinstance(document, dict):
-        raise damaged(key, "it holds no JSON object")
-    facts = {str(name): str(value) for name, value in document.items()}
+        raise damaged(key, f"it holds no JSON object: {error}") from error
+    facts = {name: str(value) for name, value in document.members.items()}
     return LogEvent(lsn=name.lsn, kind=name.kind, facts=facts)
 
 

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 from drtool.errors import AlreadyExists, IntegrityError, ObjectMissing
 from drtool.model.objective import Mark
+from drtool.model.strict_json import read_object
 from drtool.repository.layout import Lineage, ReplicationHistory, parse_mark_name
 from drtool.repository.names import is_day
 from drtool.repository.repository import Repository
@@ -34,11 +35,10 @@ def put_mark(repository: Repository, lineage: Marked, mark: Mark) -> None:
 def read_mark(repository: Repository, key: str) -> Mark:
     """One mark, authenticated."""
     try:
-        document = json.loads(repository.get(ObjectType.MARK, key))
-        moment = datetime.fromisoformat(document["moment"])
-        return Mark(moment, int(document["lsn"]), int(document["timeline"]))
-    except (ValueError, KeyError, TypeError) as error:
-        raise damaged(key, f"its content is no mark ({error!r})") from error
+        document = read_object(repository.get(ObjectType.MARK, key))
+        return Mark(document.moment("moment"), document.whole("lsn"), document.whole("timeline"))
+    except ValueError as error:
+        raise damaged(key, f"its content is no mark ({error})") from error
 
 
 def first_mark_after(repository: Repository, lineage: Marked, moment: datetime) -> Mark | None:

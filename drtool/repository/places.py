@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+PACK_ID_BYTES = 16
+
 
 @dataclass(frozen=True, slots=True)
 class ChunkPlace:

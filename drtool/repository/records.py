@@ -26,6 +26,7 @@ _LENGTHS = struct.Struct(">HH")
 _EXTRA = struct.Struct(">I")
 # Of the head, what numbering packs and finding the next record need: a third of the time of all.
 _NUMBERING = struct.Struct(">BHH36xII")
+_EXTENT_BYTES = EXTENT.itemsize
 _SPAN = struct.Struct(">BHH28xQI")
 _HAS_EXTRA = 0x20  # clear in the letter of the kind, which makes it upper case
 _NO_DIGESTS = 0xFFFFFFFF
@@ -182,6 +183,8 @@ def decode_attributes(encoded: bytes | memoryview, place: int = 0) -> tuple[Attr
     place += path_bytes
     link = bytes(encoded[place : place + link_bytes])
     place += link_bytes
+    if place > len(encoded):
+        raise ValueError("it is cut short")
     extra = b""
     if not kind & _HAS_EXTRA:
         (extra_bytes,) = _EXTRA.unpack_from(encoded, place)
@@ -209,7 +212,10 @@ def span_of(plain: bytes | memoryview, place: int, *, name: str) -> tuple[bytes,
             at += _EXTRA.size + extra_bytes
     except struct.error as error:
         raise damaged(name, f"a record of its file table cannot be read ({error})") from error
-    return path, begin, at + 16 * count - place
+    length = at + _EXTENT_BYTES * count - place
+    if place + length > len(plain):
+        raise damaged(name, "a record of its file table cannot be read (it is cut short)")
+    return path, begin, length
 
 
 def decode_record(plain: bytes | memoryview, place: int, *, name: str) -> tuple[TableRecord, int]:
@@ -219,6 +225,8 @@ def decode_record(plain: bytes | memoryview, place: int, *, name: str) -> tuple[
         *_, begin, count, digest_pack, digest_chunk, digest_offset = RECORD_HEAD.unpack_from(
             plain, place
         )
+        if after + _EXTENT_BYTES * count > len(plain):
+            raise ValueError("it is cut short")
         extents = np.empty(count, EXTENT)
         for column in _COLUMNS:
             extents[column] = np.frombuffer(plain, ">u4", count, after)

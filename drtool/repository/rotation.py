@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 
 from drtool.errors import AlreadyExists, IntegrityError, ObjectMissing
+from drtool.model.strict_json import read_object
 from drtool.repository import layout
 from drtool.repository.keys import WRAPPED_BYTES, new_version, open_version
 from drtool.repository.names import own_name
@@ -47,9 +48,9 @@ def recorded_versions(repository: Repository) -> set[int]:
     names = {own_name(found.key) for found in repository.store.list(prefix)}
     for name in sorted(names, reverse=True):
         try:
-            document = json.loads(repository.get(ObjectType.EVIDENCE, name))
-            return {int(version) for version in document["versions"]} | {*repository.ring.versions}
-        except (ObjectMissing, IntegrityError, ValueError, KeyError, TypeError):
+            document = read_object(repository.get(ObjectType.EVIDENCE, name))
+            return {*document.numbers("versions")} | {*repository.ring.versions}
+        except (ObjectMissing, IntegrityError, ValueError):
             continue
     return set(range(1, repository.ring.newest + 1))
 

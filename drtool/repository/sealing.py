@@ -57,7 +57,7 @@ _MOST_PLAIN_BYTES = {
     ObjectType.ATTEMPT: 4 << 10,
     ObjectType.LOG: 4 << 20,
     ObjectType.MARK: 64 << 10,
-    ObjectType.EVIDENCE: 64 << 20,
+    ObjectType.EVIDENCE: 16 << 20,
 }
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from drtool.errors import AlreadyExists, IntegrityError, ObjectMissing
+from drtool.model.strict_json import read_object
 from drtool.repository import layout
 from drtool.repository.layout import ReplicationHistory, StreamSegment, parse_stream_name
 from drtool.repository.marks import newest_mark
@@ -65,9 +66,9 @@ def read_known(repository: Repository, source: str) -> dict[str, KnownHistory]:
 def recorded_at(repository: Repository, history: ReplicationHistory, name: str) -> datetime | None:
     """The moment that the copy of a word bears; None if it cannot be read."""
     try:
-        document = json.loads(repository.get(ObjectType.MARK, history.known_key(name)))
-        return datetime.fromisoformat(document["at"] if "at" in document else document["since"])
-    except (IntegrityError, ObjectMissing, ValueError, KeyError, TypeError):
+        document = read_object(repository.get(ObjectType.MARK, history.known_key(name)))
+        return document.moment("at" if document.has("at") else "since")
+    except (IntegrityError, ObjectMissing, ValueError):
         return None
 
 

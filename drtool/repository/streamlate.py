@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from drtool.errors import AlreadyExists
+from drtool.model.strict_json import read_object
 from drtool.repository.layout import ReplicationHistory, StreamLateName, parse_stream_name
 from drtool.repository.repository import Repository
 from drtool.repository.sealing import ObjectType, damaged
@@ -70,17 +71,16 @@ def read_late(
     key = history.late_key(name)
     content = repository.get(ObjectType.LOG, key)
     try:
-        document = json.loads(content)
-        until = document["until"]
+        document = read_object(content)
         late = LateStretch(
-            begin=int(document["begin"]),
-            end=None if document["end"] is None else int(document["end"]),
-            since=datetime.fromisoformat(document["since"]),
-            until=None if until is None else datetime.fromisoformat(until),
-            reason=str(document["reason"]),
+            begin=document.whole("begin"),
+            end=document.whole_or_none("end"),
+            since=document.moment("since"),
+            until=document.moment("until") if document.has("until") else None,
+            reason=document.text("reason"),
         )
-    except (ValueError, KeyError, TypeError) as error:
-        raise damaged(key, f"its content is no late stretch ({error!r})") from error
+    except ValueError as error:
+        raise damaged(key, f"its content is no late stretch ({error})") from error
     if late.name != name:
         raise damaged(key, "it tells of other offsets than its name says")
     return late

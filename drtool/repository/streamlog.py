@@ -248,7 +248,7 @@ def read_link(
             renamed=document.texts("renamed", ()),
         )
     except ValueError as error:
-        raise damaged(key, f"its content is no link ({error!r})") from error
+        raise damaged(key, f"its content is no link ({error})") from error
 
 
 def put_begin(repository: Repository, source: str, begin: StreamBegin) -> None:
@@ -282,7 +282,7 @@ def read_begin(
             previous=document.text_and_number("previous") if document.has("previous") else None,
         )
     except ValueError as error:
-        raise damaged(key, f"its content is no beginning ({error!r})") from error
+        raise damaged(key, f"its content is no beginning ({error})") from error
 
 
 def _put_word(repository: Repository, key: str, document: object) -> None:

@@ -18,9 +18,10 @@ import numpy as np
 import numpy.typing as npt
 from xxhash import xxh3_64_intdigest
 
+from drtool.errors import IntegrityError
 from drtool.pipeline.pages import HOLE, PAGE_BYTES
 from drtool.repository.chunks import ChunkReader
-from drtool.repository.places import ChunkPlace
+from drtool.repository.places import PACK_ID_BYTES, ChunkPlace
 from drtool.repository.records import (
     COMMON,
     NO_EXTENTS,
@@ -53,7 +54,7 @@ __all__ = [
 ]
 
 DIGEST_BYTES = 8
-PACK_ID_BYTES = 16
+
 
 _CUT_AT_LEAST = 32 << 10
 _CUT_AT_MOST = 192 << 10
@@ -202,25 +203,38 @@ def _records(
     plain: memoryview, packs: PackList, *, name: str
 ) -> Iterator[tuple[int, int, TableRecord]]:
     """All records of a table chunk with begin and end; pack indices translated to `packs`."""
-    (pack_count,) = struct.unpack_from(">I", plain, 0)
+    pack_count, count, place = _head(plain, name=name)
     translation = _pack_translation(plain, pack_count, packs)
-    place = 4 + pack_count * PACK_ID_BYTES
-    (count,) = struct.unpack_from(">I", plain, place)
-    place += 4
     for _ in range(count):
         record, after = decode_record(plain, place, name=name)
-        yield place, after, _translated(record, translation)
+        try:
+            translated = _translated(record, translation)
+        except IndexError as error:
+            raise _unlisted(name) from error
+        yield place, after, translated
         place = after
     if place != len(plain):
         raise damaged(name, "a chunk of its file table does not add up")
 
 
+def _head(plain: memoryview, *, name: str) -> tuple[int, int, int]:
+    """How many packs and records a table chunk has, and where its records begin."""
+    try:
+        (pack_count,) = struct.unpack_from(">I", plain, 0)
+        place = 4 + pack_count * PACK_ID_BYTES
+        (count,) = struct.unpack_from(">I", plain, place)
+    except struct.error as error:
+        raise damaged(name, f"a chunk of its file table cannot be read ({error})") from error
+    return pack_count, count, place + 4
+
+
+def _unlisted(name: str) -> IntegrityError:
+    return damaged(name, "a record of its file table refers to a pack that its chunk does not list")
+
+
 def _spans(plain: memoryview, *, name: str) -> Iterator[tuple[bytes, int, int, int]]:
     """Path and begin of all records of a table chunk, and where each lies: nothing else is decoded."""
-    (pack_count,) = struct.unpack_from(">I", plain, 0)
-    place = 4 + pack_count * PACK_ID_BYTES
-    (count,) = struct.unpack_from(">I", plain, place)
-    place += 4
+    _, count, place = _head(plain, name=name)
     for _ in range(count):
         path, begin, length = span_of(plain, place, name=name)
         yield path, begin, place, length
@@ -303,7 +317,7 @@ class Table:
                     self._further[path, begin] = number, at + place, length
                 else:
                     self._first[path] = number, at + place, length
-            (pack_count,) = struct.unpack_from(">I", plain, 0)
+            pack_count, _, _ = _head(plain, name=self._name)
             self._translations.append(_pack_translation(plain, pack_count, self.packs).tolist())
 
     def find(self, path: bytes, begin: int) -> TableRecord | None:
@@ -323,7 +337,10 @@ class Table:
             assert self._spool is not None
             self._spool.seek(place)
             encoded = self._spool.read(length)
-        return renumbered(encoded, self._translations[number].__getitem__)
+        try:
+            return renumbered(encoded, self._translations[number].__getitem__)
+        except IndexError as error:
+            raise _unlisted(self._name) from error
 
     def has(self, path: bytes) -> bool:
         """Whether it has anything of this path. `index` was called before."""

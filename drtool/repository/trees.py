@@ -64,7 +64,9 @@ def compare_signs(entry: TreeEntry, encoded: bytes) -> tuple[bool, bool]:
     The signs are those of `unchanged.Signs`; nothing else is decoded, which takes ten times as long.
     """
     at = extra_at(encoded)
-    if not at or encoded[at] != _VERSION or encoded[0] != _PLAIN_FILE:
+    if not at or len(encoded) < at + _HEAD.size:
+        return False, False
+    if encoded[at] != _VERSION or encoded[0] != _PLAIN_FILE:
         return False, False
     _, flags, changed_ns, inode, _, _ = _HEAD.unpack_from(encoded, at)
     modified_ns, size_bytes = _TIME_AND_SIZE.unpack_from(encoded, 17)

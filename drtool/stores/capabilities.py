@@ -113,7 +113,7 @@ def _surely(record: dict[str, object], key: str) -> bool:
 
 def _unreadable(key: str, value: object) -> RepositoryUnavailable:
     return RepositoryUnavailable(
-        f"the recorded abilities of the store have {key} = {value!r}",
+        f"the recorded abilities of the store have {key} = {repr(value)[:80]}",
         hint="Run `drtool repository info` with the version of drtool that wrote the repository.",
     )
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from datetime import datetime
 from pathlib import Path
 
 from drtool.check.changes import CheckRecord, compare
 from drtool.errors import DestinationRefused, UsageError
 from drtool.model.checked import CheckChanges, CheckReport, Look, PartFinding
 from drtool.model.finding import Finding, Severity
+from drtool.model.strict_json import JsonObject, read_object
 from drtool.policy.secrets import Redactor
 from drtool.system.durable import replace_durably
 
@@ -36,30 +36,31 @@ def read_record(path: Path) -> CheckRecord:
     try:
         if len(content) > _MOST_BYTES:
             raise ValueError(f"it has more than {_MOST_BYTES} bytes")
-        return _parse(json.loads(content))
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        return _parse(read_object(content, most_bytes=_MOST_BYTES))
+    except ValueError as error:
         raise UsageError(
-            f"{path} is not what a check left for the next one, and was left as it is: {error!r}",
+            f"{path} is not what a check left for the next one, and was left as it is: {error}",
             hint="Give --changes a file of its own: it is written over by each check.",
         ) from error
 
 
-def _parse(document: dict[str, object]) -> CheckRecord:
-    if document["kind"] != _KIND or not isinstance(document["findings"], list):
+def _parse(document: JsonObject) -> CheckRecord:
+    if document.text("kind") != _KIND:
         raise ValueError(f"it is no {_KIND}")
-    found = tuple(
-        PartFinding(
-            part=str(one["part"]),
-            look=str(one["look"]),
-            finding=Finding(
-                severity=Severity(one["severity"]),
-                subject=str(one["subject"]),
-                fact=str(one["fact"]),
-            ),
-        )
-        for one in document["findings"]
+    found = tuple(_part_finding(JsonObject(one)) for one in document.items("findings"))
+    return CheckRecord(at=document.moment("at"), found=found)
+
+
+def _part_finding(told: JsonObject) -> PartFinding:
+    return PartFinding(
+        part=told.text("part"),
+        look=told.text("look"),
+        finding=Finding(
+            severity=Severity(told.text("severity")),
+            subject=told.text("subject"),
+            fact=told.text("fact"),
+        ),
     )
-    return CheckRecord(at=datetime.fromisoformat(str(document["at"])), found=found)
 
 
 def changes_since(

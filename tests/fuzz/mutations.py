@@ -17,6 +17,7 @@ _NUMBERS = (
     b"18446744073709551616", b"9" * 30, b"9" * 400, b"9" * 5000, "٣".encode(),
 )  # fmt: skip
 _DEEP = 20_000
+_LONGEST_DOCUMENT = 1 << 20
 # Stands for a number that `json.dumps` would not write.
 _MARK = "\x00number\x00"
 
@@ -120,6 +121,8 @@ def _mutated_json(random: Random, content: bytes) -> bytes | None:
     for _ in range(random.choice((1, 1, 2, 4))):
         document = _with_another_node(random, document, numbers)
     text = json.dumps(document)
+    if len(text) > _LONGEST_DOCUMENT:
+        return None
     for number in numbers:
         text = text.replace(json.dumps(_MARK), number, 1)
     return text.encode()
