@@ -9,7 +9,8 @@ from drtool.errors import SourceUnavailable
 from drtool.repository.extents import RedisShard
 from drtool.repository.stream_inventory import StreamInventory
 from drtool.repository.streambranch import changes_of, find_path
-from drtool.sources.redis.psync import Position
+from drtool.sources.redis.psync import Position, position_of
+from drtool.sources.redis.told import whole_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,17 +31,22 @@ class Backlog:
         """From INFO replication; SourceUnavailable if it is not all there."""
         try:
             is_active = told["repl_backlog_active"] == "1"
+            position = position_of(told["master_replid"], told["master_repl_offset"])
             return cls(
                 place=place,
-                replid=told["master_replid"],
-                offset=int(told["master_repl_offset"]),
-                first=int(told["repl_backlog_first_byte_offset"]) if is_active else None,
-                histlen=int(told["repl_backlog_histlen"]),
-                former_replid=told["master_replid2"],
-                former_end=int(told["second_repl_offset"]),
-                size_bytes=int(told["repl_backlog_size"]),
+                replid=position.replid,
+                offset=position.offset,
+                first=whole_of(
+                    told["repl_backlog_first_byte_offset"], "repl_backlog_first_byte_offset"
+                )
+                if is_active
+                else None,
+                histlen=whole_of(told["repl_backlog_histlen"], "repl_backlog_histlen"),
+                former_replid=position_of(told["master_replid2"], "0").replid,
+                former_end=whole_of(told["second_repl_offset"], "second_repl_offset"),
+                size_bytes=whole_of(told["repl_backlog_size"], "repl_backlog_size"),
             )
-        except (KeyError, ValueError) as error:
+        except KeyError as error:
             raise SourceUnavailable(
                 f"{place} does not tell its replication ({error!r})",
                 hint="Allow the user `+info`.",

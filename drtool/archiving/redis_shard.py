@@ -33,6 +33,7 @@ from drtool.sources.redis.psync import FullResync, Position, ReplicaLink, Stream
 from drtool.sources.redis.rdbcodes import RdbDamaged
 from drtool.sources.redis.renamed import renamed_at
 from drtool.sources.redis.shape import Shape, Shard
+from drtool.sources.redis.told import whole
 from drtool.sources.redis.topology import look_at
 from drtool.system.retry import RetryLimits
 
@@ -355,7 +356,7 @@ class ShardReceiver:
         costs a gap now and then, and never a link that is cut again and again.
         """
         told = connection.info("replication")
-        kept_back = int(told.get("master_repl_offset", "0")) - link.offset
+        kept_back = whole(told, "master_repl_offset") - link.offset
         if pressure.is_too_high(kept_back, self._clock.monotonic()):
             link.close()  # before anything else: what is stored yet may take long
             text = (

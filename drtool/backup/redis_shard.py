@@ -173,8 +173,16 @@ def _look_at_writer(task: ShardTask, reading: Reading) -> _Writer:
             renamed, findings = renamed_at(connection)
             version = ".".join(map(str, connection.version))
             return _Writer(version=version, renamed=renamed, findings=tuple(findings))
-    except SourceUnavailable:
-        return _Writer()
+    except SourceUnavailable as error:
+        not_asked = Finding(
+            severity=Severity.WARNING,
+            subject=task.place,
+            fact="nobody can tell which version its master writes the stream in, and which commands are"
+            f" renamed there: {error.message}",
+            fix=error.hint
+            or f"Take another backup once it answers: `drtool backup {reading.source}`.",
+        )
+        return _Writer(findings=(not_asked,))
 
 
 def _granted(link: ReplicaLink) -> FullResync:

@@ -32,7 +32,7 @@ from drtool.restore.redis_loading import (
     heartbeat_in,
     loaded,
     module_commands,
-    take_a_write,
+    refused_write,
 )
 from drtool.restore.redis_places import (
     CONFIGURATION,
@@ -240,7 +240,19 @@ def _leave_scripts_out(
 def _ask(servers: Sequence[ScratchServer], places: Sequence[ServerPlace], copy: _Copy) -> None:
     for server, place, expected in zip(servers, places, copy.expected, strict=True):
         copy.questions += _counted(place.name, expected, server.database_sizes())
-        copy.is_writable = take_a_write(server) and copy.is_writable
+        refusal = refused_write(server)
+        if refusal:
+            copy.is_writable = False
+            copy.found.append(_takes_no_write(place, refusal))
+
+
+def _takes_no_write(place: ServerPlace, refusal: str) -> Finding:
+    return Finding(
+        severity=Severity.PROBLEM,
+        subject=place.name,
+        fact=f"the copy takes no write: {refusal}",
+        fix="Look at what it holds before you hand it over, or restore to an earlier moment.",
+    )
 
 
 def _ask_for_marks(

@@ -17,6 +17,7 @@ from drtool.sources.redis.aof import AofFiles
 from drtool.sources.redis.keyslot import SlotRange, key_for_slots
 from drtool.sources.redis.renamed import module_writes
 from drtool.sources.redis.server import ScratchPlan, ScratchServer, start_scratch
+from drtool.sources.redis.told import whole, words_of
 from drtool.system.clock import Clock
 from drtool.system.users import give
 
@@ -24,6 +25,9 @@ PHASE = "replay"
 _POLL_SECONDS = 0.05
 # A server that has nothing to load but modules.
 _EMPTY_SECONDS = 60.0
+# Of a moment between them every part of the program can be given in another zone.
+_FIRST_YEAR = 1970
+_LAST_YEAR = 9000
 
 
 @contextmanager
@@ -97,11 +101,10 @@ def module_commands(site: RedisSite, *, clock: Clock) -> frozenset[bytes]:
             return module_writes(server.connection())
 
 
-def take_a_write(server: ScratchServer) -> bool:
-    """Write a key, read it, remove it; nothing of that reaches the files.
+def refused_write(server: ScratchServer) -> str:
+    """Write a key, read it, remove it; nothing of that reaches the files. Why that failed; empty if not.
 
-    From here on the server writes no append-only file. False if what was read is not what was
-    written.
+    From here on the server writes no append-only file.
     """
     connection = server.connection()
     connection.ask("CONFIG", "SET", "appendonly", "no")
@@ -111,19 +114,30 @@ def take_a_write(server: ScratchServer) -> bool:
         connection.ask("SET", key, "written")
         is_there = connection.text("GET", key) == "written"
         connection.ask("DEL", key)
-    except SourceUnavailable:
-        return False
-    return is_there
+    except SourceUnavailable as error:
+        return error.message
+    return "" if is_there else "what was read is not what was written"
 
 
 def heartbeat_in(server: ScratchServer, name: str, slots: Sequence[SlotRange]) -> datetime | None:
     """The newest mark that was made on the source and is in the copy; None if there is none."""
     key = key_for_slots(name, slots) if slots else name
     try:
-        return datetime.fromisoformat(server.connection().text("GET", key))
-    except (ValueError, SourceUnavailable):
-        # No mark, or somebody else's key of that name.
+        return mark_of(server.connection().text("GET", key))
+    except SourceUnavailable as error:
+        if "WRONGTYPE" not in error.message:
+            raise
+        return None  # somebody else's key of that name
+
+
+def mark_of(text: str) -> datetime | None:
+    """The moment that a mark tells; None for what is none: any client may write that key."""
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
         return None
+    is_moment = moment.tzinfo is not None and _FIRST_YEAR <= moment.year < _LAST_YEAR
+    return moment if is_moment else None
 
 
 def expiring_keys(servers: Sequence[ScratchServer]) -> int:
@@ -131,6 +145,5 @@ def expiring_keys(servers: Sequence[ScratchServer]) -> int:
     count = 0
     for server in servers:
         for told in server.connection().info("keyspace").values():
-            words = dict(word.split("=", 1) for word in told.split(",") if "=" in word)
-            count += int(words.get("expires", "0"))
+            count += whole(words_of(told), "expires")
     return count

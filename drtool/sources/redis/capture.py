@@ -12,6 +12,7 @@ from drtool.model.finding import Finding, Severity
 from drtool.policy.secrets import Secret
 from drtool.sources.redis.connection import RedisConnection, Reply, pairs, texts
 from drtool.sources.redis.release import Product, Release, parse_release
+from drtool.sources.redis.told import said
 
 # Settings whose value is a secret; more may come with later versions, so words decide.
 _SECRET_WORDS = ("pass", "auth")
@@ -63,12 +64,12 @@ class CapturedServer:
                     Product(read.get("product", Product.REDIS)), str(read["version"])
                 ),
                 settings={str(name): str(value) for name, value in read["settings"].items()},
-                secrets={str(name): Secret(value) for name, value in read["secrets"].items()},
-                acl_rules=tuple(Secret(rule) for rule in read["acl_rules"]),
+                secrets={str(name): Secret(str(value)) for name, value in read["secrets"].items()},
+                acl_rules=tuple(Secret(str(rule)) for rule in read["acl_rules"]),
                 modules=tuple(map(str, read["modules"])),
                 functions=None if functions is None else base64.b64decode(functions),
             )
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise IntegrityError(f"a captured configuration cannot be read: {error}") from None
 
 
@@ -84,7 +85,9 @@ def capture(connection: RedisConnection) -> CapturedServer:
         settings={name: value for name, value in told.items() if not _is_secret(name)},
         secrets={name: Secret(value) for name, value in told.items() if _is_secret(name) and value},
         acl_rules=tuple(Secret(rule) for rule in texts(reading.ask("ACL", "LIST"))),
-        modules=tuple(pairs(one)["name"] for one in (modules if isinstance(modules, list) else ())),
+        modules=tuple(
+            said(pairs(one), "name") for one in (modules if isinstance(modules, list) else ())
+        ),
         functions=functions if isinstance(functions, bytes) else None,
         findings=tuple(findings),
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from math import ceil
 
 from drtool.model.finding import Finding, Severity
@@ -14,6 +14,7 @@ from drtool.sources.redis.connection import RedisConnection, server_moment
 from drtool.sources.redis.node_choice import READ_ONLY
 from drtool.sources.redis.psync import Position
 from drtool.sources.redis.shape import RedisNode, Role, Shape
+from drtool.sources.redis.told import moment_of, whole, whole_of, words_of
 
 # The link is lost for good after an outage longer than the backlog lasts.
 TOLERATED_OUTAGE = timedelta(minutes=10)
@@ -102,9 +103,9 @@ def backlog_margin(
     state: ServerState, received: Position, *, bytes_per_second: float | None
 ) -> BacklogMargin:
     """How far behind its server a link at `received` may still fall."""
-    size = int(state.replication.get("repl_backlog_size", "0"))
-    first = int(state.replication.get("repl_backlog_first_byte_offset", "0"))
-    written = int(state.replication.get("master_repl_offset", "0"))
+    size = whole(state.replication, "repl_backlog_size")
+    first = whole(state.replication, "repl_backlog_first_byte_offset")
+    written = whole(state.replication, "master_repl_offset")
     # Before the backlog is full nothing is dropped until it is.
     behind = max(0, written - received.offset)
     left = min(size - behind, max(0, received.offset + 1 - first) + size)
@@ -207,9 +208,9 @@ def _persistence(state: ServerState) -> list[Finding]:
 
 
 def _last_save(state: ServerState) -> list[Finding]:
-    changes = int(state.persistence.get("rdb_changes_since_last_save", "0"))
-    saved = int(state.persistence.get("rdb_last_save_time", "0"))
-    age = state.moment - datetime.fromtimestamp(saved, UTC)
+    changes = whole(state.persistence, "rdb_changes_since_last_save")
+    saved = whole(state.persistence, "rdb_last_save_time")
+    age = state.moment - moment_of(saved)
     if not state.settings.get("save"):
         return [
             _finding(
@@ -256,7 +257,7 @@ def _replication(state: ServerState) -> list[Finding]:
         )
     found += _lag(state)
     found += _quorum(state)
-    backlog = int(state.settings.get("repl-backlog-size", "0"))
+    backlog = whole(state.settings, "repl-backlog-size")
     if backlog < _SMALL_BACKLOG_BYTES:
         found.append(
             _finding(
@@ -275,8 +276,8 @@ def _listed_replicas(state: ServerState) -> Iterator[dict[str, str]]:
     """What a master says of each replica that could take over. Port 0: a reader such as drtool itself."""
     for name, value in state.replication.items():
         if name.startswith("slave") and name[5:].isdigit():
-            words = dict(word.split("=", 1) for word in value.split(",") if "=" in word)
-            if int(words.get("port", "0")):
+            words = words_of(value)
+            if whole(words, "port"):
                 yield words
 
 
@@ -285,17 +286,17 @@ def _quorum(state: ServerState) -> list[Finding]:
 
     Source: refreshGoodSlavesCount in src/replication.c.
     """
-    needed = int(state.settings.get("min-replicas-to-write", "0"))
-    most_lag = int(state.settings.get("min-replicas-max-lag", "0"))
+    needed = whole(state.settings, "min-replicas-to-write")
+    most_lag = whole(state.settings, "min-replicas-max-lag")
     if state.replication.get("role") != "master" or not needed or not most_lag:
         return []
     good = sum(
-        one.get("state") == "online" and int(one.get("lag", "0")) <= most_lag
+        one.get("state") == "online" and whole(one, "lag") <= most_lag
         for one in _listed_replicas(state)
     )
     if good >= needed:
         return []
-    accepts = int(state.replication.get("min_slaves_good_slaves", "0")) >= needed
+    accepts = whole(state.replication, "min_slaves_good_slaves") >= needed
     what = (
         "writes are accepted only because readers such as drtool's receiver count, and are refused"
         " (NOREPLICAS) once these stop"
@@ -318,11 +319,11 @@ def _lag(state: ServerState) -> list[Finding]:
     """Replicas that say nothing although they are linked, as each end sees it."""
     told = state.replication
     found = []
-    silent = int(told.get("master_last_io_seconds_ago", "0"))
+    silent = whole(told, "master_last_io_seconds_ago")
     if told.get("master_link_status") == "up" and silent > _LONGEST_SILENCE_SECONDS:
         found.append(f"it has heard nothing of its master for {silent} s")
     for one in _listed_replicas(state):
-        if int(one.get("lag", "0")) > _LONGEST_SILENCE_SECONDS:
+        if whole(one, "lag") > _LONGEST_SILENCE_SECONDS:
             found.append(
                 f"its replica {one.get('ip')}:{one['port']} has acknowledged nothing for {one['lag']} s"
             )
@@ -333,7 +334,7 @@ def _lag(state: ServerState) -> list[Finding]:
 def _memory(state: ServerState) -> list[Finding]:
     found = []
     hard, soft, seconds = replica_buffer_limit(state.settings)
-    used = int(state.memory.get("used_memory", "0"))
+    used = whole(state.memory, "used_memory")
     smallest = min((limit for limit in (hard, soft) if limit), default=0)
     # While a snapshot is sent, all that is written meanwhile waits in that buffer.
     if smallest and smallest < _SMALL_BUFFER_BYTES and used > 4 * smallest:
@@ -346,7 +347,7 @@ def _memory(state: ServerState) -> list[Finding]:
                 fix="CONFIG SET client-output-buffer-limit 'replica 1gb 512mb 120'",
             )
         )
-    limit = int(state.settings.get("maxmemory", "0"))
+    limit = whole(state.settings, "maxmemory")
     policy = state.settings.get("maxmemory-policy", "noeviction")
     if limit and policy != "noeviction":
         found.append(
@@ -375,8 +376,9 @@ def replica_buffer_limit(settings: Mapping[str, str]) -> tuple[int, int, int]:
     words = settings.get("client-output-buffer-limit", "").split()
     for kind in ("slave", "replica"):
         if kind in words:
-            hard, soft, seconds = words[words.index(kind) + 1 :][:3]
-            return int(hard), int(soft), int(seconds)
+            limits = words[words.index(kind) + 1 :][:3]
+            hard, soft, seconds = (*(whole_of(one, "buffer limit") for one in limits), 0, 0, 0)[:3]
+            return hard, soft, seconds
     return 0, 0, 0
 
 

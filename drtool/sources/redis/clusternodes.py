@@ -12,8 +12,11 @@ from dataclasses import dataclass
 from drtool.errors import SourceUnavailable, SourceUnsuitable
 from drtool.sources.redis.address import NodeAddress
 from drtool.sources.redis.keyslot import SLOTS, SlotRange, ranges_of
+from drtool.sources.redis.told import address_of, whole_of
 
 BUS_OFFSET = 10000
+# Redis advises against more than a thousand.
+_MOST_NODES = 5000
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +56,11 @@ def parse_nodes(text: str, asked: NodeAddress) -> tuple[ClusterNode, ...]:
     SourceUnavailable for a text that is none.
     """
     try:
-        return tuple(_parse_line(line, asked) for line in text.splitlines() if line.strip())
+        nodes = tuple(_parse_line(line, asked) for line in text.splitlines() if line.strip())
+        told = sum(share.count for node in nodes for share in node.slots)
+        if len(nodes) > _MOST_NODES or told > SLOTS:
+            raise ValueError(f"{len(nodes)} nodes with {told} slots")
+        return nodes
     except (ValueError, IndexError) as error:
         raise SourceUnavailable(
             f"Redis at {asked} gave a CLUSTER NODES that cannot be read: {error}",
@@ -155,14 +162,14 @@ def _parse_line(line: str, asked: NodeAddress) -> ClusterNode:
     place = words[1].split(",")[0].split("@")[0]
     host, _, port = place.rpartition(":")
     address = None
-    if port.isdigit() and int(port):
-        address = NodeAddress(host or asked.host, int(port))
+    if port.isdecimal() and port.strip("0"):
+        address = address_of(host or asked.host, port)
     return ClusterNode(
         node_id=words[0],
         address=address,
         flags=frozenset(words[2].split(",")),
         master_id=None if words[3] == "-" else words[3],
-        epoch=int(words[6]),
+        epoch=whole_of(words[6], "epoch"),
         is_linked=words[7] == "connected" or "myself" in words[2],
         slots=tuple(SlotRange.parse(word) for word in words[8:] if not word.startswith("[")),
         open_slots=tuple(_open_slot(word) for word in words[8:] if word.startswith("[")),
@@ -173,4 +180,4 @@ def _open_slot(word: str) -> OpenSlot:
     # [93->-NODE] goes away, [77-<-NODE] comes.
     importing = "-<-" in word
     slot, _, other = word.strip("[]").partition("-<-" if importing else "->-")
-    return OpenSlot(int(slot), importing, other)
+    return OpenSlot(whole_of(slot, "slot"), importing, other)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from types import TracebackType
 from typing import Any, Self
 
@@ -16,7 +17,10 @@ from drtool.errors import SourceUnavailable
 from drtool.sources.redis.address import Login, NodeAddress
 from drtool.sources.redis.refusals import OLDEST_VERSION, refused, too_old, unreachable
 from drtool.sources.redis.release import Product, Release, read_release
+from drtool.sources.redis.replies import BoundedParser
+from drtool.sources.redis.told import moment_of, whole, whole_of, words_of
 
+_VERSION_PART = re.compile("[0-9]{1,9}")
 CONNECT_SECONDS = 5.0
 ANSWER_SECONDS = 30.0
 # What a server may answer: commands here return these and nothing else.
@@ -70,6 +74,8 @@ class RedisConnection:
 
     def close(self) -> None:
         self._client.close()
+        # The library leaves alone what is in a pool that it was given.
+        self._client.connection_pool.disconnect()
 
     def __enter__(self) -> Self:
         return self
@@ -117,22 +123,21 @@ def server_moment(connection: RedisConnection) -> datetime:
     words = texts(connection.ask("TIME"))
     if len(words) != 2:
         raise SourceUnavailable(f"{connection.place} does not tell its time")
-    return datetime.fromtimestamp(int(words[0]), UTC) + timedelta(microseconds=int(words[1]))
+    return moment_of(*(whole_of(word, "time") for word in words))
 
 
 def keys_by_database(connection: RedisConnection) -> dict[int, int]:
     """How many keys each database holds, those that have expired and are still there included."""
-    sizes = {}
-    for name, told in connection.info("keyspace").items():
-        keys = dict(word.split("=", 1) for word in told.split(",")).get("keys", "0")
-        sizes[int(name.removeprefix("db"))] = int(keys)
-    return sizes
+    return {
+        whole_of(name.removeprefix("db"), "database"): whole(words_of(told), "keys")
+        for name, told in connection.info("keyspace").items()
+    }
 
 
 def pairs(reply: Reply) -> dict[str, str]:
-    """A flat list of names and values, as a mapping of texts."""
-    words = [_text(word) for word in reply] if isinstance(reply, list) else []
-    return dict(zip(words[::2], words[1::2], strict=True))
+    """A flat list of names and values, as a mapping of texts; without what has no value at its end."""
+    words = texts(reply)
+    return dict(zip(words[::2], words[1::2], strict=False))
 
 
 def texts(reply: Reply) -> list[str]:
@@ -153,6 +158,7 @@ def _client(
         "password": None if login.password is None else login.password.reveal(),
         "socket_timeout": answer_seconds,
         "retry": Retry(NoBackoff(), 0),
+        "parser_class": BoundedParser,
         "protocol": 2,
         "client_name": None,
     }
@@ -211,6 +217,11 @@ def _mapped(place: str) -> Iterator[None]:
         raise refused(place, f"{_word_of(error)} {error}") from None
     except redis.ConnectionError as error:
         raise unreachable(place, _first_line(error)) from error
+    except redis.InvalidResponse as error:
+        raise SourceUnavailable(
+            f"{place} does not speak Redis's protocol: {_first_line(error)[:200]}",
+            hint="Check the address, and whether the server speaks TLS there.",
+        ) from error
     except redis.RedisError as error:
         raise refused(place, str(error)) from None
 
@@ -220,7 +231,7 @@ def _first_line(error: Exception) -> str:
 
 
 def _version(text: str) -> tuple[int, int, int]:
-    numbers = [int(word) for word in text.split(".")[:3] if word.isdigit()]
+    numbers = [int(word) for word in text.split(".")[:3] if _VERSION_PART.fullmatch(word)]
     major, minor, patch = (*numbers, 0, 0, 0)[:3]
     return major, minor, patch
 

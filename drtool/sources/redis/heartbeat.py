@@ -8,8 +8,9 @@ from datetime import datetime
 from drtool.errors import SourceUnavailable, SourceUnsuitable
 from drtool.sources.redis.connection import RedisConnection, server_moment
 from drtool.sources.redis.keyslot import key_for_slots
-from drtool.sources.redis.psync import Position
+from drtool.sources.redis.psync import Position, position_of
 from drtool.sources.redis.shape import Shard
+from drtool.sources.redis.told import said
 
 KEY = "drtool:heartbeat"
 
@@ -62,7 +63,6 @@ def probe(master: RedisConnection) -> RedisMark:
 
 def _position(master: RedisConnection) -> Position:
     told = master.info("replication")
-    replid, offset = told.get("master_replid", ""), told.get("master_repl_offset", "0")
     if told.get("role") != "master":
         raise SourceUnavailable(f"{master.place} became a replica meanwhile")
-    return Position(replid, int(offset))
+    return position_of(said(told, "master_replid"), said(told, "master_repl_offset"))

@@ -17,6 +17,7 @@ from drtool.errors import SourceUnavailable
 from drtool.sources.redis.address import Login, NodeAddress
 from drtool.sources.redis.crc64 import Checksum
 from drtool.sources.redis.refusals import refused, silent
+from drtool.sources.redis.told import whole_of
 from drtool.sources.redis.wire import Wire, open_wire
 from drtool.system.clock import Clock
 
@@ -32,8 +33,21 @@ class Position:
     offset: int
 
     def __post_init__(self) -> None:
-        if len(self.replid) != 40 or not self.replid.isalnum() or self.offset < 0:
+        is_id = len(self.replid) == 40 and self.replid.isascii() and self.replid.isalnum()
+        if not is_id or self.offset < 0:
             raise ValueError(f"not a position of replication: {self.replid!r} {self.offset}")
+
+
+def position_of(replid: str, offset: str) -> Position:
+    """As a server tells one; SourceUnavailable for anything else."""
+    number = whole_of(offset, "offset")
+    try:
+        return Position(replid, number)
+    except ValueError as error:
+        raise SourceUnavailable(
+            f"a Redis tells a position that is none: {replid[:60]!r} {number}",
+            hint="Look whether a Redis listens there, and what stands between it and drtool.",
+        ) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,11 +203,11 @@ class ReplicaLink:
             self._acknowledged = self.offset
 
     def _granted(self, answer: list[str], asked: Position | None) -> FullResync | Continued:
-        if answer[0] == "+FULLRESYNC" and len(answer) == 3 and answer[2].isdigit():
-            return FullResync(Position(answer[1], int(answer[2])))
-        if answer[0] == "+CONTINUE" and asked is not None:
+        if answer[:1] == ["+FULLRESYNC"] and len(answer) == 3:
+            return FullResync(position_of(answer[1], answer[2]))
+        if answer[:1] == ["+CONTINUE"] and asked is not None:
             replid = answer[1] if len(answer) > 1 else asked.replid
-            return Continued(Position(replid, asked.offset))
+            return Continued(position_of(replid, str(asked.offset)))
         raise self._no(" ".join(answer))
 
     def _command(self, words: list[bytes]) -> None:
@@ -226,8 +240,8 @@ class ReplicaLink:
         self._heard = self._clock.monotonic()
         if line.startswith("$EOF:") and len(line) == 5 + _MARK_BYTES:
             self._transfer = _UntilMark(line[5:].encode())
-        elif line.startswith("$") and line[1:].isdigit():
-            self._transfer = _Counted(int(line[1:]))
+        elif line.startswith("$") and line[1:2].isdecimal():
+            self._transfer = _Counted(whole_of(line[1:], "snapshot's length"))
         else:
             raise self._no(line)
         self._phase = _Phase.TRANSFER

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import reduce
+
+_PART = re.compile("[0-9]{1,9}")
 
 
 class Product(StrEnum):
@@ -84,7 +87,7 @@ def server_mode(server: Mapping[str, str]) -> str:
 
 def parse_release(product: Product, version: str) -> Release:
     """A release from its version as text; what is missing or no number counts as 0."""
-    numbers = [int(word) if word.isdigit() else 0 for word in version.split(".")[:3]]
+    numbers = [int(word) if _PART.fullmatch(word) else 0 for word in version.split(".")[:3]]
     major, minor, patch = (*numbers, 0, 0, 0)[:3]
     return Release(product, (major, minor, patch))
 

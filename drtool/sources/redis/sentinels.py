@@ -14,6 +14,7 @@ from drtool.model.measure import counted
 from drtool.sources.redis.address import NodeAddress
 from drtool.sources.redis.connection import RedisConnection, Reply, pairs, texts
 from drtool.sources.redis.shape import Shape
+from drtool.sources.redis.told import address_of, whole, whole_of
 
 _LEAST_SENTINELS = 3
 # Source: SENTINEL_HELLO_CHANNEL in src/sentinel.c.
@@ -48,12 +49,12 @@ def read_sentinel(connection: RedisConnection, group: str) -> SentinelState:
         address=connection.address,
         group=group,
         master=_address(master),
-        quorum=int(master.get("quorum", "0")),
+        quorum=whole(master, "quorum"),
         # Redis 6.2 keeps those that came back under a new id, without a port.
-        others=tuple(_address(one) for one in others if int(one.get("port", "0"))),
+        others=tuple(_address(one) for one in others if whole(one, "port")),
         refusal=_refusal(connection, group),
         is_master_down=bool(_DOWN & set(master.get("flags", "").split(","))),
-        strays=sum(int(one.get("port", "0")) == 0 for one in replicas),
+        strays=sum(whole(one, "port") == 0 for one in replicas),
     )
 
 
@@ -143,7 +144,7 @@ def _rows(reply: Reply) -> list[dict[str, str]]:
 
 
 def _address(told: Mapping[str, str]) -> NodeAddress:
-    return NodeAddress(told.get("ip", ""), int(told.get("port", "0")))
+    return address_of(told.get("ip", ""), told.get("port", "0"))
 
 
 def is_watched_by_sentinels(connection: RedisConnection) -> bool | None:
@@ -152,7 +153,7 @@ def is_watched_by_sentinels(connection: RedisConnection) -> bool | None:
         told = texts(connection.ask("PUBSUB", "NUMSUB", _SENTINELS_CHANNEL))
     except SourceUnavailable:
         return None  # the user may not ask
-    return int(told[1]) > 0 if len(told) == 2 else None
+    return whole_of(told[1], "number of subscribers") > 0 if len(told) == 2 else None
 
 
 def require_watched(shape: Shape) -> None:

@@ -20,10 +20,13 @@ from drtool.sources.redis.keyslot import SLOTS
 from drtool.sources.redis.release import server_mode
 from drtool.sources.redis.sentinels import is_watched_by_sentinels
 from drtool.sources.redis.shape import RedisNode, Role, Shape, Shard, shard_name
+from drtool.sources.redis.told import address_of, said, whole, words_of
 
 # A replica that lags further behind its master than this is passed over.
 MOST_LAG_BYTES = 64 << 20
 _LOOK_SECONDS = 3.0
+# Each is connected to.
+_MOST_REPLICAS = 200
 # A server that hangs takes connections and says nothing; a script is at fault after five seconds.
 _LOOK_ANSWER_SECONDS = 10.0
 
@@ -106,7 +109,7 @@ def _behind_sentinel(
         )
     told = sentinel.ask("SENTINEL", "MASTERS")
     masters = [pairs(one) for one in told] if isinstance(told, list) else []
-    names = sorted(one["name"] for one in masters)
+    names = sorted(said(one, "name") for one in masters)
     name = group or (names[0] if len(names) == 1 else None)
     if name not in names:
         raise SourceUnsuitable(
@@ -118,13 +121,13 @@ def _behind_sentinel(
     place = texts(sentinel.ask("SENTINEL", "GET-MASTER-ADDR-BY-NAME", name))
     if len(place) != 2:
         raise SourceUnavailable(f"{sentinel.place} does not say where the master of {name} is")
-    address = NodeAddress(place[0], int(place[1]))
+    address = address_of(place[0], place[1])
     known = sentinel.ask("SENTINEL", "REPLICAS", name)
     replicas = [
-        NodeAddress(one["ip"], int(one["port"]))
+        address_of(said(one, "ip"), said(one, "port"))
         for one in (map(pairs, known) if isinstance(known, list) else ())
         # A replica without a port is a backup tool that once joined the master.
-        if int(one["port"])
+        if whole(one, "port")
     ]
     master, others = _read_master(address, login)
     shard = Shard(
@@ -140,7 +143,7 @@ def _group(connection: RedisConnection, kind: RedisTopology, *, login: Login) ->
     told = connection.info("replication")
     address = connection.address
     if told.get("role") == "slave":
-        address = NodeAddress(told["master_host"], int(told["master_port"]))
+        address = address_of(said(told, "master_host"), said(told, "master_port"))
     master, others = _read_master(address, login)
     if told.get("role") == "slave":
         others = [connection.address, *others]
@@ -163,7 +166,7 @@ def _read_master(address: NodeAddress, login: Login) -> tuple[RedisNode, list[No
     master = RedisNode(
         address=address,
         role=Role.MASTER,
-        offset=int(told.get("master_repl_offset", "0")),
+        offset=whole(told, "master_repl_offset"),
         replid=told.get("master_replid"),
     )
     return master, _listed_replicas(told)
@@ -173,16 +176,21 @@ def _listed_replicas(told: dict[str, str]) -> list[NodeAddress]:
     found = []
     for name, value in told.items():
         if name.startswith("slave") and name[5:].isdigit():
-            words = dict(word.split("=", 1) for word in value.split(",") if "=" in word)
+            words = words_of(value)
             # Port 0: a reader such as drtool itself, that is nobody's failover.
-            if int(words.get("port", "0")):
-                found.append(NodeAddress(words["ip"], int(words["port"])))
+            if whole(words, "port"):
+                found.append(address_of(said(words, "ip"), words["port"]))
     return found
 
 
 def _read_replicas(
     addresses: Sequence[NodeAddress], master: RedisNode, login: Login
 ) -> tuple[RedisNode, ...]:
+    if len(addresses) > _MOST_REPLICAS:
+        raise SourceUnavailable(
+            f"Redis at {master.address} is said to have {len(addresses)} replicas",
+            hint="Look at INFO replication there, and what stands between it and drtool.",
+        )
     return tuple(
         _read_replica(address, master, login=login)
         for address in sorted(set(addresses))
@@ -200,7 +208,7 @@ def _read_replica(
         with _look(address, login) as connection:
             told = connection.info("replication")
         is_writable = told.get("slave_read_only") == "0"
-        offset = int(told.get("slave_repl_offset", "-1"))
+        offset = whole(told, "slave_repl_offset", -1)
         trouble = _replica_trouble(told, offset, master)
     except SourceUnavailable as error:
         trouble = error.message
@@ -250,7 +258,7 @@ def _cluster(connection: RedisConnection, login: Login, *, accepts_moving: bool)
     return Shape(
         kind=RedisTopology.CLUSTER,
         shards=tuple(sorted(shards, key=_in_order)),
-        epoch=int(told.get("cluster_current_epoch", "0")),
+        epoch=whole(told, "cluster_current_epoch"),
     )
 
 
@@ -308,7 +316,7 @@ def _cluster_master(
             with _look(node.address, login) as connection:
                 told = connection.info("replication")
                 moving = open_slots(connection)
-            offset = int(told.get("master_repl_offset", "0"))
+            offset = whole(told, "master_repl_offset")
             replid = told.get("master_replid")
             if told.get("role") != "master":
                 trouble = "says that it is a replica now"
