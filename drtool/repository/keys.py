@@ -14,8 +14,9 @@ from __future__ import annotations
 import base64
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from cryptography.exceptions import InvalidTag
@@ -32,6 +33,7 @@ WRAPPED_BYTES = 12 + KEY_BYTES + 16
 SCRYPT_N, SCRYPT_R, SCRYPT_P = 2**16, 8, 2  # 64 MiB, about 0.4 s
 SHORTEST_PASSPHRASE = 8
 SHORTEST_KEY_FILE = 32
+_RANDOM_KEY = re.compile(rb"[0-9a-fA-F]{64}|[0-9A-Za-z+/]{43}=")
 # A slot is read before it is known to be ours: no slot may ask for more memory than four times what we
 # ask for, nor for more than eight times the work; all that are tried together for 64 times (half a minute).
 MOST_SCRYPT_BYTES = 4 * 128 * SCRYPT_N * SCRYPT_R
@@ -70,8 +72,17 @@ class KeySecret:
         if self.kind is SlotKind.KEY_FILE and len(self.content) < SHORTEST_KEY_FILE:
             raise UsageError(
                 f"the repository key file holds fewer than {SHORTEST_KEY_FILE} bytes",
-                hint="Make one with `openssl rand -base64 48 > drtool.key`, and keep a copy elsewhere.",
+                hint="Make one with `openssl rand -hex 32 > drtool.key`, and keep a copy elsewhere.",
             )
+
+    @property
+    def is_random_key(self) -> bool:
+        """Whether a key file holds 32 random bytes, in hexadecimal or base64: nobody can guess those.
+
+        Anything else may be a phrase, which is stretched like a passphrase.
+        """
+        content = self.content.rstrip(b"\r\n")
+        return self.kind is SlotKind.KEY_FILE and _RANDOM_KEY.fullmatch(content) is not None
 
     def __repr__(self) -> str:
         return f"KeySecret({self.kind})"
@@ -82,7 +93,10 @@ NO_SECRET = KeySecret(SlotKind.NONE, b"")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Slot:
-    """One way in: the master key, wrapped by what a secret and `salt` give."""
+    """One way in: the master key, wrapped by what a secret and `salt` give.
+
+    `is_stretched`: a key file's content went through scrypt; of an earlier drtool it did not.
+    """
 
     slot_id: str
     kind: SlotKind
@@ -90,10 +104,11 @@ class Slot:
     salt: bytes
     scrypt: tuple[int, int, int]
     wrapped: bytes
+    is_stretched: bool = False
 
     def to_json(self) -> bytes:
         """The slot as the object `keys/<id>/slot-<slot>.json` holds it."""
-        document = {
+        document: dict[str, object] = {
             "slot": self.slot_id,
             "kind": str(self.kind),
             "created": self.created,
@@ -101,6 +116,8 @@ class Slot:
             "scrypt": list(self.scrypt),
             "wrapped": base64.b64encode(self.wrapped).decode(),
         }
+        if self.is_stretched:
+            document["stretched"] = True
         return json.dumps(document, indent=1).encode()
 
     @classmethod
@@ -122,6 +139,7 @@ class Slot:
                 salt=base64.b64decode(document.text("salt"), validate=True),
                 scrypt=(n, r, p),
                 wrapped=base64.b64decode(document.text("wrapped"), validate=True),
+                is_stretched=document.flag("stretched", default=False),
             )
         except ValueError as error:
             wrong = IntegrityError(
@@ -171,15 +189,19 @@ def make_slot(master: bytes, secret: KeySecret, *, repository_id: bytes, created
     secret.require_strong()
     slot_id = os.urandom(8).hex()
     salt = os.urandom(32)
-    scrypt = (SCRYPT_N, SCRYPT_R, SCRYPT_P)
+    slot = Slot(
+        slot_id=slot_id,
+        kind=secret.kind,
+        created=created,
+        salt=salt,
+        scrypt=(SCRYPT_N, SCRYPT_R, SCRYPT_P),
+        wrapped=master,
+        is_stretched=secret.kind is SlotKind.KEY_FILE and not secret.is_random_key,
+    )
     if secret.kind is SlotKind.NONE:
-        wrapped = master
-    else:
-        slot_key = _slot_key(secret, salt, scrypt)
-        wrapped = wrap_key(slot_key, master, _slot_context(repository_id, slot_id, secret.kind))
-    return Slot(
-        slot_id=slot_id, kind=secret.kind, created=created, salt=salt, scrypt=scrypt, wrapped=wrapped
-    )  # fmt: skip
+        return slot
+    context = _slot_context(repository_id, slot_id, secret.kind)
+    return replace(slot, wrapped=wrap_key(_slot_key(secret, slot), master, context))
 
 
 def open_slot(slot: Slot, secret: KeySecret, *, repository_id: bytes) -> bytes:
@@ -192,18 +214,22 @@ def open_slot(slot: Slot, secret: KeySecret, *, repository_id: bytes) -> bytes:
         return slot.wrapped
     context = _slot_context(repository_id, slot.slot_id, slot.kind)
     try:
-        return unwrap_key(_slot_key(secret, slot.salt, slot.scrypt), slot.wrapped, context)
+        return unwrap_key(_slot_key(secret, slot), slot.wrapped, context)
     except InvalidTag:
         raise WrongKey(f"the repository key given does not open slot {slot.slot_id}") from None
 
 
-def _slot_key(secret: KeySecret, salt: bytes, scrypt: tuple[int, int, int]) -> bytes:
+def _slot_key(secret: KeySecret, slot: Slot) -> bytes:
+    content = secret.content
     if secret.kind is SlotKind.KEY_FILE:
         # An editor may add the newline at the end, or take it away: it is no part of the key.
-        content = secret.content.rstrip(b"\r\n")
-        return HKDF(SHA256(), KEY_BYTES, salt=salt, info=b"drtool 1 key file").derive(content)
-    n, r, p = scrypt
-    return Scrypt(salt=salt, length=KEY_BYTES, n=n, r=r, p=p).derive(secret.content)
+        content = content.rstrip(b"\r\n")
+        if not slot.is_stretched:
+            return HKDF(SHA256(), KEY_BYTES, salt=slot.salt, info=b"drtool 1 key file").derive(
+                content
+            )
+    n, r, p = slot.scrypt
+    return Scrypt(salt=slot.salt, length=KEY_BYTES, n=n, r=r, p=p).derive(content)
 
 
 def _slot_context(repository_id: bytes, slot_id: str, kind: SlotKind) -> bytes:

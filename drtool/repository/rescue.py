@@ -299,13 +299,16 @@ class Repository:
 def slot_key(slot: Json, secret: Secret) -> bytes:
     """What opens a slot, from the secret of its kind."""
     salt = base64.b64decode(slot["salt"], validate=True)
+    content = secret.passphrase
     if slot["kind"] == "key-file":
-        return HKDF(SHA256(), 32, salt=salt, info=b"drtool 1 key file").derive(secret.key_file)
+        content = secret.key_file
+        if not slot.get("stretched"):
+            return HKDF(SHA256(), 32, salt=salt, info=b"drtool 1 key file").derive(content)
     n, r, p = slot["scrypt"]
     is_cheap = 128 * n * r <= MOST_SCRYPT_BYTES and n * r * p <= MOST_SCRYPT_WORK
     if not (1 <= r <= 32 and 1 <= p <= 16 and n > 1 and is_cheap):
         raise ValueError("its scrypt parameters ask for too much")
-    return Scrypt(salt=salt, length=32, n=n, r=r, p=p).derive(secret.passphrase)
+    return Scrypt(salt=salt, length=32, n=n, r=r, p=p).derive(content)
 
 
 # ---------------------------------------------------------------- backups

@@ -45,7 +45,7 @@ SOURCE = "main-db"
 LEASE = f"backup-{SOURCE}"
 CLOCK = SystemClock()
 # A key file, because a passphrase costs 0.4 s of scrypt at each opening.
-SECRET = KeySecret(SlotKind.KEY_FILE, bytes(range(64)))
+SECRET = KeySecret(SlotKind.KEY_FILE, bytes(range(32)).hex().encode())
 ABLE = Capabilities(
     creates_atomically=True,
     replaces_if_matching=True,

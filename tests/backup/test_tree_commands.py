@@ -35,7 +35,7 @@ class Site:
         self.tree = a_rich_tree(place / "tree")
         (place / "tree/photos/2024/x.tmp").unlink()
         (place / "policy.yaml").write_text(POLICY.format(place=place))
-        (place / "key").write_bytes(bytes(range(64)))
+        (place / "key").write_bytes(bytes(range(32)).hex().encode())
         (place / "repository").mkdir()
         self.run("repository", "init")
 

@@ -38,8 +38,8 @@ from drtool.stores.memory import MemoryStore
 from drtool.stores.protocol import Buffer, Store
 
 NOW = datetime(2024, 5, 1, 10, 0, tzinfo=UTC)
-# A key file, because a passphrase costs 0.4 s of scrypt at each opening.
-SECRET = KeySecret(SlotKind.KEY_FILE, bytes(range(64)))
+# A key file of 32 bytes, because a phrase costs 0.4 s of scrypt at each opening.
+SECRET = KeySecret(SlotKind.KEY_FILE, bytes(range(32)).hex().encode())
 CAPABILITIES = Capabilities(
     creates_atomically=True,
     replaces_if_matching=True,

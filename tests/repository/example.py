@@ -69,7 +69,7 @@ def render_example(store: Store) -> str:
     }
     keys = _Keys.opened(objects)
     lines = [
-        "The key file holds the bytes 00 to 3f. From it and the objects below follow:\n",
+        "The key file holds the bytes 00 to 1f, in hexadecimal. From it and the objects below follow:\n",
         "```",
         f"repository id        {keys.repository_id.hex()}",
         f"slot key             {keys.slot_key.hex()}",

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from drtool.errors import (
     IntegrityError,
@@ -18,7 +24,7 @@ from drtool.errors import (
 )
 from drtool.repository import layout
 from drtool.repository.chunks import ChunkReader
-from drtool.repository.keys import NO_SECRET, KeySecret, Slot, SlotKind
+from drtool.repository.keys import NO_SECRET, KeySecret, Slot, SlotKind, make_slot, open_slot
 from drtool.repository.repository import (
     add_slot,
     create_repository,
@@ -46,7 +52,7 @@ from tests.repository.building import (
     tamper,
 )
 
-OTHER = KeySecret(SlotKind.KEY_FILE, b"another key file" * 4)
+OTHER = KeySecret(SlotKind.KEY_FILE, b"ab" * 32)
 PASSPHRASE = KeySecret(SlotKind.PASSPHRASE, "correct zażółć battery".encode())
 
 
@@ -83,6 +89,43 @@ def test_a_newline_at_the_end_of_a_key_file_is_no_part_of_the_key() -> None:
     for end in (b"\n", b"\r\n"):
         secret = KeySecret(SlotKind.KEY_FILE, SECRET.content + end)
         assert open_repository(repository.store, secret).ring.master == repository.ring.master
+
+
+def test_a_phrase_in_a_key_file_is_stretched_and_32_random_bytes_are_not() -> None:
+    phrase = KeySecret(SlotKind.KEY_FILE, b"correct horse battery staple, and once more\n")
+    for content in (bytes(range(32)).hex().encode(), base64.b64encode(bytes(range(32))) + b"\n"):
+        assert not slot_of(KeySecret(SlotKind.KEY_FILE, content)).is_stretched
+
+    slot = slot_of(phrase)
+
+    assert slot.is_stretched
+    assert Slot.from_json(slot.to_json(), key="keys/x") == slot
+    without_end = KeySecret(SlotKind.KEY_FILE, phrase.content.rstrip())
+    assert open_slot(slot, without_end, repository_id=bytes(16)) == bytes(32)
+    with pytest.raises(WrongKey):
+        # What a guess without scrypt would find.
+        open_slot(replace(slot, is_stretched=False), phrase, repository_id=bytes(16))
+
+
+def slot_of(secret: KeySecret) -> Slot:
+    return make_slot(bytes(32), secret, repository_id=bytes(16), created="2024")
+
+
+def test_a_slot_of_an_earlier_drtool_opens_as_before() -> None:
+    """A phrase whose slot was made without scrypt, byte for byte as FORMAT.md had it."""
+    phrase, salt = b"correct horse battery staple, and once more", bytes(range(32))
+    key = HKDF(SHA256(), 32, salt=salt, info=b"drtool 1 key file").derive(phrase)
+    nonce, context = bytes(12), bytes(16) + b"slot 00 key-file"
+    slot = {
+        "slot": "00", "kind": "key-file", "created": "2024", "scrypt": [65536, 8, 2],
+        "salt": base64.b64encode(salt).decode(),
+        "wrapped": base64.b64encode(nonce + AESGCM(key).encrypt(nonce, bytes(32), context)).decode(),
+    }  # fmt: skip
+
+    found = Slot.from_json(json.dumps(slot).encode(), key="keys/x")
+
+    secret = KeySecret(SlotKind.KEY_FILE, phrase)
+    assert open_slot(found, secret, repository_id=bytes(16)) == bytes(32)
 
 
 SHORT = (KeySecret(SlotKind.PASSPHRASE, b"hunter2"), KeySecret(SlotKind.KEY_FILE, b"x" * 31))

@@ -266,6 +266,14 @@ def test_a_passphrase_opens_a_repository_and_a_wrong_one_does_not(tmp_path: Path
     assert "they take passphrase" in wrong.stderr
 
 
+def test_a_phrase_in_a_key_file_opens_a_repository(tmp_path: Path) -> None:
+    phrase = b"correct horse battery staple, and once more\n"
+    bench = Bench(tmp_path, KeySecret(SlotKind.KEY_FILE, phrase))
+    (tmp_path / "key").write_bytes(phrase)
+
+    succeeded(bench.rescue("list"))
+
+
 def test_a_repository_without_a_key_needs_none(tmp_path: Path) -> None:
     bench = Bench(tmp_path, NO_SECRET)
 
