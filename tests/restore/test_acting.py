@@ -14,8 +14,12 @@ import pytest
 from drtool.model.finding import Severity
 from drtool.model.outcome import RestoreOutcome
 from drtool.restore.outbound import cut_off
+from drtool.sources.postgres.binaries import find_binaries
 from drtool.sources.postgres.entrance import Access, Entrance
+from drtool.sources.postgres.server import ServerPlan
+from drtool.sources.postgres.single_user import read_names
 from drtool.stores.memory import MemoryStore
+from drtool.system.users import choose_user
 from tests.restore.printed import started_as_printed
 from tests.restore.rig import protected, restore, rows, settle, started, take_backup, wait_for
 from tests.servers.postgres import PostgresServer, new_server, server_directory
@@ -109,6 +113,23 @@ def _job_library(subscriber: PostgresServer, root: Path) -> str:
     return str(library)
 
 
+# Names are shared by all databases: one of another encoding gives them bytes that are no UTF-8.
+_OF_ANOTHER_ENCODING = (
+    b'CREATE DATABASE "caf\xe9"',
+    b"CREATE SUBSCRIPTION \"caf\xe9\" CONNECTION 'host=/none' PUBLICATION p WITH (connect = false)",
+    b"UPDATE pg_subscription SET subenabled = true WHERE subslotname = 'caf\xe9'",
+    b"CREATE EXTENSION postgres_fdw",
+    b'CREATE SERVER "caf\xe9" FOREIGN DATA WRAPPER postgres_fdw',
+)
+
+
+def _name_in_another_encoding(subscriber: PostgresServer) -> None:
+    subscriber.query("CREATE DATABASE latin ENCODING 'SQL_ASCII' TEMPLATE template0")
+    with subscriber.connect(dbname="latin", options="-c client_encoding=SQL_ASCII") as session:
+        for statement in _OF_ANOTHER_ENCODING:
+            session.execute(statement)
+
+
 def _publish(publisher: PostgresServer) -> None:
     publisher.query("CREATE TABLE ledger (id int PRIMARY KEY)")
     publisher.query("INSERT INTO ledger VALUES (1)")
@@ -145,6 +166,7 @@ def pair() -> Iterator[Pair]:
         _publish(publisher)
         _subscribe(subscriber, publisher, place)
         library = _job_library(subscriber, root)
+        _name_in_another_encoding(subscriber)
         with protected(subscriber, MemoryStore()) as repository:
             take_backup(repository, subscriber)
             settle(repository, subscriber)
@@ -174,9 +196,9 @@ def test_a_copy_of_a_subscriber_leaves_the_publishers_rows_to_the_subscriber(pai
     with started(15, pair.data, max_logical_replication_workers="4") as copy:
         copy.query("SELECT pg_sleep(1.5)")
         in_copy = rows(copy)
-        enabled = copy.query("SELECT subname, subenabled FROM pg_subscription")
+        enabled = copy.query("SELECT subenabled FROM pg_subscription")
 
-    assert enabled == [("orders", False)]
+    assert enabled == [(False,), (False,)]
     assert in_copy == [1]
     assert pair.publisher.query(_SLOT) == before
 
@@ -213,6 +235,24 @@ def test_what_could_act_later_is_told_and_how_to_let_it(pair: Pair) -> None:
     assert "database shop" in said["session_preload_libraries"].fact
     assert "event triggers" in {f.subject for f in pair.outcome.findings}
     assert not any("secret-of-it" in str(f) for f in pair.outcome.findings)
+
+
+def test_a_name_in_another_encoding_ends_no_restore(pair: Pair) -> None:
+    """Whoever may create a database could have denied every restore."""
+    told = {f.subject: f for f in pair.outcome.findings}
+    plan = ServerPlan(
+        data_directory=pair.data,
+        binaries=find_binaries(15),
+        run_as=choose_user(pair.data),
+        settings={"shared_preload_libraries": ""},
+    )
+    names = read_names(plan)
+
+    assert [f for f in pair.outcome.findings if f.severity is Severity.PROBLEM] == []
+    assert told["database caf\ufffd"].severity is Severity.WARNING
+    assert "2 disabled" in told["subscriptions"].fact
+    assert not isinstance(names, str)
+    assert "caf\ufffd" in names.databases
 
 
 def test_what_cannot_be_disabled_or_read_is_told_and_ends_no_restore(pair: Pair) -> None:

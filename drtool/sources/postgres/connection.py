@@ -13,6 +13,8 @@ from typing import Self
 
 import psycopg
 from psycopg import pq
+from psycopg.abc import Buffer
+from psycopg.adapt import Loader
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from drtool.errors import PolicyError, SourceUnavailable, SourceUnsuitable
@@ -40,6 +42,7 @@ DEFAULT_PORT = 5432
 # For the settings of a session that may write.
 WRITING = {"default_transaction_read_only": "off"}
 _BLANK = re.compile(r"[\s\\]")
+_TEXTS = ("text", "name", "varchar", "bpchar")
 Notice = Callable[[pq.abc.PGresult], None]
 
 
@@ -115,6 +118,8 @@ def connect(
     connection = _open(
         dsn, purpose=purpose, timeout_seconds=timeout_seconds, settings={**own, **(settings or {})}
     )
+    for kind in _TEXTS:
+        connection.adapters.register_loader(kind, _Text)
     if connection.info.server_version >= 170000:
         try:
             connection.execute("SET transaction_timeout = 0")
@@ -122,6 +127,16 @@ def connect(
             connection.close()
             raise refused(place_of(dsn), str(error)) from None
     return connection
+
+
+class _Text(Loader):
+    """Text as it came, `\ufffd` where it is no UTF-8: names that all databases share, and those of
+    prepared transactions, may come from a database of another encoding, and must not end a look at them.
+    """
+
+    def load(self, data: Buffer) -> str:
+        """One value."""
+        return bytes(data).decode("utf-8", "replace")
 
 
 def connect_replication(

@@ -10,15 +10,16 @@ from dataclasses import dataclass
 
 import psycopg
 
-from drtool.sources.postgres.names import quoted
+from drtool.sources.postgres.names import quoted, raw
 
 # pg_subscription holds those of all databases. ALTER SUBSCRIPTION would need a session in each of them,
 # which may be closed, and would fire event triggers before 17; it changes nothing but this column.
 DISABLE = "UPDATE pg_catalog.pg_subscription SET subenabled = false WHERE subenabled"
 _SUBSCRIPTIONS = (
-    f"WITH disabled AS ({DISABLE} RETURNING subdbid, subname, subslotname)"  # noqa: S608 - a constant
-    " SELECT datname, subname, coalesce(subslotname, '') FROM disabled"
-    " JOIN pg_database d ON d.oid = subdbid ORDER BY 1, 2"
+    f"WITH disabled AS ({DISABLE}"  # noqa: S608 - a constant
+    " RETURNING subdbid, subname, coalesce(subslotname, '') AS slot)"
+    f" SELECT {raw('datname')}, {raw('subname')}, {raw('slot')}"
+    " FROM disabled JOIN pg_database d ON d.oid = subdbid ORDER BY datname, subname"
 )
 _SERVERS = (
     "SELECT srvname, fdwname FROM pg_foreign_server s JOIN pg_foreign_data_wrapper w ON w.oid = srvfdw"
@@ -96,7 +97,9 @@ class Outbound:
 def disable_subscriptions(session: psycopg.Connection) -> tuple[Subscription, ...]:
     """Disable those of all databases in one transaction; which they were. psycopg.Error as usual."""
     rows = session.execute(_SUBSCRIPTIONS.encode()).fetchall()
-    return tuple(Subscription(*map(str, row)) for row in rows)
+    return tuple(
+        Subscription(*(bytes(name).decode("utf-8", "replace") for name in row)) for row in rows
+    )
 
 
 def read_library_settings(session: psycopg.Connection) -> tuple[LibrarySetting, ...]:

@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable
 
 from drtool.sources.postgres.entrance import KnownNames
+from drtool.sources.postgres.names import raw
 from drtool.sources.postgres.outbound import DISABLE, Subscription
 from drtool.sources.postgres.server import ServerPlan
 from drtool.system.network_namespace import without_network
@@ -20,17 +21,17 @@ _SECONDS = 300.0
 # Whatever was renamed or dropped: PostgreSQL needs a database to begin with.
 _USUAL_DATABASES = ("template1", "postgres", "template0")
 # A line each: a line break ends a statement. Names in hexadecimal, since they may hold anything.
-_NAMES = """\
-SELECT 'role:' || encode(convert_to(rolname::text, getdatabaseencoding()), 'hex') \
-FROM pg_authid WHERE rolsuper AND rolcanlogin ORDER BY oid
-SELECT 'database:' || encode(convert_to(datname::text, getdatabaseencoding()), 'hex') \
-FROM pg_database WHERE datallowconn AND datconnlimit <> -2 ORDER BY oid
-"""
+_NAMES = (
+    f"SELECT 'role:' || encode({raw('rolname')}, 'hex')"  # noqa: S608 - a constant
+    " FROM pg_authid WHERE rolsuper AND rolcanlogin ORDER BY oid\n"
+    f"SELECT 'database:' || encode({raw('datname')}, 'hex')"
+    " FROM pg_database WHERE datallowconn AND datconnlimit <> -2 ORDER BY oid\n"
+)
 _SUBSCRIPTIONS = (
-    f"WITH disabled AS ({DISABLE} RETURNING *) "  # noqa: S608 - a constant
-    "SELECT 'subscription:' || encode(convert_to(datname::text, getdatabaseencoding()), 'hex')"
-    " || '.' || encode(convert_to(subname::text, getdatabaseencoding()), 'hex')"
-    " || '.' || encode(convert_to(coalesce(subslotname::text, ''), getdatabaseencoding()), 'hex')"
+    f"WITH disabled AS ({DISABLE}"  # noqa: S608 - a constant
+    " RETURNING subdbid, subname, coalesce(subslotname, '') AS slot)"
+    f" SELECT 'subscription:' || encode({raw('datname')}, 'hex') || '.' || encode({raw('subname')}, 'hex')"
+    f" || '.' || encode({raw('slot')}, 'hex')"
     " FROM disabled JOIN pg_database d ON d.oid = subdbid ORDER BY 1\n"
 )
 _COMPLETE = "SELECT 'complete:' FROM pg_authid WHERE oid = 10\n"
