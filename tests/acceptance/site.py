@@ -94,6 +94,9 @@ class Site:
     def env(self) -> dict[str, str]:
         own = {name: value for name, value in os.environ.items() if not name.startswith(_STRANGE)}
         state = {"XDG_STATE_HOME": str(self.root / "state")}
+        if self.root.stat().st_uid != os.geteuid():
+            # Root in the servers' user's directory takes no policy from there that is not named.
+            state["DRTOOL_POLICY"] = str(self.root / "policies")
         return {**own, "NO_COLOR": "1", **state, **self.environ}
 
     def run(self, *words: str, code: int | None = 0, **environ: str) -> Ran:
