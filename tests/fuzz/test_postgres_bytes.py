@@ -23,6 +23,7 @@ from drtool.sources.postgres.connection import ReplicationConnection, connect_re
 from drtool.sources.postgres.facts import replication_facts
 from drtool.sources.postgres.log import parse_line
 from drtool.sources.postgres.manifest import parse_manifest
+from drtool.sources.postgres.refusals import Failure, command_failed, refused
 from drtool.sources.postgres.tablespace_records import turn_inwards
 from drtool.sources.postgres.tar import MemberBegan, TarReader
 from drtool.sources.postgres.wal import parse_segment_header
@@ -35,7 +36,7 @@ from drtool.sources.postgres.walevents import (
 from drtool.sources.postgres.walheader import continued_bytes, read_wal_header
 from drtool.sources.postgres.walrecords import WalRecord, WalRecordScanner
 from drtool.sources.postgres.walstream import TimelineEnded, fetch_history, open_wal_stream
-from tests.fuzz.harness import LongRun, Reader, run_short
+from tests.fuzz.harness import MOST_MESSAGE, LongRun, Reader, run_short
 from tests.servers.postgres_answers import READY, AnsweringServer, answering, message, rows
 
 MIB = 1 << 20
@@ -150,6 +151,22 @@ _TEXTS = (
     b"LOG:  selected new timeline ID: 2\nLOG:  database system is ready to accept connections\n"
 )
 
+_MESSAGE = (
+    b'connection to server at "db", port 5432 failed: FATAL:  no pg_hba.conf entry for replication'
+    b' connection from host "10.0.0.1", user "x", no encryption\n'
+)
+
+
+def _read_messages(content: bytes) -> None:
+    text = content.decode("utf-8", "replace")
+    for error in (
+        refused("server x", text),
+        command_failed("server x", Failure(sqlstate="58P01", message=text, detail=text)),
+        command_failed("server x", Failure(sqlstate="42704", message=text)),
+    ):
+        assert len(error.message) < MOST_MESSAGE
+
+
 _SPACE = b"\xff\x0f" + struct.pack("<I", 16384) + b"/srv/space\0"
 
 READERS = [
@@ -177,6 +194,9 @@ READERS = [
         read=lambda content: TimelineHistory.parse(3, content.decode("utf-8", "replace")),
         samples=[_HISTORY],
         expected=(ValueError,),
+    ),
+    Reader(
+        name="messages", read=_read_messages, samples=[_MESSAGE, b'"x' * 50_000, b"a \n" * 50_000]
     ),
     Reader(name="configuration and log", read=_read_texts, samples=[_TEXTS]),
 ]

@@ -225,11 +225,14 @@ _ANSWERS: tuple[tuple[str, str, type[SourceUnavailable], str, str], ...] = (
 )
 # Classes of SQLSTATE that pass: connection, resources, operator intervention, system, not in state.
 _PASSING = ("08", "53", "55", "57", "58")
+# A server may say a gigabyte; what is looked for stands at the beginning.
+_LONGEST_TOLD = 4000
 _UNREACHABLE = "Check that the server runs and that host and port of the DSN are right."
 
 
 def refused(place: str, text: str) -> SourceUnavailable:
     """The error for a connection to `place` that failed with libpq's or the server's `text`."""
+    text = text[:_LONGEST_TOLD]
     told = one_line(text)
     for refusal in _REFUSALS:
         if refusal.pattern.search(text):
@@ -247,11 +250,12 @@ def too_old(place: str, version_num: int) -> SourceUnsuitable:
 
 def command_failed(place: str, failure: Failure) -> SourceUnavailable:
     """The error for a replication command that the server answered with `failure`."""
-    told = f"{one_line(failure.message)} (SQLSTATE {failure.sqlstate or 'unknown'})"
+    message = failure.message[:_LONGEST_TOLD]
+    told = f"{one_line(message)} (SQLSTATE {failure.sqlstate or 'unknown'})"
     if failure.detail:
-        told = f"{told}: {one_line(failure.detail)}"
+        told = f"{told}: {one_line(failure.detail[:_LONGEST_TOLD])}"
     for sqlstate, pattern, error, fact, hint in _ANSWERS:
-        if failure.sqlstate == sqlstate and re.search(pattern, failure.message):
+        if failure.sqlstate == sqlstate and re.search(pattern, message):
             return error(f"{place} {fact}: {told}", hint=hint)
     if failure.sqlstate is None or failure.sqlstate[:2] in _PASSING:
         return SourceUnavailable(
