@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import obstore
-from obstore.exceptions import AlreadyExistsError, PreconditionError
+from obstore.exceptions import AlreadyExistsError, InvalidPathError, PreconditionError
 
 from drtool.errors import (
     AlreadyExists,
@@ -31,6 +31,7 @@ from drtool.stores.remote_clock import server_time
 from drtool.stores.remote_errors import LIBRARY_ERRORS, is_bad_range, refuses_condition, translated
 from drtool.stores.remote_listing import Level, Listed, list_by_directories, list_flat
 from drtool.stores.remote_reading import ObjectReader
+from drtool.stores.strange_names import is_key, level_of, pages_of
 from drtool.system.clock import Clock
 from drtool.system.retry import retrying
 
@@ -319,16 +320,44 @@ class RemoteStore:
         return True
 
     def _pages(self, directory: str, offset: str | None) -> Iterator[Sequence[Listed]]:
+        last = offset
         try:
-            yield from obstore.list(self._reader, directory or None, offset=offset, chunk_size=1000)
+            for page in obstore.list(
+                self._reader, directory or None, offset=offset, chunk_size=1000
+            ):
+                last = page[-1]["path"] if page else last
+                yield [listed for listed in page if is_key(listed["path"])]
         except LIBRARY_ERRORS as error:
-            raise self._translated(error, "") from error
+            if not self._has_strange_names(error):
+                raise self._translated(error, "") from error
+            yield from pages_of(
+                self.control(), self.place.bucket, root=self._root, directory=directory, after=last
+            )
+
+    @property
+    def _root(self) -> str:
+        return f"{self.place.prefix}/" if self.place.prefix else ""
+
+    def _has_strange_names(self, error: Exception) -> bool:
+        return isinstance(error, InvalidPathError) and self.place.scheme == "s3"
 
     def _level(self, directory: str) -> Level:
         def once() -> Level:
-            found = obstore.list_with_delimiter(self._reader, directory or None)
+            try:
+                found = obstore.list_with_delimiter(self._reader, directory or None)
+            except LIBRARY_ERRORS as error:
+                if not self._has_strange_names(error):
+                    raise
+                return level_of(
+                    self.control(), self.place.bucket, root=self._root, directory=directory
+                )
             # An object with the name of the directory is a marker that it is empty.
-            objects = [listed for listed in found["objects"] if listed["path"] != directory]
-            return {"common_prefixes": found["common_prefixes"], "objects": objects}
+            objects = [one for one in found["objects"] if one["path"] != directory]
+            return {
+                "common_prefixes": [
+                    path for path in found["common_prefixes"] if is_key(path.rstrip("/"))
+                ],
+                "objects": [one for one in objects if is_key(one["path"])],
+            }
 
         return self._retry(lambda: self._asked("", once))
