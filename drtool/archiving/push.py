@@ -153,7 +153,9 @@ def _answer(connection: socket.socket) -> str:
         if not piece or len(answer) > LONGEST_ANSWER_BYTES:
             return ""
         answer += piece
-    return answer.decode("utf-8", "replace").strip()
+    text = answer.decode("utf-8", "replace").strip()
+    # It goes into the server's log, which people read on terminals.
+    return "".join(one if one.isprintable() else f"\\u{ord(one):04x}" for one in text)
 
 
 def _not_running(place: str) -> str:

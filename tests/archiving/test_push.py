@@ -176,6 +176,32 @@ def test_a_push_that_is_killed_exits_below_126(place: Path) -> None:
     assert b"signal 15" in said
 
 
+def test_an_answer_with_controls_is_one_printable_line_in_the_servers_log(place: Path) -> None:
+    place.parent.mkdir(parents=True)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+        listener.bind(str(place))
+        listener.listen()
+        client = subprocess.Popen(
+            [
+                sys.executable,
+                "-m",
+                "drtool.archiving.push",
+                "push",
+                "--socket",
+                place,
+                "/etc/hostname",
+            ],
+            stderr=subprocess.PIPE,
+        )
+        connection, _ = listener.accept()
+        with connection:
+            connection.sendall("6 x\x1b[2K\nLOG:  all is well\u202e\n".encode())
+            _, said = client.communicate(timeout=60)
+
+    assert client.returncode == 6
+    assert said.decode() == "drtool-wal: x\\u001b[2K\\u000aLOG:  all is well\\u202e\n"
+
+
 def test_a_server_that_does_not_answer_is_given_up(place: Path) -> None:
     place.parent.mkdir()
     with socket.socket(socket.AF_UNIX) as mute:
