@@ -217,7 +217,9 @@ def restored(past: Past, repository: Repository, target: RecoveryTarget) -> Read
     return reader
 
 
-@pytest.mark.parametrize(("major", "count"), [(15, 20), (18, 5)])
+@pytest.mark.parametrize(
+    ("major", "count"), [(15, 8), (18, 5), pytest.param(15, 20, marks=pytest.mark.soak)]
+)
 def test_a_restore_to_any_moment_holds_what_was_acknowledged_by_then_and_nothing_later(
     request: pytest.FixtureRequest, major: int, count: int
 ) -> None:
