@@ -44,7 +44,7 @@ from tests.restore.rig import (
     take_backup,
     wait_for,
 )
-from tests.servers.postgres import PostgresServer, new_server
+from tests.servers.postgres import PostgresServer, give_to_server_user, new_server
 
 pytestmark = pytest.mark.postgres
 MIB = 1 << 20
@@ -284,6 +284,7 @@ def test_a_backup_without_its_label_is_refused(archive: Archive, server_root: Pa
     """PITFALLS 29: without backup_label a start would be silently corrupt."""
     data = server_root / "copy"
     data.mkdir()
+    give_to_server_user(data)
     destination = Destination(data, (), choose_user(data))
     other = f"START WAL LOCATION: {Lsn(MIB)} (file x)\n"
 
