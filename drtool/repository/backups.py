@@ -23,10 +23,11 @@ from drtool.model.origin import Origin
 from drtool.model.strict_json import JsonObject, as_row, read_object, texts_of
 from drtool.repository import layout
 from drtool.repository.extents import EXTENTS, Extent, FilesExtent, PostgresExtent, RedisExtent
-from drtool.repository.names import is_backup_id
+from drtool.repository.names import is_backup_id, own_name
 from drtool.repository.places import PACK_ID_BYTES, ChunkPlace
 from drtool.repository.repository import Repository
 from drtool.repository.sealing import ObjectType, damaged, most_plain_bytes, not_authentic
+from drtool.repository.taken import has_head
 
 if TYPE_CHECKING:
     from drtool.repository.chunks import ChunkReader
@@ -142,8 +143,8 @@ def unfinished_attempts(repository: Repository, source: str, *, most: int) -> It
     but what it might have spared us.
     """
     prefix = layout.attempts(source)
-    listed = (found.key.removeprefix(prefix) for found in repository.store.list(prefix))
-    begun = [backup_id for backup_id in listed if is_backup_id(backup_id)]
+    listed = (own_name(found.key.removeprefix(prefix)) for found in repository.store.list(prefix))
+    begun = list(dict.fromkeys(backup_id for backup_id in listed if is_backup_id(backup_id)))
     done = set(backup_ids(repository, source))
     passed_over = 0
     for number, backup_id in enumerate(reversed(begun)):
@@ -184,8 +185,16 @@ def backup_ids(repository: Repository, source: str) -> list[str]:
     What is there under such a name without being a backup of ours shows when it is read.
     """
     prefix = layout.manifests(source)
-    names = (found.key.removeprefix(prefix) for found in repository.store.list(prefix))
-    return [name for name in names if is_backup_id(name)]
+    names = [found.key.removeprefix(prefix) for found in repository.store.list(prefix)]
+    ids = {name for name in names if is_backup_id(name)}
+    # A manifest beside a name counts also once what had taken the name has gone.
+    beside = (name for name in names if is_backup_id(own_name(name)) and own_name(name) not in ids)
+    ids |= {own_name(name) for name in beside if _is_manifest(repository, f"{prefix}{name}")}
+    return sorted(ids)
+
+
+def _is_manifest(repository: Repository, key: str) -> bool:
+    return has_head(repository.store, repository.ring, ObjectType.MANIFEST, key=key)
 
 
 def name_backups(ids: Sequence[str]) -> str:

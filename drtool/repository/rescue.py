@@ -27,6 +27,7 @@ import re
 import stat
 import struct
 import sys
+from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Iterator
 from functools import partial
@@ -55,6 +56,8 @@ MOST_SCRYPT_BYTES = 4 * 128 * 65536 * 8
 MOST_SCRYPT_WORK = 8 * 65536 * 8 * 2
 SEGMENT = re.compile("([0-9A-F]{24})(?:[.]part-([0-9A-F]{8})-([0-9A-F]{8}))?")
 HISTORY = re.compile("[0-9A-F]{8}[.]history")
+BESIDE = re.compile("(.+)~[0-9a-f]{8}", re.DOTALL)
+BACKUP = re.compile("[0-9]{8}T[0-9]{6}([.][0-9]{3})?Z-[0-9a-f]{6}")
 Json = Any  # what json.loads gives: authenticated, or checked where it is used
 
 
@@ -126,6 +129,7 @@ class Repository:
 
     def __init__(self, directory: str, secret: Secret) -> None:
         self.directory = directory
+        self.listed: dict[str, list[str]] = {}
         root = self.read_json("drtool.json")
         if root.get("drtool") != 1:
             raise Trouble(f"the repository has format {root.get('drtool')!r}, this program reads 1")
@@ -144,6 +148,8 @@ class Repository:
             descriptor = os.open(os.path.join(self.directory, key), os.O_RDONLY | os.O_NONBLOCK)
         except (FileNotFoundError, NotADirectoryError):
             raise Trouble(f"object {key} is missing from {self.directory}") from None
+        except OSError as error:
+            raise Trouble(f"object {key} cannot be read: {error.strerror}") from None
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             os.close(descriptor)
             raise Trouble(f"object {key} in {self.directory} is no file")
@@ -167,8 +173,24 @@ class Repository:
 
     def names(self, prefix: str) -> list[str]:
         """The sorted names in one directory of the repository; none if it is not there."""
-        path = os.path.join(self.directory, prefix)
-        return sorted(os.listdir(path)) if os.path.isdir(path) else []
+        if prefix not in self.listed:
+            path = os.path.join(self.directory, prefix)
+            self.listed[prefix] = sorted(os.listdir(path)) if os.path.isdir(path) else []
+        return self.listed[prefix]
+
+    def own_names(self, prefix: str) -> list[str]:
+        """The same, but of an object that was put beside its name the name that it stands for."""
+        return sorted({own_name(name) for name in self.names(prefix)})
+
+    def beside(self, name: str) -> Iterator[str]:
+        """The objects beside a name that somebody else has taken. FORMAT.md, section 3.1."""
+        directory, _, last = name.rpartition("/")
+        names = self.names(directory)
+        for found in names[bisect_right(names, f"{last}~") :]:
+            if not found.startswith(f"{last}~"):
+                return
+            if own_name(found) == last:
+                yield f"{directory}/{found}"
 
     def open_slot(self, secret: Secret) -> bytes:
         """The master key, from a slot of the secret's kind. FORMAT.md, section 2.
@@ -231,7 +253,31 @@ class Repository:
         return Seal(AESGCM(key), context)
 
     def unseal(self, kind: bytes, name: str) -> bytes:
-        """The plain bytes of a sealed object, authenticated to its end. FORMAT.md, section 4.
+        """The plain bytes of a sealed object, or of one beside it. FORMAT.md, section 3.1.
+
+        The trouble is that of the name itself if there is none.
+        """
+        try:
+            return self.unseal_exactly(kind, name)
+        except Trouble:
+            for beside in self.beside(name):
+                try:
+                    return self.unseal_exactly(kind, beside)
+                except Trouble:
+                    continue
+            raise
+
+    def is_ours(self, kind: bytes, name: str) -> bool:
+        """Whether a holder of the key has put an object: its head tells."""
+        try:
+            head = self.read(name, 0, PREFIX + KEY_BLOCK)
+            self.seal_of(kind, name, head[PREFIX:])
+        except Trouble:
+            return False
+        return head[:PREFIX] == b"DRTOOL1" + kind
+
+    def unseal_exactly(self, kind: bytes, name: str) -> bytes:
+        """The plain bytes of one object, authenticated to its end. FORMAT.md, section 4.
 
         Frame by frame: what is not authentic is not read into memory.
         """
@@ -294,6 +340,12 @@ class Repository:
             if len(self.chunks) > CHUNKS_KEPT:
                 self.chunks.popitem(last=False)
         return plain
+
+
+def own_name(name: str) -> str:
+    """The name that an object stands for: its own, or that beside which it was put."""
+    found = BESIDE.fullmatch(name)
+    return found[1] if found else name
 
 
 def slot_key(slot: Json, secret: Secret) -> bytes:
@@ -594,13 +646,33 @@ def write_new(path: str | bytes, content: bytes) -> None:
 
 
 def log_keys(repository: Repository, place: str) -> dict[str, str]:
-    """All objects of one cluster's log, by the last part of their keys; other names are nobody's."""
+    """All objects of one cluster's log, by the last part of their keys; other names are nobody's.
+
+    A segment counts in the directory of its own timeline alone: anybody may put its name elsewhere.
+    """
     keys = {}
     for directory in repository.names(place):
-        for name in repository.names(f"{place}/{directory}"):
-            if (HISTORY if directory == "histories" else SEGMENT).fullmatch(name):
+        for name in repository.own_names(f"{place}/{directory}"):
+            is_history = directory == "histories" and HISTORY.fullmatch(name)
+            if is_history or (SEGMENT.fullmatch(name) and name[:8] == directory):
                 keys[name] = f"{place}/{directory}/{name}"
     return keys
+
+
+def logged_systems(repository: Repository, source: str) -> list[str]:
+    """The clusters of which there is anything that a holder of the key has put."""
+
+    def keys(place: str) -> Iterator[str]:
+        for directory in repository.names(place):
+            for name in repository.names(f"{place}/{directory}"):
+                yield f"{place}/{directory}/{name}"
+
+    places = {system: f"log/{source}/{system}" for system in repository.names(f"log/{source}")}
+    return [
+        system
+        for system, place in places.items()
+        if any(repository.is_ours(b"L", key) for key in keys(place))
+    ]
 
 
 def extract_wal(
@@ -627,8 +699,13 @@ def extract_wal(
         # The whole one is better than its parts.
         joined = b"" if segment in whole else join_parts(repository, sorted(pieces))
         if joined:
+            try:
+                missing = segment_bytes(joined) - len(joined)
+            except Trouble as trouble:
+                complain(f"segment {segment} is left out: {trouble}")
+                continue
             complain(f"segment {segment} is known up to byte {len(joined)}: zeros follow")
-            yield segment, joined + bytes(segment_bytes(joined) - len(joined))
+            yield segment, joined + bytes(missing)
 
 
 def unsealed_or_none(repository: Repository, key: str) -> bytes | None:
@@ -669,10 +746,15 @@ def segment_bytes(segment: bytes) -> int:
 # ---------------------------------------------------------------- commands
 
 
+def backups_of(repository: Repository, source: str) -> list[str]:
+    """What bears the name of a backup."""
+    return [name for name in repository.own_names(f"backups/{source}") if BACKUP.fullmatch(name)]
+
+
 def list_backups(repository: Repository, _: argparse.Namespace) -> None:
     """Print every backup, and the first WAL segment that it needs."""
     for source in repository.names("backups"):
-        for backup in repository.names(f"backups/{source}"):
+        for backup in backups_of(repository, source):
             try:
                 manifest = read_manifest(repository, source, backup)
             except Trouble as trouble:
@@ -706,7 +788,7 @@ def restore(repository: Repository, arguments: argparse.Namespace) -> None:
 def wal(repository: Repository, arguments: argparse.Namespace) -> None:
     """Extract the WAL and the histories of a source, for restore_command = 'cp DEST/%%f %%p'."""
     require_empty(arguments.destination)
-    systems = repository.names(f"log/{arguments.source}")
+    systems = logged_systems(repository, arguments.source)
     system = arguments.system or (systems[0] if len(systems) == 1 else "")
     if system not in systems:
         raise Trouble(f"choose with --system which log is meant; there are: {', '.join(systems)}")
@@ -723,7 +805,7 @@ def verify(repository: Repository, _: argparse.Namespace) -> None:
     troubles = 0
     chunks: set[tuple[bytes, int]] = set()
     for source in repository.names("backups"):
-        for backup in repository.names(f"backups/{source}"):
+        for backup in backups_of(repository, source):
             try:
                 for record in read_table(repository, read_manifest(repository, source, backup)):
                     chunks.update((pack, number) for _, pack, number, _ in record.extents if pack)
@@ -752,8 +834,13 @@ def require_empty(path: str) -> None:
 
 def complain(text: str) -> int:
     """Tell on standard error; return 1, to be counted."""
-    print(f"rescue: {text}", file=sys.stderr)
+    print(f"rescue: {shown(text)}", file=sys.stderr)
     return 1
+
+
+def shown(text: str) -> str:
+    """Text with what is not printable made visible: anybody may have chosen a name."""
+    return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -788,7 +875,7 @@ def main() -> None:
         secret = Secret(os.environ.get("DRTOOL_KEY", "").encode(), key_file)
         arguments.run(Repository(arguments.repository, secret), arguments)
     except (Trouble, OSError) as trouble:
-        sys.exit(f"rescue: {trouble}")
+        sys.exit(f"rescue: {shown(str(trouble))}")
 
 
 if __name__ == "__main__":

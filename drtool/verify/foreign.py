@@ -113,11 +113,29 @@ def _look_at_backups(repository: Repository, tally: Tally, choice: Choice) -> No
                 tally.not_ours(found.key, "has no name of a backup")
     _look_at_heads(
         repository,
+        _manifests_beside(repository),
+        ObjectType.MANIFEST,
+        choice=choice,
+        tally=tally,
+    )
+    _look_at_heads(
+        repository,
         (found for found in store.list("attempts/") if found.key not in tally.foreign),
         ObjectType.ATTEMPT,
         choice=choice,
         tally=tally,
     )
+
+
+def _manifests_beside(repository: Repository) -> Iterator[StoredObject]:
+    """Those that were put beside a name, and what has that name: reading the backup tells of one alone."""
+    named: dict[str, list[StoredObject]] = {}
+    for found in repository.store.list("backups/"):
+        if is_backup_id(own_name(found.key.rpartition("/")[2])):
+            named.setdefault(own_name(found.key), []).append(found)
+    for name, objects in named.items():
+        if any(found.key != name for found in objects):
+            yield from objects
 
 
 def _look_at_evidence(repository: Repository, tally: Tally, choice: Choice) -> None:
