@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from functools import partial
 
+from drtool.check.key_slots import check_slots, is_phrase
 from drtool.check.links import check_link
 from drtool.check.run import Part, Seen, attempt, not_looked, run_checks
 from drtool.errors import DrtoolError
@@ -19,12 +20,13 @@ from drtool.policy.sources import (
     RedisSource,
     SourcePolicy,
 )
-from drtool.repository.repository import Repository
+from drtool.repository.keys import KeySecret
+from drtool.repository.repository import Repository, read_slots
 from drtool.stores.capabilities import Capabilities, describe_capabilities
 from drtool.stores.place import VERIFY, link_of
 from drtool.stores.remote import RemoteStore
 from drtool.wiring.checking import Checking
-from drtool.wiring.parts import opened_repository
+from drtool.wiring.parts import key_secret, opened_repository
 from drtool.wiring.surroundings import Surroundings
 
 
@@ -42,7 +44,7 @@ def check(request: CheckRequest, policy: Policy, around: Surroundings) -> CheckR
             repository = held.enter_context(opened_repository(policy, around))
         except DrtoolError as error:
             repository = error
-        parts = [_repository_part(repository, around)]
+        parts = [_repository_part(repository, policy, around)]
         for name, source in sources.items():
             checking = Checking(name=name, policy=policy, repository=repository, around=around)
             look = partial(_look, checking, source)
@@ -76,14 +78,15 @@ def _look(checking: Checking, source: SourcePolicy) -> Iterator[Look]:
             yield from look_at_bucket(checking, source)
 
 
-def _repository_part(repository: Repository | DrtoolError, around: Surroundings) -> Part:
-    return Part(
-        name="repository", kind="store", look=partial(_look_at_repository, repository, around)
-    )
+def _repository_part(
+    repository: Repository | DrtoolError, policy: Policy, around: Surroundings
+) -> Part:
+    look = partial(_look_at_repository, repository, policy, around)
+    return Part(name="repository", kind="store", look=look)
 
 
 def _look_at_repository(
-    repository: Repository | DrtoolError, around: Surroundings
+    repository: Repository | DrtoolError, policy: Policy, around: Surroundings
 ) -> Iterator[Look]:
     if isinstance(repository, DrtoolError):
         yield not_looked("store", repository)
@@ -94,12 +97,27 @@ def _look_at_repository(
         seen=f"{url} answers, and its key opens it (version {version})",
         findings=tuple(check_link(url, link_of(url), fix=VERIFY)),
     )
+    yield from _look_at_key(repository, key_secret(policy.repository.key, around))
     recorded = repository.root.capabilities
     findings = [one for one in describe_capabilities(recorded) if one.subject != "clock"]
     yield Look(name="abilities", seen=_abilities(recorded), findings=tuple(findings))
     yield attempt("rescue program", lambda: _look_at_rescue(repository))
     if isinstance(repository.store, RemoteStore):
         yield attempt("clock", lambda: _look_at_clock(repository, around))
+
+
+def _look_at_key(repository: Repository, secret: KeySecret) -> Iterator[Look]:
+    """Of a phrase in a key file alone: all else is stretched, or cannot be guessed."""
+    if not is_phrase(secret):
+        return
+    repository_id = repository.ring.repository_id
+
+    def look() -> Seen:
+        slots, _ = read_slots(repository)
+        findings = tuple(check_slots(slots, secret, repository_id=repository_id))
+        return f"a phrase in a key file, {'not ' if findings else ''}stretched", findings
+
+    yield attempt("key", look)
 
 
 def _look_at_rescue(repository: Repository) -> Seen:

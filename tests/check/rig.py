@@ -45,7 +45,7 @@ version: 1
 stack: shop
 timezone: Europe/Warsaw
 objectives: {{default: {{rpo: {rpo}, rto: 1h}}}}
-repository: {{url: "file://{root}/repository", key: none}}
+repository: {{url: "file://{root}/repository", key: {key}}}
 sources:
 """
 
@@ -57,11 +57,12 @@ class Stack:
     root: Path
     sources: str
     rpo: str = "15m"
+    key: str = "none"
     environ: dict[str, str] = field(default_factory=dict)
 
     @property
     def text(self) -> str:
-        return _HEAD.format(root=self.root, rpo=self.rpo) + self.sources
+        return _HEAD.format(root=self.root, rpo=self.rpo, key=self.key) + self.sources
 
     @property
     def policy(self) -> Policy:
