@@ -7,9 +7,7 @@ from dataclasses import dataclass
 
 from drtool.model.origin import Origin
 from drtool.repository.backups import Attempt, Manifest, in_order
-
-# Of a database's keys or relations, where the policy does not say how many may go.
-MOST_GONE_PERCENT = 50.0
+from drtool.repository.held import MOST_GONE_PERCENT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

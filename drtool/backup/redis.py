@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 from drtool.backup.plan import BackupPlan
 from drtool.backup.redis_shard import Reading, ShardTask, TakenShard, take_shard
-from drtool.backup.shrunken import Held, judge_held
+from drtool.backup.shrunken import judge_held
 from drtool.backup.storing import Counted, Storing, begin_storing
 from drtool.backup.tree_large import PageStores
 from drtool.backup.tree_table import TreeTable
@@ -26,6 +26,7 @@ from drtool.model.outcome import BackupKind, BackupOutcome
 from drtool.model.progress import Emit, PhaseAdvanced, PhaseBegan, PhaseEnded
 from drtool.policy.sources import RedisTopology
 from drtool.repository.extents import RedisExtent
+from drtool.repository.held import Held
 from drtool.repository.lease import Lease
 from drtool.repository.repository import Repository, is_encrypted
 from drtool.sources.redis.address import Login, NodeAddress

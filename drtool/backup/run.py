@@ -17,7 +17,7 @@ from typing import Protocol
 
 from drtool.backup.intake import Intake
 from drtool.backup.plan import BackupPlan
-from drtool.backup.shrunken import Held, judge_held
+from drtool.backup.shrunken import judge_held
 from drtool.backup.storing import Counted, Storing, begin_storing
 from drtool.backup.zeroed import ZeroedPages, judge_zeroed
 from drtool.errors import IntegrityError
@@ -26,6 +26,7 @@ from drtool.model.progress import Emit, PhaseAdvanced, PhaseBegan, PhaseEnded
 from drtool.model.wal import Lsn
 from drtool.repository.backups import Manifest
 from drtool.repository.extents import PostgresExtent
+from drtool.repository.held import Held
 from drtool.repository.lease import Lease
 from drtool.repository.repository import Repository
 from drtool.repository.table import Attributes, EntryKind

@@ -6,63 +6,13 @@ Trees have a guard of their own (`sources/files/guard.py`), which knows which fi
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 
-from drtool.backup.plan import MOST_GONE_PERCENT, BackupPlan
+from drtool.backup.plan import BackupPlan
 from drtool.errors import SourceUnsuitable
 from drtool.model.finding import Finding, Severity
-from drtool.model.measure import format_size
 from drtool.repository.backups import Manifest, in_order
-from drtool.repository.extents import FilesExtent, PostgresExtent, RedisExtent
-
-# Below these, a count or a size moves by more than half on any ordinary day.
-_LEAST_COUNT = 10
-_LEAST_BYTES = 8 << 20
-# Content that is rewritten or compacted shrinks by half; it does not shrink to a tenth.
-_MOST_BYTES_GONE_PERCENT = 90
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Held:
-    """What a source holds, counted while it was read: so many `noun`s in so many bytes."""
-
-    count: int
-    noun: str
-    size_bytes: int
-
-    def __str__(self) -> str:
-        noun = self.noun if self.count != 1 else self.noun.removesuffix("s")
-        return f"{self.count:,} {noun} in {format_size(self.size_bytes)}"
-
-
-def held_in(manifest: Manifest) -> Held | None:
-    """What a backup holds; None where that was not counted, and for trees."""
-    match manifest.extent:
-        case RedisExtent() as redis if redis.keys is not None:
-            return Held(count=redis.keys, noun="keys", size_bytes=manifest.sizes.read_bytes)
-        case PostgresExtent(relations=int(relations), relation_bytes=int(size)):
-            return Held(count=relations, noun="relations", size_bytes=size)
-        case FilesExtent() | _:
-            return None
-
-
-def shrank(before: Held, now: Held, *, max_percent: float = MOST_GONE_PERCENT) -> str | None:
-    """How `now` is much less than `before`, in words; None if it is not.
-
-    Nothing at all where there was something is always less, whatever `max_percent` allows.
-    """
-    if before.count and not now.count:
-        return f"it is empty, and held {before}"
-    if before.count >= _LEAST_COUNT:
-        gone = 100 * (before.count - now.count) / before.count
-        if gone > max_percent:
-            return f"it holds {now}, and held {before}: {gone:.0f} % of the {now.noun} are gone"
-    if before.size_bytes >= _LEAST_BYTES:
-        gone = 100 * (before.size_bytes - now.size_bytes) / before.size_bytes
-        if gone > max(max_percent, _MOST_BYTES_GONE_PERCENT):
-            return f"it holds {now}, and held {before}: {gone:.0f} % of the bytes are gone"
-    return None
+from drtool.repository.held import Held, held_in, shrank
 
 
 def judge_held(plan: BackupPlan, now: Held | None) -> tuple[Finding, ...]:

@@ -126,7 +126,8 @@ class LostWrites:
 class RestoreOutcome:
     """One source, restored. `lost_at` is the moment of the disaster, where one is known.
 
-    For a tree of files `reached.commit_time` is when its snapshot began.
+    For a tree of files `reached.commit_time` is when its snapshot began. Of a Redis, `keys` are those of
+    the copy and `snapshot_keys` those of the snapshot it began from, None where they were not counted.
     """
 
     source: str
@@ -150,6 +151,8 @@ class RestoreOutcome:
     changed_settings: tuple[ChangedSetting, ...] = ()
     lost_writes: LostWrites | None = None
     is_writable: bool = True
+    keys: int | None = None
+    snapshot_keys: int | None = None
     kind: str
 
     def __post_init__(self) -> None:

@@ -14,7 +14,7 @@ from drtool.model.outcome import Judgement, RestoreReport
 from drtool.report.drawing import NARROW, WIDE, draw_log, draw_loss, draw_phases
 from drtool.report.printable import printable_outcome
 from drtool.report.text import show_measured
-from drtool.report.words import backup_word, reached_word, with_log
+from drtool.report.words import backup_word, key_words, reached_word, with_log
 
 # Told by shape as well as by colour: some readers see no colours, and some printers print none.
 SIGNS = {Verdict.MET: "✓", Verdict.MISSED: "✕", Verdict.UNKNOWN: "?", Verdict.STALE: "⌛"}
@@ -48,6 +48,7 @@ def _template() -> Template:
         backup_word=backup_word,
         reached_word=reached_word,
         with_log=with_log,
+        key_words=key_words,
         px="{:.2f}".format,
     )
     environment.globals.update(draw_phases=draw_phases, draw_loss=draw_loss, draw_log=draw_log)

@@ -41,7 +41,7 @@ from drtool.report.changes import changes_text
 from drtool.report.printable import printable_outcome
 from drtool.report.usage import rescue_pairs, usage_lines
 from drtool.report.window_words import uncertain_rows, window_words
-from drtool.report.words import LOGS, backup_word, gap_words, reached_word, with_log
+from drtool.report.words import LOGS, backup_word, gap_words, key_words, reached_word, with_log
 
 _COLOURS = {
     Verdict.MET: "32;1",
@@ -145,6 +145,7 @@ def _restore(outcome: RestoreOutcome, style: Style) -> str:
             *how_far,
             (f"from {backup_word(outcome.kind)}", outcome.backup_id),
             ("restored", with_log(outcome.kind, outcome.bytes_restored, outcome.wal_bytes)),
+            *(("keys", words) for words in filter(None, [key_words(outcome)])),
         ],
         style,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from drtool.model.measure import format_size
+from drtool.model.outcome import RestoreOutcome
 from drtool.model.window import LogGap
 
 LOGS = {"postgres": "WAL", "redis": "stream"}
@@ -25,6 +26,15 @@ def with_log(kind: str, size_bytes: int, log_bytes: int) -> str:
     if kind not in LOGS:
         return f"{format_size(size_bytes)} of files"
     return f"{format_size(size_bytes)} and {format_size(log_bytes)} of {LOGS[kind]}"
+
+
+def key_words(outcome: RestoreOutcome) -> str:
+    """How many keys a restored Redis has, and how many its snapshot had; empty for other kinds."""
+    if outcome.keys is None:
+        return ""
+    known = outcome.snapshot_keys
+    before = "were not counted in the snapshot" if known is None else f"the snapshot had {known:,}"
+    return f"{outcome.keys:,} now; {before}"
 
 
 def gap_words(gaps: Sequence[LogGap]) -> list[str]:

@@ -26,6 +26,7 @@ from drtool.restore.network import network_findings
 from drtool.restore.phases import Phases
 from drtool.restore.redis_anew import DealtAnew, deal_anew
 from drtool.restore.redis_content import SnapshotFiles
+from drtool.restore.redis_counted import about_keys
 from drtool.restore.redis_fetch import Origin, fetch_shard
 from drtool.restore.redis_loading import (
     expiring_keys,
@@ -84,6 +85,7 @@ class _Copy:
     has_scripts: bool = False
     restored_bytes: int = 0
     stream_bytes: int = 0
+    keys: int = 0
 
 
 def run_redis_restore(
@@ -133,9 +135,12 @@ def run_redis_restore(
         server_version=site.binaries.release.version_text,
         questions=tuple(copy.questions),
         is_writable=copy.is_writable,
+        keys=copy.keys,
+        snapshot_keys=plan.manifest.redis.keys,
         findings=(
             *plan.findings,
             *copy.found,
+            *about_keys(plan, copy.keys, gone_percent=site.gone_percent),
             *network_findings(site.destination.owner),
             *findings(plan, (*places, *replicas), captured),
         ),
@@ -239,7 +244,9 @@ def _leave_scripts_out(
 
 def _ask(servers: Sequence[ScratchServer], places: Sequence[ServerPlace], copy: _Copy) -> None:
     for server, place, expected in zip(servers, places, copy.expected, strict=True):
-        copy.questions += _counted(place.name, expected, server.database_sizes())
+        found = server.database_sizes()
+        copy.keys += sum(found.values())
+        copy.questions += _counted(place.name, expected, found)
         refusal = refused_write(server)
         if refusal:
             copy.is_writable = False

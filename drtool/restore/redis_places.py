@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from drtool.model.request import TtlMode
+from drtool.repository.held import MOST_GONE_PERCENT
 from drtool.restore.copy_ports import CHOSEN
 from drtool.restore.destination import Destination
 from drtool.restore.redis_plan import RedisPlan
@@ -29,7 +30,8 @@ class RedisSite:
     `masters` None keeps the shape; 1 makes one server that is no cluster. Servers get ports from
     `first_port` on, chosen as `port_reason` says. Marks were made in `heartbeat_key`, if any. Servers
     load `modules`. `load_seconds` bounds the loading of one server; `scratch` is where private sockets
-    and logs go, None the temporary directory.
+    and logs go, None the temporary directory. A copy that lost no more than `gone_percent` of the keys
+    of its snapshot needs no warning.
     """
 
     destination: Destination
@@ -42,6 +44,7 @@ class RedisSite:
     modules: tuple[Path, ...] = ()
     load_seconds: float = 4 * 3600
     scratch: Path | None = None
+    gone_percent: float = MOST_GONE_PERCENT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

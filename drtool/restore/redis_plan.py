@@ -178,6 +178,8 @@ def preview_redis(plan: RedisPlan, *, destination: str, masters: int) -> Restore
     """What `--plan` shows."""
     count, size = len(plan.shards), format_size(plan.fetch_bytes)
     stream, snapshots = format_size(plan.stream_bytes), counted(count, "snapshot")
+    known = plan.manifest.redis.keys
+    keys = "" if known is None else f" with {counted(known, 'key')}"
     shape = "" if masters == count else f", dealt out anew to {counted(masters, 'master')}"
     return RestorePreview(
         source=plan.source,
@@ -186,7 +188,7 @@ def preview_redis(plan: RedisPlan, *, destination: str, masters: int) -> Restore
         backup_id=plan.manifest.backup_id,
         backup_finished=plan.manifest.ended,
         steps=(
-            f"fetch {snapshots}, {size}, of backup {plan.manifest.backup_id} into {destination}",
+            f"fetch {snapshots}{keys}, {size}, of backup {plan.manifest.backup_id} into {destination}",
             f"replay {stream} of stream up to {format_exact(plan.moment, plan.zone)}{shape}",
             "load each in a private server, hold it against what was recorded, and stop it",
         ),

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from drtool.archiving.redis_joining import Backlog
 from drtool.archiving.redis_status import StreamStatus
-from drtool.backup.shrunken import Held, held_in, shrank, shrunken
+from drtool.backup.shrunken import shrunken
 from drtool.check.freshness import check_mark
 from drtool.check.run import Seen, attempt, not_looked
 from drtool.check.state import Topic, with_refused_backup
@@ -18,6 +18,7 @@ from drtool.model.measure import age_of, counted, format_size, format_span
 from drtool.policy.sources import RedisSource
 from drtool.repository.backups import Manifest
 from drtool.repository.extents import RedisExtent
+from drtool.repository.held import Held, held_in, shrank
 from drtool.repository.layout import ReplicationHistory
 from drtool.repository.marks import newest_mark
 from drtool.restore.redis_fetch import release_on_way

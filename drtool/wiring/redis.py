@@ -231,6 +231,7 @@ class _Restore:
             masters=self.request.masters,
             first_port=wanted.port,
             heartbeat_key=self.source.heartbeat_key,
+            gone_percent=self.source.max_delete,
         )
         if site.first_port is None:
             port = _first_port(plan, site, ports, kept=self._ports_of_source())

@@ -7,9 +7,10 @@ from collections.abc import Iterator
 import pytest
 
 from drtool.backup.plan import Accepted
-from drtool.backup.shrunken import Held, breaks, shrank
+from drtool.backup.shrunken import breaks
 from drtool.errors import SourceUnsuitable
 from drtool.repository.backups import backup_ids, read_manifests
+from drtool.repository.held import Held, shrank
 from drtool.repository.repository import Repository
 from tests.backup.taking import SOURCE, new_repository, take_backup
 from tests.restore.redis_rig import SOURCE as CACHE

@@ -31,6 +31,7 @@ from drtool.repository.backups import (
     unfinished_attempts,
 )
 from drtool.repository.extents import RedisExtent
+from drtool.repository.held import MOST_GONE_PERCENT
 from drtool.repository.lease import Lease
 from drtool.repository.repository import Repository
 from drtool.restore.destination import check_directory
@@ -149,6 +150,7 @@ def restore(
     key: str | None = None,
     first_port: int | None = None,
     cut_bytes: int = 0,
+    gone_percent: float = MOST_GONE_PERCENT,
     emit: Emit = silent,
     bin_dir: Path | None = None,
     modules: tuple[Path, ...] = (),
@@ -174,6 +176,7 @@ def restore(
         first_port=first_port or free_row(masters or servers),
         heartbeat_key=key,
         modules=modules,
+        gone_percent=gone_percent,
     )
     phases = Phases(CLOCK, emit, stop)
     return run_redis_restore(plan, site, repository=repository, phases=phases)
