@@ -6,10 +6,13 @@ name there, and is quicker than drtool: the names that it is about to put are ta
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import signal
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -86,6 +89,26 @@ class Attacker:
         self.plant(f"{marks}/000000FF/{tomorrow}/235959.999999-FFFFFFFFFFFFFFFF")
 
 
+@contextmanager
+def taking_manifests(attacker: Attacker) -> Iterator[None]:
+    """The name of each manifest is taken as soon as the attempt in front of it is seen."""
+    stop = threading.Event()
+
+    def watch() -> None:
+        while not stop.wait(0.01):
+            for attempt in attacker.repository.glob("attempts/*/2*Z-*"):
+                with contextlib.suppress(FileExistsError):
+                    attacker.plant(f"backups/{attempt.parent.name}/{attempt.name}")
+
+    thread = threading.Thread(target=watch, name="attacker", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
 def forged_of(repository: Path) -> Iterator[bytes]:
     """A forged head, nothing, and another object byte for byte, in turn."""
     [seal] = (repository / "evidence/init").iterdir()
@@ -119,7 +142,9 @@ def receive_under_attack(site: Site, server: PostgresServer, attacker: Attacker)
         for row in range(3, 8):
             server.query(f"INSERT INTO ledger VALUES ({row})")
             server.query("SELECT pg_switch_wal()")
-        site.run("backup")
+        with taking_manifests(attacker):
+            site.run("backup")
+        assert [*site.repository.glob(f"backups/{SOURCE}/*~*")], "the attacker was too slow"
         server.query("INSERT INTO ledger VALUES (8)")
         moment = datetime.now(UTC)
         until(
@@ -133,6 +158,14 @@ def receive_under_attack(site: Site, server: PostgresServer, attacker: Attacker)
     finally:
         receiver.send_signal(signal.SIGTERM)
         site.finished(receiver, RECEIVE)
+
+
+def restored_rows(site: Site, into: str) -> list[int]:
+    """What comes back of the server, and the tree with what it held last."""
+    site.run("restore", "--to", "latest", "--into", into)
+    assert (site.root / into / "tree/file").read_text() == "second"
+    with started(15, site.root / into / SOURCE) as copy:
+        return rows(copy)
 
 
 def test_planted_names_stop_no_receiver_no_backup_and_no_restore(
@@ -149,11 +182,35 @@ def test_planted_names_stop_no_receiver_no_backup_and_no_restore(
     receive_under_attack(site, server, attacker)
     server.kill9()
     verified = site.run("verify")
-    site.run("restore", "--to", "latest", "--into", "copy")
-
-    with started(15, site.root / f"copy/{SOURCE}") as copy:
-        assert rows(copy) == list(range(1, 9))
-    assert (site.root / "copy/tree/file").read_text() == "second"
+    assert restored_rows(site, "copy") == list(range(1, 9))
     assert [*site.repository.glob(f"log/{SOURCE}/*/00000001/*~*")], "no name was taken"
     assert "nobody with the key" in verified.out
     assert not [ran for ran in site.ran if "\x1b" in ran.out + ran.err]
+
+
+@pytest.mark.soak
+def test_after_a_repair_everything_is_there_as_before(
+    site: Site, make_postgres: MakePostgres
+) -> None:
+    """What was planted is put aside; what drtool had put beside it counts on, and the next backup too."""
+    server = make_postgres(15, segment_mb=1)
+    a_site(site, server)
+    attacker = Attacker(site.repository, forged_of(site.repository))
+    attacker.before_anything()
+    (site.root / "tree/file").write_text("second")
+    receive_under_attack(site, server, attacker)
+    before = site.status()
+
+    site.run("verify", "--whole", "--repair")
+    verified = site.run("verify", "--whole")
+    after = site.status()
+    assert restored_rows(site, "copy") == [1, *range(3, 9)]
+    with site.receiving():
+        server.query("INSERT INTO ledger VALUES (9)")
+        site.run("backup")
+    assert restored_rows(site, "again") == [1, *range(3, 10)]
+
+    assert "nobody with the key" not in verified.out
+    assert [after[name] for name in ("earliest", "latest", "last_backup")] == [
+        before[name] for name in ("earliest", "latest", "last_backup")
+    ]
