@@ -235,3 +235,29 @@ def test_the_architecture_tells_the_rooms_in_the_order_of_their_floors() -> None
     floors = [floor_of[room] for room in described_rooms()]
 
     assert floors == sorted(floors)
+
+
+def test_every_test_that_shows_a_claim_about_security_exists() -> None:
+    text = (ROOT / "SECURITY.md").read_text(encoding="utf-8")
+    tests = {path: path.read_text(encoding="utf-8") for path in ROOT.glob("tests/**/test_*.py")}
+    defined = {name for source in tests.values() for name in re.findall(r"def (test_\w+)", source)}
+    files = {path.name for path in tests}
+
+    named = re.findall(r"`(test_\w+)(\.\.\.|\.py)?`", text)
+    missing = [
+        name
+        for name, ending in named
+        if not (
+            any(one.startswith(name) for one in defined)
+            if ending == "..."
+            else name + ending in files
+            if ending
+            else name in defined
+        )
+    ]
+
+    assert len(named) > 40
+    assert missing == []
+    assert [
+        one for one in re.findall(r"`(tests/[\w/]+(?:\.py)?)/?`", text) if not (ROOT / one).exists()
+    ] == []
