@@ -38,7 +38,7 @@ version: 1
 stack: shop
 timezone: Europe/Warsaw
 objectives: {{default: {{rpo: 15m, rto: 1h}}}}
-repository: {{url: "file://{root}/repository", key: env:DRTOOL_KEY}}
+repository: {{url: "file://{root}/repository", key: "file:{root}/drtool.key"}}
 sources:
   main-db:
     kind: postgres
@@ -99,7 +99,10 @@ def new_stack(site: Site) -> Iterator[Stack]:
         redis = new_redis("7.0")
         cleaning.callback(redis.close)
         site.environ["MAIN_DB_DSN"] = postgres.dsn()
-        site.environ["DRTOOL_KEY"] = secrets.token_urlsafe(24)
+        # A random key, which no command has to stretch.
+        key = site.root / "drtool.key"
+        key.touch(mode=0o600)
+        key.write_text(secrets.token_hex(32))
         text = _POLICY.format(root=site.root, address=redis.address, port=free_port())
         (site.root / "policies").mkdir()
         (site.root / "policies" / "shop.yaml").write_text(text)
