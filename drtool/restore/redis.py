@@ -33,6 +33,7 @@ from drtool.restore.redis_loading import (
     heartbeat_in,
     loaded,
     module_commands,
+    refused_on_load,
     refused_write,
 )
 from drtool.restore.redis_places import (
@@ -203,6 +204,8 @@ def _recover(
             servers = running.enter_context(
                 loaded(directories, copy.files, site, databases=databases, phases=phases)
             )
+            for place, server in zip(places, servers, strict=True):
+                copy.found += refused_on_load(place.name, server)
             if copy.has_scripts:
                 _leave_scripts_out(servers, directories, copy, site=site)
         with phases.phase("answer", "first write and counts"):

@@ -17,7 +17,7 @@ from drtool.model.finding import Finding, Severity
 from drtool.model.measure import counted
 from drtool.model.request import TtlMode
 from drtool.restore.phases import Phases
-from drtool.restore.redis_loading import loaded
+from drtool.restore.redis_loading import loaded, refused_on_load
 from drtool.restore.redis_places import (
     RedisSite,
     ServerPlace,
@@ -68,9 +68,11 @@ def deal_anew(
     """Load, save, deal out and write; one shard in memory at a time."""
     saved: list[Path] = []
     sizes: list[dict[int, int]] = []
+    refused: list[Finding] = []
     databases = plan.manifest.redis.databases
     for directory, one in zip(loading_places(plan, site), files, strict=True):
         with loaded([directory], [one], site, databases=databases, phases=phases) as [server]:
+            refused += refused_on_load(f"shard {len(sizes)}", server)
             sizes.append(server.database_sizes())
             saved.append(server.save())
     rule, owner = _rule(plan, site, phases), site.destination.owner
@@ -96,7 +98,7 @@ def deal_anew(
         files=tuple(written),
         loaded=tuple(sizes),
         keys=tuple(one.keys for reshaped in made for one in reshaped.written),
-        findings=tuple(_findings(made, site)),
+        findings=(*refused, *_findings(made, site)),
     )
 
 

@@ -10,6 +10,8 @@ from datetime import datetime
 from pathlib import Path
 
 from drtool.errors import NotRecoverable, SourceUnavailable
+from drtool.model.finding import Finding, Severity
+from drtool.model.measure import counted
 from drtool.model.progress import PhaseAdvanced
 from drtool.restore.phases import Phases
 from drtool.restore.redis_places import RedisSite
@@ -80,6 +82,36 @@ def _wait(
                 hint="Look whether this machine has the memory for it.",
             )
         phases.clock.wait(_POLL_SECONDS)
+
+
+def refused_on_load(name: str, server: ScratchServer) -> list[Finding]:
+    """What of the stream the server of `name` did not carry out: a RESTORE whose payload is damaged is
+    left out without a word, and the copy lacks what the source had.
+    """
+    found = server.load_errors()
+    if found.commands:
+        count = counted(found.commands, "command", "commands")
+        return [
+            Finding(
+                severity=Severity.PROBLEM,
+                subject=name,
+                fact=f"the server refused {count} of the stream as it loaded, and left out what they wrote"
+                f" (the first: {found.first})",
+                fix="Compare the copy with what you expect of it, or restore to an earlier moment.",
+            )
+        ]
+    if found.scripts:
+        count = counted(found.scripts, "script", "scripts")
+        return [
+            Finding(
+                severity=Severity.WARNING,
+                subject=name,
+                fact=f"{count} of the stream ended with an error (the first: {found.first}); at the source"
+                " too, unless the copy lacks what they wrote",
+                fix="Compare the copy with what you expect of it.",
+            )
+        ]
+    return []
 
 
 def module_commands(site: RedisSite, *, clock: Clock) -> frozenset[bytes]:

@@ -11,11 +11,14 @@ from pathlib import Path
 import pytest
 
 from drtool.backup.plan import Accepted
-from drtool.errors import IntegrityError, NotRecoverable, SourceUnavailable
+from drtool.errors import ExitCode, IntegrityError, NotRecoverable, SourceUnavailable
+from drtool.model.finding import Severity, code_of_findings
+from drtool.model.request import TtlMode
 from drtool.model.target import ToTime
 from drtool.repository.repository import Repository
 from drtool.restore.network import network_findings
 from drtool.sources.redis.address import NodeAddress
+from drtool.sources.redis.aof import AofLayout, write_aof
 from drtool.sources.redis.binaries import find_binaries, server_user
 from drtool.sources.redis.rdbcodes import RdbDamaged
 from drtool.sources.redis.release import Product, Release
@@ -28,7 +31,7 @@ from tests.redis.test_replicated import sent
 from tests.restore.redis_rig import restore, servers_of, started, streamed, take_snapshot
 from tests.servers.ports import free_port
 from tests.servers.redis import MakeRedis, RedisServer, new_redis
-from tests.servers.redis_programs import bin_dir, redis_module
+from tests.servers.redis_programs import VALKEY, bin_dir, redis_module
 from tests.servers.rewriting import rewritten
 
 pytestmark = pytest.mark.redis
@@ -49,7 +52,7 @@ class Archived:
             client.set("kept", "secret")
         wait_held(self.repository, self.master)
 
-    def inject(self, *words: str) -> None:
+    def inject(self, *words: str | bytes) -> None:
         """Into the stream, by a debugging aid of Redis 7.0: the master itself does not carry it out."""
         with self.master.client() as client:
             client.execute_command("DEBUG", "REPLICATE", *words)
@@ -221,3 +224,48 @@ def test_a_script_of_a_stream_of_6_2_reaches_nobody(
         outside.setblocking(False)
         with pytest.raises(BlockingIOError):
             outside.accept()
+
+
+def test_what_a_server_refuses_of_a_stream_as_it_loads_is_told(
+    archived: Archived, root: Path
+) -> None:
+    """Without a word it would be missing from a copy that is called sound."""
+    archived.begin()
+    with archived.master.client() as client:
+        payload = client.dump("kept")
+    assert isinstance(payload, bytes)
+    # The last byte is one of its checksum.
+    archived.inject("RESTORE", "lost", "0", payload[:-1] + bytes([payload[-1] ^ 1]))
+
+    outcomes = [
+        restore(archived.repository, root / mode, ttl=mode)
+        for mode in (TtlMode.ABSOLUTE, TtlMode.PERSIST)
+    ]
+
+    for outcome in outcomes:
+        [told] = [one for one in outcome.findings if one.severity is Severity.PROBLEM]
+        assert "refused 1 command of the stream" in told.fact
+        assert "restore: DUMP payload version or checksum" in told.fact
+        assert code_of_findings([told], otherwise=ExitCode.INTEGRITY) is ExitCode.INTEGRITY
+    with started(outcomes[0]) as [copy]:
+        assert copy.mget("kept", "behind", "lost") == [b"secret", b"1", None]
+
+
+@pytest.mark.parametrize("program", ["6.2", "7.4", VALKEY])
+def test_each_release_tells_in_its_log_what_it_refused(root: Path, program: str) -> None:
+    owner = server_user(root)
+    binaries = find_binaries(Release(Product.REDIS, (6, 2, 0)), bin_dir=bin_dir(program))
+    stream = sent("SET", "a", "1") + sent("RESTORE", "b", "0", "damaged") + sent("LPUSH", "a", "1")
+    if program == "6.2":
+        stream += sent(
+            "EVAL", "redis.call('SET', 'c', '1') return redis.call('LPUSH', 'a', '1')", "0"
+        )
+    write_aof(root, [], [stream], layout=AofLayout.of(binaries.version), owner=owner)
+    plan = ScratchPlan(directory=root, binaries=binaries, run_as=owner, uses_aof=True)
+
+    with start_scratch(plan, clock=SystemClock()) as server:
+        server.wait_loaded(timeout_seconds=30)
+        found = server.load_errors()
+
+    assert (found.commands, found.scripts) == (2, 1 if program == "6.2" else 0)
+    assert found.first.startswith("restore: ")

@@ -16,6 +16,7 @@ from drtool.errors import DestinationRefused, NotRecoverable, SourceUnavailable
 from drtool.sources.redis.address import Login, NodeAddress
 from drtool.sources.redis.binaries import RedisBinaries, reachable_by
 from drtool.sources.redis.connection import RedisConnection, connect, keys_by_database
+from drtool.sources.redis.load_errors import LoadErrors, load_errors
 from drtool.system.clock import Clock
 from drtool.system.network_namespace import without_network
 from drtool.system.process import ChildProcess, start_program
@@ -92,6 +93,10 @@ class ScratchServer:
         size = self._log.seek(0, 2)
         self._log.seek(max(0, size - _TAIL_BYTES))
         return self._log.read().decode("utf-8", "replace")
+
+    def load_errors(self) -> LoadErrors:
+        """What of its append-only file it refused while it loaded, and left out."""
+        return load_errors(self._log)
 
     def loading(self) -> Loading:
         """How far it has loaded; NotRecoverable with the end of its log if it has ended."""
