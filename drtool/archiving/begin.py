@@ -35,6 +35,16 @@ def held_ends(inventory: LogInventory, path: TimelineHistory) -> dict[int, Lsn]:
     return ends
 
 
+def ends_on(path: TimelineHistory, ends: Mapping[int, Lsn]) -> dict[int, Lsn]:
+    """Of `ends`, which may be those of a server that took another path, what lies on `path`."""
+    found: dict[int, Lsn] = {}
+    for timeline in path.path():
+        end, fork = ends.get(timeline), path.end_of(timeline)
+        if end is not None:
+            found[timeline] = end if fork is None else min(end, fork)
+    return found
+
+
 def held_from(inventory: LogInventory, timeline: int, first: Lsn) -> dict[int, Lsn]:
     """How far `timeline` is held without a hole from `first` on; nothing if `first` is not held."""
     log = inventory.timelines.get(timeline)

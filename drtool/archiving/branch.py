@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from drtool.archiving.begin import held_ends
+from drtool.archiving.begin import ends_on, held_ends
 from drtool.archiving.histories import came_another_way, left_hint, parsed_history
 from drtool.archiving.lineages import as_archived
 from drtool.errors import IntegrityError, ObjectMissing, SourceUnavailable
@@ -98,8 +98,10 @@ def require_same_branch(
 ) -> bool:
     """BranchLeft unless the server has the last segment that is held; False if nobody can tell.
 
-    `ends` is how far each timeline of `path` is held, `facts` the server no earlier than that.
+    `ends` is how far each timeline of `path` is held, `facts` the server no earlier than that. What is
+    held behind the point where the path left a timeline is another server's: this one never had it.
     """
+    ends = ends_on(path, ends)
     timeline = next((number for number in reversed(path.path()) if number in ends), None)
     if timeline is None:
         return False
