@@ -56,7 +56,10 @@ if TYPE_CHECKING:
     "--plan", "--dry-run", "plan", is_flag=True, help="Say what would be done, and do nothing."
 )
 @click.option(
-    "--lost-at", metavar="TIME", help="When the disaster was, so that the loss can be judged."
+    "--lost-at",
+    metavar="TIME",
+    help="When the disaster was: the loss is measured back from it, else from TIME, which says"
+    " nothing of what the disaster took.",
 )
 @click.option(
     "--accept-gap",

@@ -8,8 +8,8 @@ from datetime import datetime, timedelta
 from zoneinfo import ZoneInfo
 
 from drtool.drill.loss import Loss
-from drtool.model.measure import CLOCK_SKEW, UTC_ZONE, format_moment, format_span
-from drtool.model.objective import LossInterval, Objective, Verdict, judge
+from drtool.model.measure import CLOCK_SKEW, UTC_ZONE, counted, format_moment, format_span
+from drtool.model.objective import DISASTER, LossInterval, Objective, Verdict, judge
 from drtool.model.outcome import Judgement, Phase, Promise
 from drtool.model.target import RecoveryTarget, ToLatest, ToTime
 
@@ -17,11 +17,23 @@ from drtool.model.target import RecoveryTarget, ToLatest, ToTime
 ANSWERED = "answer"
 
 
-def judge_time(phases: Sequence[Phase], objective: Objective, *, is_answered: bool) -> Judgement:
+def judge_time(
+    phases: Sequence[Phase], objective: Objective, *, is_answered: bool, failed_questions: int = 0
+) -> Judgement:
     """The RTO: from the declaration to the first successful read and write, questions answered.
 
-    `is_answered`: whether the write went through and every question was answered as it should.
+    `is_answered`: whether the write went through and every question was answered as it should. One that
+    was answered otherwise misses it: such a copy was ready at no time.
     """
+    if failed_questions:
+        return Judgement(
+            objective=Promise.RTO,
+            promised=objective.rto,
+            measured=None,
+            verdict=Verdict.MISSED,
+            explanation=f"{counted(failed_questions, 'question was', 'questions were')} not answered with"
+            " true, and a copy is ready once all are",
+        )
     answered = [phase for phase in phases if phase.name == ANSWERED and is_answered]
     measured = None
     if answered:
@@ -76,6 +88,20 @@ class Asked:
         if self.lost_at is not None:
             return "the disaster came"
         return "the moment asked for is" if self.moment else "this restore was declared"
+
+    @property
+    def against(self) -> str:
+        """What `until` is, in words."""
+        if self.lost_at is not None:
+            return DISASTER
+        return "the moment asked for" if self.moment else "the declaration of this restore"
+
+    @property
+    def unsaid(self) -> str:
+        """What a measurement against a chosen moment leaves open; empty if somebody said it."""
+        if self.lost_at is not None or self.moment is None:
+            return ""
+        return "; what the disaster lost, only its moment tells: give it with --lost-at"
 
 
 def judge_loss(

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 
+# What a loss is measured back from where somebody said when it was.
+DISASTER = "the disaster"
+
 
 class Verdict(StrEnum):
     """Not measured is not met: UNKNOWN and STALE count as failed wherever one is judged."""

@@ -9,7 +9,7 @@ from enum import StrEnum
 
 from drtool.model.checked import CheckChanges, CheckReport, MirrorStanding
 from drtool.model.finding import Finding
-from drtool.model.objective import LossInterval, Objective, Verdict, worst
+from drtool.model.objective import DISASTER, LossInterval, Objective, Verdict, worst
 from drtool.model.wal import Lsn
 from drtool.model.window import LogGap, TimeRange, UncertainSpan
 
@@ -81,13 +81,14 @@ class Promise(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Judgement:
-    """A measurement held against a promise; an interval is judged by its upper end."""
+    """A measurement held against a promise: an interval by its upper end, a loss back from `against`."""
 
     objective: Promise
     promised: timedelta
     measured: LossInterval | timedelta | None
     verdict: Verdict
     explanation: str
+    against: str = DISASTER
 
 
 @dataclass(frozen=True, slots=True)

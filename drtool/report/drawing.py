@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from drtool.model.measure import format_promise, format_size
-from drtool.model.objective import LossInterval
+from drtool.model.objective import DISASTER, LossInterval
 from drtool.model.outcome import Judgement, LogSpan, Phase, Promise, RestoreOutcome
 from drtool.model.wal import Lsn
 
@@ -77,6 +77,7 @@ class BandDrawing:
     stretches: tuple[Stretch, ...]
     marks: tuple[Tick, ...]
     summary: str
+    title: str = ""
 
 
 def draw_phases(outcome: RestoreOutcome, width: int) -> PhaseDrawing:
@@ -163,7 +164,7 @@ def _anchor(share: float) -> str:
 
 
 def draw_loss(outcome: RestoreOutcome, width: int) -> BandDrawing | None:
-    """The last moments before the disaster; None where no loss was measured."""
+    """The last moments before the disaster, or before what stands for it; None where no loss was measured."""
     judgement = judgement_of(outcome, Promise.RPO)
     measured = None if judgement is None else judgement.measured
     if judgement is None or measured is None:
@@ -181,21 +182,32 @@ def draw_loss(outcome: RestoreOutcome, width: int) -> BandDrawing | None:
         return (span - seconds_before) / end * width
 
     stretches = _loss_stretches(measured, x, outcome.lost_at)
-    marks = [Tick(x=x(0), label="the disaster", anchor="end")]
+    marks = [Tick(x=x(0), label=judgement.against, anchor="end")]
     if promised <= span:
         label = f"promise: {format_promise(judgement.promised)}"
         marks.append(Tick(x=x(promised), label=label, anchor=_anchor(x(promised) / width)))
-    summary = (
-        f"Before the disaster, between {format_promise(measured.at_least)} and"
-        f" {format_promise(measured.at_most)} of work was lost; promised were at most"
-        f" {format_promise(judgement.promised)}."
-    )
     return BandDrawing(
         width=width,
         height=BAND_HEIGHT + AXIS_HEIGHT,
         stretches=tuple(one for one in stretches if one.width > 0 or at_least == at_most),
         marks=tuple(marks),
-        summary=summary,
+        summary=_loss_summary(judgement, measured),
+        title=f"What was lost before {judgement.against}",
+    )
+
+
+def _loss_summary(judgement: Judgement, measured: LossInterval) -> str:
+    at_least, at_most = format_promise(measured.at_least), format_promise(measured.at_most)
+    promised = format_promise(judgement.promised)
+    if judgement.against == DISASTER:
+        return (
+            f"Before the disaster, between {at_least} and {at_most} of work was lost; promised were at most"
+            f" {promised}. The true loss lies between these two; the promise is judged on the larger."
+        )
+    return (
+        f"Measured back from {judgement.against}: between {at_least} and {at_most} of the work before it is"
+        f" not in the copy; promised were at most {promised}, judged on the larger. Nobody said when the"
+        " disaster was: how much it took, a restore with --lost-at tells."
     )
 
 

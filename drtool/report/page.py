@@ -13,8 +13,7 @@ from drtool.model.objective import LossInterval, Verdict
 from drtool.model.outcome import Judgement, RestoreReport
 from drtool.report.drawing import NARROW, WIDE, draw_log, draw_loss, draw_phases
 from drtool.report.printable import printable_outcome
-from drtool.report.text import show_measured
-from drtool.report.words import backup_word, key_words, reached_word, with_log
+from drtool.report.words import backup_word, key_words, measured_words, reached_word, with_log
 
 # Told by shape as well as by colour: some readers see no colours, and some printers print none.
 SIGNS = {Verdict.MET: "✓", Verdict.MISSED: "✕", Verdict.UNKNOWN: "?", Verdict.STALE: "⌛"}
@@ -40,7 +39,7 @@ def _template() -> Template:
         span=format_promise,
         exact="{:,.2f} s".format,
         seconds=_show_seconds,
-        measured=show_measured,
+        measured=measured_words,
         moment=_show_moment,
         sign=SIGNS.__getitem__,
         used=share_used,

@@ -20,7 +20,7 @@ from drtool.model.measure import (
     format_size,
     format_span,
 )
-from drtool.model.objective import LossInterval, Verdict
+from drtool.model.objective import Verdict
 from drtool.model.outcome import (
     BackupOutcome,
     Fact,
@@ -41,7 +41,16 @@ from drtool.report.changes import changes_text
 from drtool.report.printable import printable_outcome
 from drtool.report.usage import rescue_pairs, usage_lines
 from drtool.report.window_words import uncertain_rows, window_words
-from drtool.report.words import LOGS, backup_word, gap_words, key_words, reached_word, with_log
+from drtool.report.words import (
+    LOGS,
+    backup_word,
+    gap_words,
+    key_words,
+    measured_words,
+    reached_word,
+    show_measured,
+    with_log,
+)
 
 _COLOURS = {
     Verdict.MET: "32;1",
@@ -104,19 +113,6 @@ def render(outcome: Outcome, style: Style) -> str:
             return changes_text(outcome, style.zone)
         case Failure():
             return "\n  ".join([f"drtool: error: {outcome.message}", *filter(None, [outcome.hint])])
-
-
-def show_measured(measured: LossInterval | timedelta | None) -> str:
-    """`between 3.2 s and 10 s`, `8.5 s`, `not measured`."""
-    match measured:
-        case None:
-            return "not measured"
-        case LossInterval(at_least, at_most) if at_least == at_most:
-            return format_promise(at_most)
-        case LossInterval(at_least, at_most):
-            return f"between {format_promise(at_least)} and {format_promise(at_most)}"
-        case timedelta():
-            return format_promise(measured)
 
 
 def _seconds(seconds: float) -> str:
@@ -200,7 +196,7 @@ def _table(
 def _judgement(judgement: Judgement, style: Style) -> str:
     return (
         f"  {style.verdict(judgement.verdict)} {judgement.objective.upper()}:"
-        f" {show_measured(judgement.measured)}, promised {format_promise(judgement.promised)}"
+        f" {measured_words(judgement)}, promised {format_promise(judgement.promised)}"
         f" ({judgement.explanation})"
     )
 
@@ -229,6 +225,7 @@ def _preview(preview: RestorePreview, style: Style) -> str:
             ("window", window_words(preview.windows, style.zone, indent=17) or "unknown"),
             *uncertain_rows(preview.uncertain, style.zone, indent=17),
             ("time it takes", predicted),
+            ("loss", "measured back from --lost-at, the disaster; without it, from the target"),
         ],
         style,
     )

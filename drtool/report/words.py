@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import timedelta
 
-from drtool.model.measure import format_size
-from drtool.model.outcome import RestoreOutcome
+from drtool.model.measure import format_promise, format_size
+from drtool.model.objective import DISASTER, LossInterval
+from drtool.model.outcome import Judgement, RestoreOutcome
 from drtool.model.window import LogGap
 
 LOGS = {"postgres": "WAL", "redis": "stream"}
@@ -35,6 +37,27 @@ def key_words(outcome: RestoreOutcome) -> str:
     known = outcome.snapshot_keys
     before = "were not counted in the snapshot" if known is None else f"the snapshot had {known:,}"
     return f"{outcome.keys:,} now; {before}"
+
+
+def show_measured(measured: LossInterval | timedelta | None) -> str:
+    """`between 3.2 s and 10 s`, `8.5 s`, `not measured`."""
+    match measured:
+        case None:
+            return "not measured"
+        case LossInterval(at_least, at_most) if at_least == at_most:
+            return format_promise(at_most)
+        case LossInterval(at_least, at_most):
+            return f"between {format_promise(at_least)} and {format_promise(at_most)}"
+        case timedelta():
+            return format_promise(measured)
+
+
+def measured_words(judgement: Judgement) -> str:
+    """The measurement, with what a loss was measured back from where that was not the disaster."""
+    told = show_measured(judgement.measured)
+    if judgement.measured is None or judgement.against == DISASTER:
+        return told
+    return f"{told} before {judgement.against}"
 
 
 def gap_words(gaps: Sequence[LogGap]) -> list[str]:

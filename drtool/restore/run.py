@@ -219,7 +219,7 @@ def _recover_in(
         with phases.phase("promote", "end of recovery"), stopped_by_failure(server):
             watch_promotion(server, ring, plan, watch=watch, phases=phases, limits=limits)
             came_to = reached(watch, plan, site.destination)
-        with phases.phase("answer", "first write and questions"):
+        with phases.phase("answer", "first write and questions", unit="objects"):
             server, entrance = let_in(server, restart, verifier=verifier, phases=phases)
             with ended_when_asked(server, phases):
                 verification = verifier.answers(server, entrance)

@@ -51,7 +51,7 @@ def peer_pid(connected: socket.socket) -> int | None:
 class Relay:
     """Leads one connection to `server`, and only if process `pid` listens there; to be closed.
 
-    `fault` is why it ended the connection by itself; None while it did not.
+    `fault` is why it ended the connection by itself; None while it did not. `is_late`: the time was over.
     """
 
     def __init__(self, server: Path, *, pid: int, limits: RelayLimits) -> None:
@@ -60,6 +60,7 @@ class Relay:
         self._limits = limits
         self._deadline = time.monotonic() + limits.seconds
         self.fault: str | None = None
+        self.is_late = False
         self.directory = Path(tempfile.mkdtemp(prefix="drtool-q-"))
         self._over, self._end = socket.socketpair()
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -108,6 +109,7 @@ class Relay:
                     return
                 self._pass_on(client, server)
         except TimeoutError:
+            self.is_late = True
             self.fault = f"it took longer than {self._limits.seconds:g} s"
         except OSError:
             # One end is gone: the other learns it as its own is closed.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import psycopg
 from drtool.errors import SourceUnavailable
 from drtool.model.finding import Finding, Severity
 from drtool.model.outcome import Question
+from drtool.model.progress import Emit, PhaseAdvanced, silent
 from drtool.model.verification import Verification
 from drtool.policy.sources import Check
 from drtool.sources.postgres.asking import AskLimits, asker_of
@@ -33,7 +35,7 @@ from drtool.system.process import ProgramFailed, run_unless_stopped
 from drtool.system.users import RunAs
 from drtool.verify.amcheck import Amcheck
 from drtool.verify.copy_findings import failed, not_measured, one_line, problem
-from drtool.verify.questions import not_asked, put
+from drtool.verify.questions import about_failed, not_asked, put
 
 _WRITE = "SELECT pg_catalog.pg_logical_emit_message(true, 'drtool', 'restored')"
 _CATALOG_SWEEP = (
@@ -60,6 +62,8 @@ _PREPARED = (
 )
 _USUAL_DATABASES = ("postgres", "template1")
 _LONGEST_REASON = 2000
+# A view leaves out what comes within five seconds of the line before.
+_TELL_EVERY_SECONDS = 5.0
 _NOBODY = "nobody can log in to the copy"
 _BROKEN = (psycopg.Error, SourceUnavailable)
 
@@ -89,6 +93,7 @@ class ClusterVerifier:
     binaries: ServerBinaries
     owner: RunAs
     limits: CheckLimits = CheckLimits()
+    emit: Emit = silent
 
     def enter(self, server: Server, known: KnownNames | None = None) -> Entrance | NoEntrance:
         """Find the way in: by the names that are `known`, else by those that a copy usually has."""
@@ -210,11 +215,20 @@ class ClusterVerifier:
         try:
             findings.append(self._whom(access))
             with asker_of(access, AskLimits(seconds=self.limits.question_seconds)) as asker:
-                asked += [put(asker, one, database=self.database) for one in self.questions]
+                for one in self.questions:
+                    with _told_again(self.emit, self._which(one, len(asked))):
+                        asked.append(put(asker, one, database=self.database))
         except _BROKEN as error:
             findings.append(not_measured("questions", one_line(error)))
             asked += [not_asked(one, one_line(error)) for one in self.questions[len(asked) :]]
+        findings += about_failed(asked)
         return tuple(asked)
+
+    def _which(self, check: Check, done: int) -> PhaseAdvanced:
+        """Which question a person who watches is waiting for."""
+        where = f"in database {check.database or self.database}"
+        which = f"question {done + 1} of {len(self.questions)}, {where}"
+        return PhaseAdvanced(phase="answer", done=done, detail=which)
 
     def _whom(self, access: Access) -> Finding:
         """Who answers: each session was led to this process by the kernel's word. Errors as the session's."""
@@ -287,3 +301,22 @@ def _scanned(output: str) -> str:
     fields = dict(line.partition(":")[::2] for line in output.splitlines() if ":" in line)
     blocks = fields.get("Blocks scanned", "").strip()
     return f"all pages are as their checksums say ({blocks or 'no'} blocks)"
+
+
+@contextmanager
+def _told_again(emit: Emit, event: PhaseAdvanced) -> Iterator[None]:
+    """Emit `event`, and again every few seconds while the block lasts."""
+    over = threading.Event()
+
+    def tell() -> None:
+        while not over.wait(_TELL_EVERY_SECONDS):
+            emit(event)
+
+    emit(event)
+    thread = threading.Thread(target=tell, name="telling", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()

@@ -20,7 +20,7 @@ from drtool.repository.backups import read_manifests
 from drtool.repository.extents import FilesExtent
 from drtool.repository.repository import Repository
 from drtool.wiring.earlier import facts_of_store, lease_of_backup, look_back_at_newest
-from drtool.wiring.judged import asked_of, judged
+from drtool.wiring.judged import asked_of, judge_ready, judged
 from drtool.wiring.origins import require_own_tree
 from drtool.wiring.planned import Planned, Runner
 from drtool.wiring.surroundings import Surroundings
@@ -205,7 +205,7 @@ class _Restore:
         )
 
     def _run(self, place: Path, emit: Emit) -> RestoreOutcome:
-        from drtool.drill.judging import judge_snapshot, judge_time
+        from drtool.drill.judging import judge_snapshot
         from drtool.restore.phases import Phases
         from drtool.restore.tree import run_tree_restore
 
@@ -214,6 +214,4 @@ class _Restore:
         asked = asked_of(self.request, self.plan.target, declared=phases.began)
         taken_from = self.plan.manifest.files.taken_from
         loss = judge_snapshot(asked, self.objective, taken_from=taken_from)
-        is_answered = all(question.passed for question in outcome.questions)
-        duration = judge_time(outcome.phases, self.objective, is_answered=is_answered)
-        return judged(outcome, asked, loss, duration=duration)
+        return judged(outcome, asked, loss, duration=judge_ready(outcome, self.objective))

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import datetime
 
-from drtool.drill.judging import Asked
+from drtool.drill.judging import Asked, judge_time
 from drtool.model.finding import Finding, Severity
+from drtool.model.objective import Objective
 from drtool.model.outcome import Judgement, RestoreOutcome
 from drtool.model.request import RestoreRequest
 from drtool.model.target import RecoveryTarget
@@ -23,12 +24,25 @@ def asked_of(request: RestoreRequest, target: RecoveryTarget, *, declared: datet
     )
 
 
+def judge_ready(outcome: RestoreOutcome, objective: Objective) -> Judgement:
+    """The RTO, by what the copy itself answered."""
+    passed = [question.passed for question in outcome.questions]
+    return judge_time(
+        outcome.phases,
+        objective,
+        is_answered=outcome.is_writable and all(passed),
+        failed_questions=passed.count(False),
+    )
+
+
 def judged(
     outcome: RestoreOutcome, asked: Asked, loss: Judgement | None, *, duration: Judgement
 ) -> RestoreOutcome:
     """The outcome with its judgements; where no loss can be judged, that is said."""
     if loss is not None:
-        return replace(outcome, lost_at=asked.lost_at, judgements=(loss, duration))
+        unsaid = asked.unsaid if loss.measured is not None else ""
+        told = replace(loss, against=asked.against, explanation=f"{loss.explanation}{unsaid}")
+        return replace(outcome, lost_at=asked.lost_at, judgements=(told, duration))
     note = Finding(
         severity=Severity.NOTE,
         subject="RPO",

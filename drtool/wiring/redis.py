@@ -9,7 +9,7 @@ from pathlib import Path
 from drtool.archiving.redis_arrivals import BETWEEN_MOMENTS
 from drtool.backup.plan import Accepted, BackupPlan, plan_snapshot
 from drtool.backup.redis import RedisServers, run_redis_snapshot
-from drtool.drill.judging import Asked, judge_loss, judge_nothing, judge_stream, judge_time
+from drtool.drill.judging import Asked, judge_loss, judge_nothing, judge_stream
 from drtool.errors import UsageError
 from drtool.model.finding import Finding, Severity
 from drtool.model.objective import Objective
@@ -53,7 +53,7 @@ from drtool.sources.redis.capture import CapturedServer
 from drtool.sources.redis.clusternodes import BUS_OFFSET
 from drtool.sources.redis.node_choice import choose_for_snapshot
 from drtool.wiring.earlier import facts_of_store, lease_of_backup, look_back_at_newest
-from drtool.wiring.judged import asked_of, judged
+from drtool.wiring.judged import asked_of, judge_ready, judged
 from drtool.wiring.planned import Planned, Runner
 from drtool.wiring.redis_restorable import check_restorable, programs_for
 from drtool.wiring.surroundings import Surroundings
@@ -260,9 +260,7 @@ class _Restore:
         outcome = run_redis_restore(self.plan, site, repository=self.repository, phases=phases)
         asked = asked_of(self.request, self.plan.target, declared=outcome.began)
         loss = self._loss(outcome, asked)
-        is_answered = outcome.is_writable and all(one.passed for one in outcome.questions)
-        duration = judge_time(outcome.phases, self.objective, is_answered=is_answered)
-        return judged(outcome, asked, loss, duration=duration)
+        return judged(outcome, asked, loss, duration=judge_ready(outcome, self.objective))
 
     def _loss(self, outcome: RestoreOutcome, asked: Asked) -> Judgement | None:
         if self.plan.missing:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
-from drtool.drill.judging import judge_loss, judge_time
+from drtool.drill.judging import judge_loss
 from drtool.errors import UsageError
 from drtool.model.objective import Objective
 from drtool.model.outcome import RestoreOutcome
@@ -29,7 +29,7 @@ from drtool.restore.timeline_choice import ReplayedPath, held_mark
 from drtool.sources.postgres.binaries import ServerBinaries
 from drtool.system.users import choose_user
 from drtool.verify.cluster import ClusterVerifier
-from drtool.wiring.judged import asked_of, judged
+from drtool.wiring.judged import asked_of, judge_ready, judged
 from drtool.wiring.planned import Planned, Runner
 from drtool.wiring.postgres_restorable import (
     check_surroundings,
@@ -75,14 +75,13 @@ class _Job:
 
     def _run(self, site: RestoreSite, verifier: ClusterVerifier, emit: Emit) -> RestoreOutcome:
         phases = Phases(self.around.clock, emit, self.around.stop)
+        verifier = replace(verifier, emit=emit)
         outcome = run_restore(
             self.plan, site, repository=self.repository, verifier=verifier, phases=phases
         )
         asked = asked_of(self.request, self.plan.target, declared=phases.began)
         loss = judge_loss(asked, self.objective, proven_until=self._proven_until(outcome))
-        is_answered = outcome.is_writable and all(one.passed for one in outcome.questions)
-        duration = judge_time(outcome.phases, self.objective, is_answered=is_answered)
-        return judged(outcome, asked, loss, duration=duration)
+        return judged(outcome, asked, loss, duration=judge_ready(outcome, self.objective))
 
     def _proven_until(self, outcome: RestoreOutcome) -> datetime | None:
         """Up to when everything acknowledged is in the copy: from what it reached, on its own timelines,

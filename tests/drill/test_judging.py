@@ -46,6 +46,16 @@ def to_moment(proven_until: datetime, lost_at: datetime | None = None) -> Judgem
     return judged
 
 
+def test_a_question_that_was_not_answered_with_true_misses_the_time() -> None:
+    """The trial: "UNKNOWN RTO: not measured", where the report's legend says MISSED."""
+    phases = [phase(ANSWERED, 0, 10)]
+
+    judged = judge_time(phases, OBJECTIVE, is_answered=False, failed_questions=1)
+
+    assert judged.verdict is Verdict.MISSED
+    assert "1 question was not answered with true" in judged.explanation
+
+
 @pytest.mark.parametrize(("seconds", "verdict"), [(3500.0, Verdict.MET), (3590.1, Verdict.MISSED)])
 def test_the_time_counts_to_the_end_of_the_answer_and_no_further(
     seconds: float, verdict: Verdict

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from html.parser import HTMLParser
 
 import pytest
 
+from drtool.drill.judging import Asked
 from drtool.model.objective import LossInterval, Verdict
-from drtool.model.outcome import LogSpan, Promise, Reached
+from drtool.model.outcome import Judgement, LogSpan, Promise, Reached
+from drtool.model.target import ToTime
 from drtool.model.wal import Lsn
 from drtool.report.drawing import NARROW, WIDE, draw_log, draw_loss, draw_phases
 from drtool.report.page import render_page
+from drtool.report.text import render
+from drtool.wiring.judged import judged
 from tests.report import samples
+from tests.report.test_words import STYLE
 
 VOID = {"meta", "link", "img", "br", "hr", "input", "line", "rect", "path", "circle"}
 
@@ -183,6 +188,33 @@ def test_an_outcome_of_which_little_is_known_has_a_page_too() -> None:
 
     assert parsed.faults == []
     assert "No objective was judged" in parsed.text
+
+
+def test_a_loss_that_was_not_measured_from_a_disaster_does_not_speak_of_one() -> None:
+    """The trial: --to T without --lost-at was "Before the disaster, between 0.00 s and 0.00 s was lost"."""
+    loss = LossInterval(timedelta(0), timedelta(0))
+    judgement = Judgement(
+        objective=Promise.RPO,
+        promised=timedelta(minutes=15),
+        measured=loss,
+        verdict=Verdict.MET,
+        explanation="everything is there",
+    )
+    moment = datetime(2024, 5, 1, 10, tzinfo=UTC)
+    asked = Asked(target=ToTime(moment), declared=moment + timedelta(hours=1))
+    known = replace(asked, lost_at=moment + timedelta(minutes=1))
+
+    reports = [
+        samples.report(judged(samples.met(), one, judgement, duration=judgement))
+        for one in (asked, known)
+    ]
+
+    for shown in (render(reports[0], STYLE), render_page(reports[0])):
+        assert "0.00 s before the moment asked for" in shown
+        assert "--lost-at" in shown
+    assert "Before the disaster" not in render_page(reports[0])
+    assert "Before the disaster" in render_page(reports[1])
+    assert "before the moment asked for" not in render(reports[1], STYLE)
 
 
 def test_no_loss_at_all_is_drawn_without_a_fault() -> None:

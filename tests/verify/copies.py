@@ -9,6 +9,7 @@ from typing import Any
 
 import psycopg
 
+from drtool.model.progress import Emit, silent
 from drtool.model.verification import Verification
 from drtool.policy.sources import Check
 from drtool.sources.postgres.binaries import find_binaries
@@ -34,7 +35,11 @@ class Copy:
             return cursor.fetchall() if cursor.description else []
 
     def ask(
-        self, *questions: str | Check, seconds: float = 30, database: str = "postgres"
+        self,
+        *questions: str | Check,
+        seconds: float = 30,
+        database: str = "postgres",
+        emit: Emit = silent,
     ) -> Verification:
         verifier = ClusterVerifier(
             questions=[one if isinstance(one, Check) else Check(sql=one) for one in questions],
@@ -43,6 +48,7 @@ class Copy:
             binaries=find_binaries(self.major),
             owner=choose_user(self.server.socket_directory),
             limits=CheckLimits(lock_seconds=1, question_seconds=seconds),
+            emit=emit,
         )
         entrance = verifier.enter(self.server)
         assert isinstance(entrance, Entrance), entrance

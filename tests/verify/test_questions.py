@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from drtool.model.progress import Event, PhaseAdvanced
 from drtool.policy.sources import Check
 from tests.verify.copies import Copy, running_copy
 
@@ -137,15 +138,23 @@ def test_an_answer_has_a_limit_in_time_that_nothing_catches(
 ) -> None:
     """A time-out of a statement is an error that PL/pgSQL catches, and goes on."""
     monkeypatch.setattr("drtool.sources.postgres.asking._GRACE_SECONDS", 0.5)
+    monkeypatch.setattr("drtool.verify.cluster._TELL_EVERY_SECONDS", 0.2)
+    events: list[Event] = []
     began = time.monotonic()
 
     answers = copy.answers(
-        "SELECT evil.stay()", "SELECT pg_sleep(60) IS NULL", "SELECT true", seconds=0.5
+        "SELECT evil.stay()",
+        "SELECT pg_sleep(60) IS NULL",
+        "SELECT true",
+        seconds=0.5,
+        emit=events.append,
     )
 
     assert time.monotonic() - began < 20
     assert [passed for passed, _ in answers] == [False, False, True]
-    assert "0.5" in answers[0][1] or "1 s" in answers[0][1]
+    told_of = [one.detail for one in events if isinstance(one, PhaseAdvanced)]
+    assert told_of.count("question 2 of 3, in database postgres") >= 2
+    assert {told for _, told in answers[:2]} == {"no answer within 0.50 s"}
     assert copy.run(LEFT_BEHIND[-1]) == []
 
 
@@ -201,6 +210,32 @@ def test_every_kind_of_answer_is_defined(copy: Copy) -> None:
     assert [passed for passed, _ in answers] == expected + [False] * 4
     assert "division by zero" in answers[10][1]
     copy.run("DROP DOMAIN surely")
+
+
+def test_what_is_no_query_is_called_so_and_lines_are_those_of_the_question(copy: Copy) -> None:
+    """The trials: `delete from ledger` was "syntax error at or near "from" LINE 4"."""
+    events: list[Event] = []
+
+    asked = copy.ask(
+        "delete from ledger",
+        "-- how many\nSELECT true\nFRM ledger",
+        "SELECT true FROM ledger WHERE",
+        Check(sql="SELECT false", database="template1"),
+        emit=events.append,
+    )
+
+    told = [one.answer for one in asked.questions]
+    assert "this is no query" in told[0]
+    assert "LINE 1: delete from ledger" in told[0]
+    assert "LINE 3: FRM" in told[1]
+    assert "no query" not in told[1]
+    assert "LINE 2" not in told[2]
+    [finding] = [one for one in asked.findings if "not answered with true" in one.fact]
+    assert finding.fact.startswith("4 questions")
+    assert "whole" in finding.fact
+    assert "--to an earlier moment" in finding.fix
+    details = [one.detail for one in events if isinstance(one, PhaseAdvanced)]
+    assert details[3] == "question 4 of 4, in database template1"
 
 
 def test_what_a_healthy_source_forbids_its_ordinary_roles_can_be_asked_all_the_same(

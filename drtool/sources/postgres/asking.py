@@ -43,6 +43,7 @@ QUESTION
 ) AS answers (COLUMN) LIMIT 2"""
 # A semicolon and a remark behind it, as people write them; no quote, so that none of it is a text.
 _ENDING = re.compile(r""";\s*--[^'"$\n]*$""")
+_LINE = re.compile(r"\nLINE (\d+): ")
 _MAY_CONNECT = "SELECT has_database_privilege(%s, %s, 'CONNECT')"
 _END_SESSIONS = (
     "SELECT count(pg_terminate_backend(pid, 10000)) FROM pg_stat_activity WHERE usename = %s"
@@ -62,7 +63,9 @@ class NotAsked(Exception):
 
 
 class CutOff(Exception):
-    """The answer took too long, or was too long, to be waited for."""
+    """The answer took too long (`is_late`), or was too long, to be waited for."""
+
+    is_late = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,11 +116,14 @@ class Asker:
             with session:
                 return self._answers(session, question)
         except psycopg.Error as error:
+            error.args = tuple(_with_lines_of(question, one) for one in error.args)
             relay.close()
             if relay.fault is None:
                 raise
             self._end_sessions()
-            raise CutOff(relay.fault) from error
+            cut = CutOff(relay.fault)
+            cut.is_late = relay.is_late
+            raise cut from error
 
     def _answers(self, session: psycopg.Connection, question: str) -> list[Answer]:
         # After its first snapshot nothing makes a transaction read-write, set_config() neither.
@@ -204,6 +210,19 @@ def _told(what: str) -> Iterator[None]:
         yield
     except (psycopg.Error, SourceUnavailable) as error:
         raise SourceUnavailable(f"{what}: {' '.join(str(error).split())}") from error
+
+
+def _with_lines_of(question: str, told: object) -> object:
+    """An error's text with the line numbers of the question, and not of what it was wrapped in."""
+    if not isinstance(told, str):
+        return told
+    begin, end = _ASKED[: _ASKED.index("QUESTION")].count("\n"), question.count("\n") + 1
+
+    def own(match: re.Match[str]) -> str:
+        line = int(match[1]) - begin
+        return f"\nLINE {line}: " if 1 <= line <= end else "\nbehind its end: "
+
+    return _LINE.sub(own, told, count=1)
 
 
 def _wrapped(question: str) -> bytes:

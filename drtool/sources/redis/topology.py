@@ -188,7 +188,7 @@ def _read_replicas(
 ) -> tuple[RedisNode, ...]:
     if len(addresses) > _MOST_REPLICAS:
         raise SourceUnavailable(
-            f"Redis at {master.address} is said to have {len(addresses)} replicas",
+            f"Redis at {master.address} is said to have {counted(len(addresses), 'replica')}",
             hint="Look at INFO replication there, and what stands between it and drtool.",
         )
     return tuple(
