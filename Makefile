@@ -23,8 +23,11 @@ test: setup ## everything that must pass before a commit: ruff, mypy, pytest
 	stage() { name=$$1; shift; echo "== $$name"; "$$@" || { echo "== FAILED: $$name ($$*)" >&2; exit 1; }; }; \
 	stage "ruff check" $(BIN)/ruff check $(SOURCES); \
 	stage "ruff format" $(BIN)/ruff format --check $(SOURCES); \
-	stage "mypy" $(BIN)/mypy --strict $(SOURCES); \
+	types=$$(mktemp); trap 'rm -f $$types' EXIT; \
+	$(BIN)/mypy --strict $(SOURCES) >$$types 2>&1 & typing=$$!; \
+	typed() { local code=0; wait $$typing || code=$$?; cat $$types; return $$code; }; \
 	stage "pytest" $(BIN)/python -m pytest $(PYTEST_ARGS); \
+	stage "mypy" typed; \
 	echo "== PASSED: ruff, mypy and pytest in $$((SECONDS - begin)) s"
 
 lint: setup ## ruff and mypy only

@@ -218,7 +218,7 @@ def restored(past: Past, repository: Repository, target: RecoveryTarget) -> Read
 
 
 @pytest.mark.parametrize(
-    ("major", "count"), [(15, 8), (18, 5), pytest.param(15, 20, marks=pytest.mark.soak)]
+    ("major", "count"), [(15, 5), (18, 3), pytest.param(15, 20, marks=pytest.mark.soak)]
 )
 def test_a_restore_to_any_moment_holds_what_was_acknowledged_by_then_and_nothing_later(
     request: pytest.FixtureRequest, major: int, count: int

@@ -131,7 +131,7 @@ def restored(past: Past, moment: datetime, place: Path) -> dict[str, RestoreOutc
     return {outcome.source: outcome for outcome in report.outcomes}
 
 
-@pytest.mark.parametrize("count", [5, pytest.param(20, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("count", [3, pytest.param(20, marks=pytest.mark.soak)])
 def test_after_a_restore_to_any_moment_nothing_refers_to_what_is_not_there(
     past: Past, copies: Path, count: int
 ) -> None:

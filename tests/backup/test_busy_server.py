@@ -66,8 +66,10 @@ def _wait_for_round(rounds: list[int], beyond: int) -> None:
         time.sleep(0.01)
 
 
-@pytest.mark.parametrize("major", [15, 18])
-def test_every_backup_taken_while_files_come_and_go_is_sound(major: int) -> None:
+@pytest.mark.parametrize(
+    ("major", "backups"), [(15, 2), (18, 1), pytest.param(15, 8, marks=pytest.mark.soak)]
+)
+def test_every_backup_taken_while_files_come_and_go_is_sound(major: int, backups: int) -> None:
     """PITFALLS 30: CREATE, DROP, TRUNCATE, VACUUM FULL and CREATE DATABASE all the while."""
     server = new_server(major, settings={"wal_keep_size": "4GB", "shared_buffers": "64MB"})
     try:
@@ -78,7 +80,7 @@ def test_every_backup_taken_while_files_come_and_go_is_sound(major: int) -> None
         repository = new_repository()
         outcomes = []
         with _churning(server) as rounds:
-            for _ in range(4 if major == 15 else 2):
+            for _ in range(backups):
                 _wait_for_round(rounds, rounds[0])
                 outcomes.append(take_backup(server.dsn(), repository))
         for outcome in outcomes:
