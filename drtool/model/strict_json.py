@@ -32,6 +32,9 @@ def read_json(content: bytes | str, *, most_bytes: int = MOST_JSON_BYTES) -> Jso
         return json.loads(
             content, parse_int=_integer, parse_float=_number, parse_constant=_no_number
         )
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        # What the parser says tells nobody what the object is.
+        raise ValueError("it is no JSON" if content else "it is empty") from None
     except RecursionError:
         raise ValueError("it is nested too deep") from None
 

@@ -5,6 +5,7 @@ Plain strings with a little style: `Style` is empty where no colour is wanted.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -340,8 +341,9 @@ def _readiness(readiness: Readiness, style: Style) -> str:
 
 
 def _verify(outcome: VerifyOutcome, style: Style) -> str:
-    bad = sum(finding.severity is Severity.PROBLEM for finding in outcome.findings)
-    result = "nothing is wrong" if not bad else counted(bad, "problem")
+    counts = Counter(finding.severity for finding in outcome.findings)
+    told = [one for one in (Severity.PROBLEM, Severity.WARNING) if counts[one]]
+    result = ", ".join(counted(counts[one], str(one)) for one in told) or "nothing is wrong"
     lines = [style.bold(f"verified ({outcome.level}): {result}")]
     lines += _pairs(
         [

@@ -144,7 +144,8 @@ class Slot:
         except ValueError as error:
             wrong = IntegrityError(
                 f"object {key} is not a key slot: {error}",
-                hint="Restore it from a copy of the repository, or open another slot.",
+                hint="If it was one of yours, bring it back from a copy of the repository. If somebody added"
+                " it, `drtool repository key remove` takes it away: no repair touches slots.",
             )
             wrong.key = key
             raise wrong from error

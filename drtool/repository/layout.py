@@ -16,7 +16,7 @@ RESCUE_TEXT = "RESCUE/README.txt"
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 _PART = re.compile(r"(?P<segment>[0-9A-F]{24})\.part-(?P<begin>[0-9A-F]{8})-(?P<end>[0-9A-F]{8})")
-_PACK = re.compile(r"packs/[0-9a-f]{2}/[0-9a-f]{32}")
+_PACK = re.compile(r"packs/(?P<spread>[0-9a-f]{2})/(?P<name>[0-9a-f]{32})")
 _SEGMENT = re.compile(r"[0-9A-F]{24}")
 _HISTORY = re.compile(r"([0-9A-F]{8})\.history")
 _GAP = re.compile(r"(?P<begin>[0-9A-F]{16})-(?P<end>[0-9A-F]{16})")
@@ -76,7 +76,8 @@ def pack_key(pack_id: bytes) -> str:
 
 def is_pack_key(key: str) -> bool:
     """Whether it has the name of a pack."""
-    return _PACK.fullmatch(key) is not None
+    match = _PACK.fullmatch(key)
+    return match is not None and match["name"].startswith(match["spread"])
 
 
 def manifests(source: str) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timezone
 from zoneinfo import ZoneInfo
 
-from drtool.errors import DrtoolError
+from drtool.errors import DrtoolError, IntegrityError, NotAuthentic
 from drtool.model.finding import Finding, Harm, Severity
 from drtool.model.measure import counted
 from drtool.model.wal import history_name
@@ -17,6 +17,32 @@ from drtool.repository.recovery_windows import Reach, damage_of
 from drtool.repository.timelines import Timelines
 
 Zone = ZoneInfo | timezone
+
+NO_MANIFEST = "is no manifest, and nobody with the key has begun that backup"
+
+
+def added_object(key: str, fact: str) -> Finding:
+    """Somebody without the key has put `key`, and nothing of ours is the worse for it."""
+    return Finding(
+        severity=Severity.WARNING,
+        subject=key,
+        fact=f"{fact}: it changes nothing",
+        fix="Find out who may write to the store. `drtool verify --repair --plan` tells what would be put"
+        " aside.",
+    )
+
+
+def manifest_finding(source: str, error: IntegrityError) -> Finding:
+    """What an object under the name of a manifest that does not open is: added by somebody, or damaged."""
+    if isinstance(error, NotAuthentic) and error.key is not None:
+        return added_object(error.key, NO_MANIFEST)
+    return Finding(
+        severity=Severity.PROBLEM,
+        subject="manifest",
+        fact=error.message,
+        fix=error.hint or f"Run `drtool verify {source}`.",
+        harm=Harm.DAMAGE,
+    )
 
 
 def gap_findings(

@@ -35,24 +35,17 @@ def verify_log(
     *,
     choice: Choice,
     tally: Tally,
-) -> None:
-    """The logs of all clusters that a source has had, or of all histories of a Redis."""
+) -> list[str]:
+    """The logs of all clusters that a source has had, or of all histories of a Redis; return the
+    directories of which everything was looked at.
+    """
     names = repository.store.list_directories(layout.source_log(source))
     streams = [name for name in names if layout.is_replication_id(name)]
     if streams or any(isinstance(one.extent, RedisExtent) for one in manifests):
         verify_streams(repository, source, manifests, choice=choice, tally=tally)
     manifests = [one for one in manifests if isinstance(one.extent, PostgresExtent)]
     systems = {manifest.postgres.system_id for manifest in manifests}
-    for name in names:
-        place = f"{layout.source_log(source)}{name}/"
-        if name in streams or place == layout.topologies(source):
-            continue
-        system_id = parse_system_id(name)
-        if system_id is not None:
-            systems.add(system_id)
-            continue
-        for found in repository.store.list(place):
-            tally.not_ours(found.key, "is not in the log of a cluster")
+    systems |= {number for number in map(parse_system_id, names) if number is not None}
     for system_id in sorted(systems):
         mine = [m for m in manifests if m.postgres.system_id == system_id]
         segment_bytes = mine[-1].postgres.segment_bytes if mine else None
@@ -64,6 +57,8 @@ def verify_log(
         for key, error in doubted.items():
             if key not in tally.damaged:
                 tally.not_ours(key, what_it_is_not(error))
+    looked_through = [f"{layout.source_log(source)}{name}/" for name in streams]
+    return [*looked_through, *(layout.system_log(source, system_id) for system_id in systems)]
 
 
 def _read_back(

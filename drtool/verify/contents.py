@@ -19,6 +19,7 @@ from drtool.pipeline.pages import HOLE
 from drtool.repository import layout
 from drtool.repository.backups import Manifest, open_table, read_manifests
 from drtool.repository.chunks import ChunkReader
+from drtool.repository.recovery_findings import NO_MANIFEST
 from drtool.repository.repository import Repository
 from drtool.repository.table import PackList, TableRecord
 from drtool.verify.depth import Choice
@@ -50,11 +51,10 @@ def list_packs(repository: Repository, tally: Tally) -> Shelf:
     """All packs there are; those without a byte are told of (PITFALLS 6)."""
     sizes: dict[bytes, int] = {}
     for found in repository.store.list("packs/"):
-        name = found.key.rpartition("/")[2]
-        if len(name) != 32 or not set(name) <= set("0123456789abcdef"):
-            tally.not_ours(found.key, "is not a pack")
+        if layout.is_pack_key(found.key):
+            sizes[bytes.fromhex(found.key.rpartition("/")[2])] = found.size_bytes
         else:
-            sizes[bytes.fromhex(name)] = found.size_bytes
+            tally.not_ours(found.key, "is not a pack")
     return Shelf(sizes)
 
 
@@ -63,9 +63,7 @@ def open_manifests(repository: Repository, source: str, tally: Tally) -> list[Ma
     manifests, errors = read_manifests(repository, source)
     for error in errors:
         if isinstance(error, NotAuthentic) and error.key is not None:
-            tally.not_ours(
-                error.key, "is no manifest, and nobody with the key has begun that backup"
-            )
+            tally.not_ours(error.key, NO_MANIFEST)
         else:
             tally.wrong(f"a backup of {source}", error)
     for manifest in manifests:

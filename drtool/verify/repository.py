@@ -19,6 +19,7 @@ from drtool.repository import layout
 from drtool.repository.backups import Manifest, backed_up_sources
 from drtool.repository.chunks import ChunkReader
 from drtool.repository.damage import known_damage, remember_damage, remember_read
+from drtool.repository.named import what_it_is_not
 from drtool.repository.names import own_name
 from drtool.repository.repository import MOST_ROOT_BYTES, Repository, RepositoryRoot, read_slots
 from drtool.repository.root_seal import root_findings
@@ -62,25 +63,19 @@ def verify_repository(
     _verify_keys(repository, tally)
     shelf = list_packs(repository, tally)
     manifests: list[Manifest] = []
+    read_back: list[str] = []
     known = known_damage(repository)
     for source in chosen:
-        mine = open_manifests(repository, source, tally)
-        if not mine:
-            tally.problem(
-                f"backups of {source}",
-                "there is none that opens",
-                f"Run `drtool backup {source}`.",
-                harm=Harm.UNREACHABLE,
-            )
+        mine = _open_some(repository, source, tally)
         manifests += mine
-        verify_log(repository, source, mine, choice=choice, tally=tally)
+        read_back += verify_log(repository, source, mine, choice=choice, tally=tally)
     look_at_packs(manifests, reader, shelf, tally=tally)
     read: dict[str, tuple[int, int]] = {}
     if not isinstance(depth, Quick):
         read_tables(manifests, reader, shelf, tally=tally)
         read = read_chunks(reader, shelf, choice, tally=tally)
     judge_backups(manifests, shelf, tally=tally)
-    find_foreign(repository, tally, choice)
+    find_foreign(repository, tally, choice, read_back=read_back)
     end()
     outcome = VerifyOutcome(
         level=level_of(depth),
@@ -99,6 +94,18 @@ def verify_repository(
     remember_damage(repository, tally.damaged)
     remember_read(repository, sorted((tally.read_whole - set(tally.damaged)) & set(known)))
     return outcome
+
+
+def _open_some(repository: Repository, source: str, tally: Tally) -> list[Manifest]:
+    found = open_manifests(repository, source, tally)
+    if not found:
+        tally.problem(
+            f"backups of {source}",
+            "there is none that opens",
+            f"Run `drtool backup {source}`.",
+            harm=Harm.UNREACHABLE,
+        )
+    return found
 
 
 def exit_code_of(outcome: VerifyOutcome) -> ExitCode:
@@ -141,8 +148,11 @@ def _verify_keys(repository: Repository, tally: Tally) -> None:
     for slot in slots:
         tally.looked_at(layout.slot_key(ring.repository_id, slot.slot_id))
     for error in errors:
+        key = error.key or "a key slot"
+        if what_it_is_not(key, repository_id=ring.repository_id) is not None:
+            continue  # no slot can have that name: told with all that was added
         # Somebody added it, or it was one of ours: nobody can tell. The key at hand opens another.
-        tally.warn(error.key or "a key slot", error.message, error.hint)
+        tally.warn(key, error.message, error.hint)
     for version in sorted(recorded_versions(repository) | {*ring.versions}):
         key = layout.version_key(ring.repository_id, version)
         is_missing = store.stat(key) is None

@@ -55,6 +55,7 @@ class Tally:
 
     def problem(self, subject: str, fact: str, fix: str = "", *, harm: Harm = Harm.DAMAGE) -> None:
         """Something that is wrong, and makes the verification fail."""
+        fact = _named_once(subject, fact)
         self.findings.append(
             Finding(severity=Severity.PROBLEM, subject=subject, fact=fact, fix=fix, harm=harm)
         )
@@ -79,6 +80,7 @@ class Tally:
 
     def warn(self, subject: str, fact: str, fix: str = "") -> None:
         """Something that a person should know."""
+        fact = _named_once(subject, fact)
         self.findings.append(
             Finding(severity=Severity.WARNING, subject=subject, fact=fact, fix=fix)
         )
@@ -86,6 +88,11 @@ class Tally:
     def note(self, subject: str, fact: str) -> None:
         """Something that need not worry anybody."""
         self.findings.append(Finding(severity=Severity.NOTE, subject=subject, fact=fact))
+
+
+def _named_once(subject: str, fact: str) -> str:
+    """What a message says of its object, for a finding that names the object already."""
+    return fact.removeprefix(f"object {subject} ")
 
 
 def side_by_side(tasks: Iterable[Callable[[], T]]) -> Iterator[T]:

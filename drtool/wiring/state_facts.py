@@ -10,7 +10,7 @@ from drtool.backup.shrunken import breaks
 from drtool.check.freshness import Timetable, check_age
 from drtool.check.state import SourceState, Topic, by_topic
 from drtool.config.promises import longest_pause
-from drtool.errors import IntegrityError, NotAuthentic
+from drtool.errors import IntegrityError
 from drtool.model.finding import Finding, Harm, Severity
 from drtool.model.measure import CLOCK_SKEW, format_age
 from drtool.model.objective import Objective
@@ -21,7 +21,7 @@ from drtool.policy.sources import (
 )
 from drtool.repository.backups import Manifest, read_manifests
 from drtool.repository.damage import Damage, known_damage
-from drtool.repository.recovery_findings import damage_findings, shown
+from drtool.repository.recovery_findings import damage_findings, manifest_finding, shown
 from drtool.repository.recovery_windows import damage_of
 from drtool.repository.repository import Repository
 from drtool.wiring.origins import strangers
@@ -99,14 +99,7 @@ def backup_findings(facts: StateFacts) -> tuple[Topic, Iterable[Finding]]:
 
 def _backup_findings(facts: StateFacts) -> Iterator[Finding]:
     for error in facts.unreadable:
-        is_foreign = isinstance(error, NotAuthentic)  # somebody added it: nothing is missing
-        yield Finding(
-            severity=Severity.WARNING if is_foreign else Severity.PROBLEM,
-            subject="manifest",
-            fact=error.message,
-            fix=error.hint or f"Run `drtool verify {facts.name}`.",
-            harm=Harm.DAMAGE,
-        )
+        yield manifest_finding(facts.name, error)
     yield from damage_findings(
         facts.name, facts.manifests, facts.damaged, zone=facts.policy.timezone
     )

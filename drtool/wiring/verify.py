@@ -13,7 +13,7 @@ from drtool.repository.backups import backup_ids
 from drtool.repository.repository import Repository
 from drtool.system.access import require_temporary_files
 from drtool.verify.depth import depth_of
-from drtool.verify.quarantine import movable, put_aside, would_put_aside
+from drtool.verify.quarantine import movable, put_aside, with_what_became_of, would_put_aside
 from drtool.verify.repository import last_verified, verify_repository
 from drtool.wiring.parts import opened_repository, restorable_sources
 from drtool.wiring.surroundings import Surroundings
@@ -74,9 +74,10 @@ def _repaired(
     repository: Repository, outcome: VerifyOutcome, around: Surroundings, *, is_dry_run: bool
 ) -> VerifyOutcome:
     keys = movable(repository, outcome.foreign)
-    done = (
-        would_put_aside(keys)
-        if is_dry_run
-        else put_aside(repository, keys, now=repository.store.now(), emit=around.emit)
-    )
-    return replace(outcome, findings=(*outcome.findings, *done))
+    if is_dry_run:
+        became = would_put_aside(keys)
+    else:
+        now = repository.store.now()
+        became = put_aside(repository, keys, now=now, emit=around.emit, clock=around.clock)
+    findings = with_what_became_of(outcome.findings, outcome.foreign, became)
+    return replace(outcome, findings=tuple(findings))

@@ -157,7 +157,7 @@ class Past:
 
     def verify(self, depth: Depth = Quick()) -> VerifyOutcome:  # noqa: B008 - frozen
         return verify_repository(
-            self.repository, depth=depth, sources=None, emit=silent, clock=self.clock, seed=1
+            self.repository, depth=depth, sources=[SOURCE], emit=silent, clock=self.clock, seed=1
         )
 
     def plan(self, target: RecoveryTarget, *, timeline: int | None = None) -> RestorePreview:

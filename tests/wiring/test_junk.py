@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 import pytest
 
@@ -19,8 +20,10 @@ from drtool.model.finding import Finding, Severity
 from drtool.model.outcome import VerifyOutcome
 from drtool.model.request import VerifyLevel, VerifyRequest
 from drtool.model.target import ToBackup, ToLatest, ToTime
+from drtool.report.text import Style, render
 from drtool.repository.keys import NO_SECRET
-from drtool.repository.repository import open_repository
+from drtool.repository.lease import Lease
+from drtool.repository.repository import open_repository, remove_slot
 from drtool.repository.rotation import rotate_key
 from drtool.repository.sealing import ObjectType
 from drtool.stores.local import LocalStore
@@ -95,6 +98,7 @@ def without_told(findings: Iterable[Finding]) -> tuple[Finding, ...]:
     )
 
 
+A_MARK = "20240501/095959.999999-0000000000801000"
 JUNK: dict[str, Callable[[Past], str]] = {
     "key version": lambda past: f"keys/{past.repository.ring.repository_id.hex()}/version-0002",
     "key version 9": lambda past: f"keys/{past.repository.ring.repository_id.hex()}/version-999999999",
@@ -151,7 +155,33 @@ JUNK: dict[str, Callable[[Past], str]] = {
     "beside the root": lambda past: "drtool.json.old",
     "rescue": lambda past: "RESCUE/rescue.py.new",
     "another room": lambda past: "elsewhere/deep/down",
+    "in log": lambda past: "log/junk",
+    "in the log of a source": lambda past: "log/main/junk",
+    "log of no source": lambda past: "log/Z Z/7/00000001/000000010000000000000009",
+    "log of a source without a policy": lambda past: "log/other/7/junk",
+    "cluster with a zero before": lambda past: f"log/main/0{SYSTEM}/00000001/000000010000000000000009",
+    "topology": lambda past: "log/main/topology/zzz",
+    "in marks": lambda past: "marks/junk",
+    "in the marks of a source": lambda past: "marks/main/junk",
+    "in the marks of a cluster": lambda past: f"{MARKS}/99999999T000000Z",
+    "in the marks of a timeline": lambda past: f"{MARKS}/00000001/junk",
+    "marks with a zero before": lambda past: f"marks/main/0{SYSTEM}/00000001/{A_MARK}",
+    "in keys": lambda past: "keys/junk",
+    "key of another name": lambda past: f"keys/{past.repository.ring.repository_id.hex()}/slot-00.txt",
+    "in leases": lambda past: "leases/junk",
+    "in attempts": lambda past: "attempts/junk",
+    "in backups": lambda past: "backups/junk",
+    "in evidence": lambda past: "evidence/junk",
+    "backup of a source without a policy": lambda past: "backups/other/20240501T095900.000Z-abcdef",
+    "pack deep down": lambda past: f"packs/deep/down/{'0' * 32}",
+    "pack in another's directory": lambda past: f"packs/00/{'f' * 32}",
 }  # fmt: skip
+# Their names alone tell, or what a quick verification reads in any case.
+TOLD_AT_ONCE = list(JUNK)[list(JUNK).index("another room") :] + [
+    "slot",
+    "lease",
+    "mark without digits",
+]
 
 
 # A pack that no backup needs may be one that an interrupted backup has left.
@@ -206,6 +236,11 @@ def test_a_verification_tells_of_each_object_that_was_added_and_ends_well(
     told = {one.subject for one in whole.findings}
     added = {make(past) for name, make in JUNK.items() if name not in NEEDLESS}
     assert added - told == set()
+    at_once = {JUNK[name](past) for name in TOLD_AT_ONCE}
+    at_once.discard(
+        JUNK["backup of a source without a policy"](past)
+    )  # which a quick one does not read
+    assert at_once - {one.subject for one in quick.findings} == set()
     assert told - {make(past) for make in JUNK.values()} == set()
 
 
@@ -224,7 +259,7 @@ def test_a_repair_puts_aside_what_was_added_and_nothing_of_ours(
     done = repaired(past, is_dry_run=False)
     after = objects_of(store)
 
-    kept = {"slot", "lease", "pack that nothing needs"}
+    kept = {"slot", "pack that nothing needs"}
     added = {make(past) for name, make in JUNK.items() if name not in kept}
     told = {one.subject for one in planned.findings if "would be put aside" in one.fact}
     assert (told, code_of(planned), rotated) == (added, ExitCode.DONE, 3)
@@ -236,6 +271,9 @@ def test_a_repair_puts_aside_what_was_added_and_nothing_of_ours(
     }
     assert code_of(done) is ExitCode.DONE
     assert [one for one in past.verify(Whole()).findings if one.subject in added] == []
+    fixes = {one.fix for one in done.findings if one.subject in added}
+    assert [fix for fix in fixes if "--repair" in fix] == []
+    assert len([one for one in done.findings if one.subject in added]) == len(added)
 
 
 def test_what_was_sealed_under_a_key_that_is_newer_than_the_run_is_not_put_aside(
@@ -249,6 +287,75 @@ def test_what_was_sealed_under_a_key_that_is_newer_than_the_run_is_not_put_aside
 
     assert key in past.verify(Whole()).foreign  # as this run's keys tell
     assert movable(past.repository, [key]) == ()
+
+
+@pytest.fixture(scope="module")
+def added(original: Past, tmp_path_factory: pytest.TempPathFactory) -> Past:
+    """A repository with a few objects that somebody made by `touch`, and a key of another repository."""
+    cases = ("newest backup", "slot", "in log")
+    past = with_junk(original, tmp_path_factory.mktemp("added"), cases=cases, content="empty")
+    past.repository.store.create(ANOTHERS, [b"cut off"])
+    return past
+
+
+ANOTHERS = f"keys/{'ab' * 16}/slot-0123456789abcdef.json"
+
+
+def test_status_and_a_verification_say_the_same_of_a_manifest_that_somebody_added(
+    added: Past,
+) -> None:
+    key = JUNK["newest backup"](added)
+
+    row, _ = added.status()
+
+    [shown] = [one for one in row.findings if "is no manifest" in one.fact]
+    assert [one for one in added.verify().findings if one.subject == key] == [shown]
+    assert "it changes nothing" in shown.fact
+    assert "another backup" not in shown.fix
+
+
+def test_a_slot_that_is_none_is_named_once_and_told_how_it_goes(added: Past) -> None:
+    key = JUNK["slot"](added)
+
+    [told] = [one for one in added.verify().findings if one.subject == key]
+
+    assert told.fact == "is not a key slot: it is empty"
+    assert "repository key remove" in told.fix
+    assert "--repair" not in told.fix
+    remove_slot(added.repository, "00", kept=NO_SECRET)  # as the advice says
+    assert [one for one in added.verify().findings if one.subject == key] == []
+    added.repository.store.create(key, [b""])
+
+
+def test_warnings_stand_in_the_headline(added: Past) -> None:
+    assert "verified (quick): 4 warnings" in render(added.verify(), Style(ZoneInfo("UTC")))
+
+
+def test_a_key_of_another_repository_is_told_and_never_moved(added: Past) -> None:
+    planned = repaired(added, is_dry_run=True)
+
+    [told] = [one for one in planned.findings if one.subject == ANOTHERS]
+    assert "another repository" in told.fact
+    assert "it stays" in told.fact
+    assert movable(added.repository, [ANOTHERS]) == ()
+
+
+def test_a_lease_that_a_run_took_meanwhile_is_not_put_aside(added: Past) -> None:
+    with Lease(added.repository, "wal-main", clock=added.clock):
+        assert movable(added.repository, ["leases/wal-main"]) == ()
+
+
+def test_a_thousand_of_many_objects_are_named_and_the_rest_counted(
+    original: Past, tmp_path: Path
+) -> None:
+    past = copied(original, tmp_path)
+    for number in range(1100):
+        (past.root / "repository" / "log" / f"junk{number}").touch()
+
+    findings = past.verify().findings
+
+    assert len(findings) == 1001
+    assert findings[-1].fact.startswith("holds 100 more objects")
 
 
 def repaired(past: Past, *, is_dry_run: bool) -> VerifyOutcome:
