@@ -62,7 +62,7 @@ class StreamStatus:
     """One source. `receiver` is who holds its lease, None if nobody does, and `trouble` what that one
     says keeps it from its work. `windows` are all moments that can be returned to, `uncertain` the spans
     in them of which nobody knows what was held. `missing` is what something tells of and is not there;
-    `taken` is when the newest snapshot was.
+    `taken` is when the newest snapshot was, `told_until` the newest moment that marks of any history tell of.
     """
 
     source: str
@@ -73,6 +73,7 @@ class StreamStatus:
     uncertain: tuple[UncertainSpan, ...] = ()
     missing: tuple[StreamMissing, ...] = ()
     taken: datetime | None = None
+    told_until: datetime | None = None
 
     @property
     def lacking(self) -> tuple[StreamMissing, ...]:
@@ -128,6 +129,7 @@ def stream_status(
         uncertain=uncertain_spans(repository, inventory, extents),
         missing=find_missing(repository, inventory, every or extents, known=known),
         taken=max((extent.stopped_at for extent in extents), default=None),
+        told_until=max((one.reached_at for one in known.values() if one.reached_at), default=None),
         shards=tuple(
             _shard_status(repository, inventory, name, snapshot=snapshots.get(name))
             for name in names

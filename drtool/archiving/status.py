@@ -46,7 +46,7 @@ class WalStatus:
 
     `mark` is the newest whose log position is reached without a gap from a usable backup, and
     `rpo_now` follows from it. `windows` are all moments that can be returned to. `lease` is that of
-    the receiver.
+    the receiver. `told_until` is the newest moment that marks of any timeline tell of.
     """
 
     source: str
@@ -54,6 +54,7 @@ class WalStatus:
     timeline: int | None = None
     end: LogEnd | None = None
     mark: Mark | None = None
+    told_until: datetime | None = None
     lease: HeldLease | None = None
     rpo_now: timedelta | None = None
     windows: tuple[TimeRange, ...] = ()
@@ -90,9 +91,10 @@ def wal_status(
     known_bad = damaged or {}
     system_id = _system_of(repository, source, extents)
     marks = {} if system_id is None else read_newest_marks(repository, source, system_id)
+    told_until = max((one.moment for one in marks.values()), default=None)
     found = current_inventory(repository, source, extents, damaged=known_bad)
     if found is None:
-        return WalStatus(source=source, lease=lease)
+        return WalStatus(source=source, lease=lease, told_until=told_until)
     mine = {key: one for key, one in backups.items() if one.system_id == found.system_id}
     inventory = with_known_ends(found, marks, mine.values())
     timelines = find_timelines(repository, inventory, marks)
@@ -116,6 +118,7 @@ def wal_status(
         if best
         else _last(inventory, timelines.main),
         mark=mark,
+        told_until=told_until,
         lease=lease,
         rpo_now=_age(mark, now, findings, zone=zone) if mark else None,
         windows=find_windows(repository, timelines, reaches),

@@ -20,7 +20,7 @@ _NAMED = 3
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Remembered:
     """One source as a check saw it `at` a moment: the repository's id, the ids of all its backups, and
-    up to when it was recoverable.
+    the newest moment that its change log told of.
     """
 
     repository: str
@@ -92,12 +92,11 @@ def _findings(
         )
     if before.until is None or (seen.until is not None and seen.until >= before.until):
         return
-    now = "it is not recoverable at all" if seen.until is None else f"it is now {_told(seen, zone)}"
-    yield _problem(source, f"this machine saw it recoverable {_told(before, zone)}, and {now}", fix)
-
-
-def _told(one: Remembered, zone: Zone) -> str:
-    return "" if one.until is None else f"until {shown(one.until, zone)}"
+    now = "has none now" if seen.until is None else f"has them until {shown(seen.until, zone)} now"
+    fact = (
+        f"this machine saw marks of its log until {shown(before.until, zone)}, and the store {now}"
+    )
+    yield _problem(source, fact, fix)
 
 
 def _problem(source: str, fact: str, fix: str) -> Finding:

@@ -33,7 +33,8 @@ class SourceState:
 
     `windows` are the moments that can be returned to, `uncertain` the spans in them of which nobody knows
     what was held. `proven_until` is the newest moment of which
-    everything acknowledged is in the repository; `rpo_now` is how long ago that was. `receiver` is who
+    everything acknowledged is in the repository; `rpo_now` is how long ago that was. `told_until` is the
+    newest moment that marks of the log tell of, on whatever timeline or history. `receiver` is who
     holds the receiver's lease, `log_seen` what is held of the log, in a few words.
     """
 
@@ -45,6 +46,7 @@ class SourceState:
     windows: tuple[TimeRange, ...] = ()
     uncertain: tuple[UncertainSpan, ...] = ()
     proven_until: datetime | None = None
+    told_until: datetime | None = None
     rpo_now: timedelta | None = None
     backups: int = 0
     backup_ids: tuple[str, ...] = ()

@@ -55,11 +55,13 @@ def gap_findings(
         subject = f"WAL of {source}, timeline {gap.timeline}"
         fact = gap.lack
         since = "" if gap.since is None else f" after {shown(gap.since, zone)}"
+        after = f"{since} and " if since else " "
         if gap.until is None:
             yield Finding(
                 severity=Severity.PROBLEM,
                 subject=subject,
-                fact=f"{fact}: no moment{since} can be returned to, since no backup begins behind it",
+                fact=f"{fact}: no moment of this timeline{since} can be returned to,"
+                " since no backup begins behind it",
                 fix=f"Run `drtool backup {source}`: from then on the log counts again.",
                 harm=Harm.UNREACHABLE,
             )
@@ -67,8 +69,8 @@ def gap_findings(
             yield Finding(
                 severity=Severity.NOTE,
                 subject=subject,
-                fact=f"{fact}: moments{since} and before {shown(gap.until, zone)} cannot be returned to;"
-                " a newer backup needs nothing of it",
+                fact=f"{fact}: moments of this timeline{after}before {shown(gap.until, zone)} cannot be"
+                " returned to; a newer backup needs nothing of it",
             )
     consistent = {reach.backup_id for reach in reaches if reach.is_consistent}
     for backup_id in dict.fromkeys(reach.backup_id for reach in reaches):

@@ -29,7 +29,7 @@ def remembered_findings(
         repository=repository.ring.repository_id.hex(),
         at=state.at,
         backups=frozenset(state.backup_ids),
-        until=state.proven_until,
+        until=state.told_until,
     )
     try:
         before = _read(path)
@@ -79,7 +79,7 @@ def _read(path: Path) -> Remembered | None:
         repository=document.text("repository"),
         at=document.moment("at"),
         backups=frozenset(document.texts("backups")),
-        until=document.moment("until") if document.has("until") else None,
+        until=document.moment("log_until") if document.has("log_until") else None,
     )
 
 
@@ -90,7 +90,7 @@ def _encoded(one: Remembered) -> bytes:
         "repository": one.repository,
         "at": one.at.isoformat(),
         "backups": sorted(one.backups),
-        **({} if one.until is None else {"until": one.until.isoformat()}),
+        **({} if one.until is None else {"log_until": one.until.isoformat()}),
     }
     return json.dumps(document).encode()
 

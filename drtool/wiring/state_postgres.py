@@ -23,6 +23,7 @@ def postgres_state(facts: StateFacts, source: PostgresSource, *, log: WalStatus)
         state_of(facts, source.kind),
         windows=log.windows,
         proven_until=log.mark.moment if log.mark else None,
+        told_until=log.told_until,
         rpo_now=log.rpo_now,
         receiver=log.receiver,
         log_seen=_log_seen(log),

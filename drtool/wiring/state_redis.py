@@ -46,6 +46,7 @@ def redis_state(facts: StateFacts, source: RedisSource, *, stream: StreamStatus)
         windows=stream.windows,
         uncertain=stream.uncertain,
         proven_until=until,
+        told_until=stream.told_until,
         rpo_now=rpo_now,
         receiver=stream.receiver,
         log_seen=_seen(stream),

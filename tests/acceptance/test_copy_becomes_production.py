@@ -53,6 +53,7 @@ def test_the_running_receiver_goes_on_from_the_fork(
         site.mark_after(datetime.now(UTC))
         between = datetime.now(UTC)
         site.mark_after(between)
+        looked = site.run("check", code=None)
     at_left = site.run("restore", SOURCE, "--to", left.isoformat(), "--plan")
     at_between = site.run("restore", SOURCE, "--to", between.isoformat(), "--plan")
     row = site.status()
@@ -60,3 +61,4 @@ def test_the_running_receiver_goes_on_from_the_fork(
     assert "on timeline 1" in at_left.out, str(at_left)
     assert "on timeline 1 > 2" in at_between.out, str(at_between)
     assert row["gaps"] == []
+    assert "this machine saw" not in looked.out, str(looked)

@@ -11,13 +11,15 @@ import pytest
 from drtool.errors import ExitCode
 from drtool.model.finding import Finding, Severity, code_of_findings
 from drtool.model.request import CheckRequest
+from drtool.model.target import ToTime
+from drtool.model.wal import Lsn
 from drtool.repository import layout
 from drtool.repository.keys import NO_SECRET
 from drtool.repository.repository import open_repository
 from drtool.repository.sealing import ObjectType
 from drtool.stores.local import LocalStore
 from drtool.wiring.check import check
-from tests.repository.building import new_repository
+from tests.repository.building import MIB, new_repository
 from tests.wiring.state_rig import SOURCE, Past, a_past
 
 
@@ -102,8 +104,33 @@ def test_an_older_copy_that_was_put_back_is_noticed_by_backups_and_by_the_end_of
     put_back(past)
     [rolled] = checked(replace(past, repository=open_repository(store, NO_SECRET)))
 
-    assert "this machine saw it recoverable until" in rolled.fact
+    assert "this machine saw marks of its log until" in rolled.fact
     assert rolled.severity is Severity.PROBLEM
+
+
+def test_a_copy_that_goes_on_before_what_was_recoverable_is_no_older_store(past: Past) -> None:
+    """It left timeline 1 earlier, and its backup is the newest: recoverable until an earlier moment."""
+    past.mark(60, 4.2)
+    assert checked(past) == []
+    past.history(2, f"1\t{Lsn(int(4.3 * MIB))}")
+    past.wal([4, 5], timeline=2)
+    past.mark(70, 4.6, timeline=2)
+
+    assert checked(past) == []
+
+
+def test_the_words_of_a_gap_deny_no_moment_of_another_timeline(past: Past) -> None:
+    """Timeline 2 lacks its begin: moments of timeline 1 are there all the same."""
+    past.history(2, f"1\t{Lsn(int(4.3 * MIB))}")
+    past.wal([6, 7], timeline=2)
+    past.backup(6, minutes=95, timeline=2)
+    past.mark(97, 7.5, timeline=2)
+    past.mark(20, 3)
+    past.plan(ToTime(past.at(15)))
+
+    [told] = [one.fact for one in past.status()[0].findings if "is missing" in one.fact]
+
+    assert "moments of this timeline before" in told
 
 
 def test_another_repository_in_its_place_is_noticed(past: Past) -> None:
