@@ -31,8 +31,9 @@ def check(front: Front, *, sources: tuple[str, ...], record: Path | None) -> Non
     """Look whether each SOURCE can be protected now, and is: its servers, its log, its backups, its
     mirror, and the repository. Says what was looked at, and each finding with its fix.
 
-    Ends with 3 if a finding is a problem, or a promise is missed or nobody can tell that it is met;
-    with 4 if a source cannot be brought back, or not to its latest moment (no usable backup, a gap);
+    Ends with 3 if a finding is a problem, or a promise is missed or nobody can tell that it is met, as
+    where no backup was ever taken; with 4 if a source cannot be brought back although there are backups,
+    or not to its latest moment (none is usable, a gap);
     with 2, 5, 6 or 7 if something could not be looked at: a secret, a source, the repository, damaged
     content. The gravest counts.
 

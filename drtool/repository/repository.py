@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -264,16 +264,25 @@ def remove_slot(repository: Repository, slot_id: str, *, kept: KeySecret) -> Non
     store.delete(key)
 
 
+def _why_closed(slots: Sequence[Slot], secret: KeySecret) -> str:
+    """Whether it is the wrong key of the right kind, or of another kind than the repository's."""
+    if not slots:
+        return "it has no key slot"
+    given = secret.kind.taken
+    if secret.kind in {slot.kind for slot in slots}:
+        return f"the {given.removeprefix('a ')} given opens none of its slots"
+    kinds = " or ".join(sorted({slot.kind.taken for slot in slots}))
+    return f"its slots take {kinds}, and {given} was given"
+
+
 def _open_keys(store: Store, root: RepositoryRoot, secret: KeySecret) -> KeyRing:
     slots, errors = _read_slots(store, root.repository_id)
     masters = list(_masters(slots, secret, root.repository_id))
     if not masters and errors:
         raise errors[0]
     if not masters:
-        kinds = " or ".join(sorted({slot.kind.taken for slot in slots}))
-        takes = f"its slots take {kinds}" if slots else "it has no key slot"
         raise WrongKey(
-            f"the repository key given does not open {store.url}: {takes}",
+            f"the repository key given does not open {store.url}: {_why_closed(slots, secret)}",
             hint="Check what `repository.key` in the policy refers to: env: holds a passphrase, file: names"
             " a key file. Whoever made the repository, or an escrowed copy, has the right one.",
         )

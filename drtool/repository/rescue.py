@@ -65,6 +65,10 @@ class Trouble(Exception):
     """What a person must know; printed without a traceback."""
 
 
+class OtherKind(Trouble):
+    """A backup that only drtool restores."""
+
+
 class Secret(NamedTuple):
     """What was given to open the repository; both are empty for one without encryption."""
 
@@ -221,6 +225,8 @@ class Repository:
             raise Trouble(
                 "the repository has no encryption: unset DRTOOL_KEY, leave out --key-file"
             )
+        if kinds & set(secret.kinds()):
+            raise Trouble(f"the key given opens no slot; they take {taken}")
         raise Trouble(f"no slot opens; they take {taken}. Set DRTOOL_KEY, or pass --key-file")
 
     def open_versions(self, master: bytes) -> dict[int, AESGCM]:
@@ -389,6 +395,8 @@ def read_manifest(repository: Repository, source: str, backup: str) -> Json:
     sealed = repository.unseal(b"M", f"backups/{source}/{backup}")
     try:
         manifest = json.loads(sealed)
+        if manifest["kind"] == "redis":
+            raise OtherKind("it is of a Redis, and rescue.py restores PostgreSQL and files alone")
         if manifest["manifest"] != 1 or manifest["kind"] not in ("postgres", "files"):
             raise Trouble(f"backup {backup} needs a later rescue.py: take it from a newer drtool")
     except (ValueError, KeyError, TypeError) as error:
@@ -809,6 +817,8 @@ def verify(repository: Repository, _: argparse.Namespace) -> None:
             try:
                 for record in read_table(repository, read_manifest(repository, source, backup)):
                     chunks.update((pack, number) for _, pack, number, _ in record.extents if pack)
+            except OtherKind as other:
+                complain(f"backup {backup} of {source} was not read: {other}")
             except Trouble as trouble:
                 troubles += complain(f"backup {backup} of {source}: {trouble}")
     reads = [partial(repository.chunk, pack, number) for pack, number in sorted(chunks)]
@@ -823,7 +833,7 @@ def verify(repository: Repository, _: argparse.Namespace) -> None:
             troubles += complain(str(trouble))
     print(f"{len(chunks)} chunks and {len(reads) - len(chunks)} objects of the log were read")
     if troubles:
-        raise Trouble(f"the repository is damaged: {troubles} troubles")
+        raise Trouble(f"the repository is damaged: {troubles} trouble{'s' if troubles > 1 else ''}")
 
 
 def require_empty(path: str) -> None:

@@ -11,8 +11,10 @@ from drtool.check.links import check_link
 from drtool.check.run import Part, Seen, attempt, not_looked, run_checks
 from drtool.errors import DrtoolError
 from drtool.model.checked import CheckReport, Look
+from drtool.model.measure import counted
 from drtool.model.request import CheckRequest
 from drtool.policy.policy import Policy
+from drtool.policy.secrets import file_findings
 from drtool.policy.sources import (
     BucketSource,
     FilesSource,
@@ -88,6 +90,7 @@ def _repository_part(
 def _look_at_repository(
     repository: Repository | DrtoolError, policy: Policy, around: Surroundings
 ) -> Iterator[Look]:
+    yield from _look_at_secret_files(policy)
     if isinstance(repository, DrtoolError):
         yield not_looked("store", repository)
         return
@@ -104,6 +107,19 @@ def _look_at_repository(
     yield attempt("rescue program", lambda: _look_at_rescue(repository))
     if isinstance(repository.store, RemoteStore):
         yield attempt("clock", lambda: _look_at_clock(repository, around))
+
+
+def _look_at_secret_files(policy: Policy) -> Iterator[Look]:
+    """The files that the policy's secrets are in: do they belong to its user alone?"""
+    files = [one for one in policy.secret_references() if one.place == "file"]
+    if files:
+        findings = tuple(finding for one in files for finding in file_findings(one))
+        seen = (
+            f"{counted(len(findings), 'is', 'are')} open to others"
+            if findings
+            else "closed to others"
+        )
+        yield Look(name="secret files", seen=seen, findings=findings)
 
 
 def _look_at_key(repository: Repository, secret: KeySecret) -> Iterator[Look]:

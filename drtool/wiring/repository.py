@@ -17,7 +17,7 @@ from drtool.model.request import (
     RepositoryInspect,
 )
 from drtool.policy.policy import Policy
-from drtool.policy.secrets import NoEncryption, SecretReference
+from drtool.policy.secrets import NoEncryption, SecretReference, file_findings
 from drtool.repository.backups import backed_up_sources, backup_ids, name_backups
 from drtool.repository.keys import KeySecret, Slot
 from drtool.repository.repository import (
@@ -88,6 +88,7 @@ def _init(request: RepositoryInit, policy: Policy, around: Surroundings) -> Fact
             store, secret, now=around.clock.now(), capabilities=capabilities
         )
         findings = [*describe_capabilities(capabilities), *look_at_root(repository)]
+        findings += _about_file(policy.repository.key)
         if isinstance(policy.repository.key, NoEncryption):
             findings.append(
                 Finding(
@@ -130,7 +131,7 @@ def _backup_facts(source: str, ids: list[str]) -> tuple[Fact, ...]:
         Fact(
             name=f"backup_ids_{source}",
             value=tuple(ids),
-            shown=name_backups(ids),
+            shown=name_backups(ids).removeprefix("There are: ").removesuffix("."),
             label="their ids",
         ),
     )
@@ -214,6 +215,11 @@ def key_slot_words(kind: str, created: str, zone: ZoneInfo) -> str:
     return f"{kind}, made {created if moment is None else format_moment(moment, zone)}"
 
 
+def _about_file(key: SecretReference | NoEncryption) -> list[Finding]:
+    """A warning for a key file that others on this machine may read."""
+    return [] if isinstance(key, NoEncryption) else file_findings(key)
+
+
 def _add_key(
     request: KeyAdd, repository: Repository, around: Surroundings, *, zone: ZoneInfo
 ) -> FactSheet:
@@ -234,6 +240,7 @@ def _add_key(
         kind="repository-key-add",
         title="Slot added, and opened once to be sure",
         facts=(_slot_fact(slot, zone),),
+        findings=tuple(_about_file(reference)),
     )
 
 

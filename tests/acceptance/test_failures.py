@@ -257,7 +257,9 @@ def test_7_a_wrong_key_is_said_and_opens_nothing(protected: Site) -> None:
             "restore", SOURCE, "--to", "latest", "--into", str(place), code=7, DRTOOL_KEY=key
         )
 
-        says(ran, "does not open", "its slots take a passphrase", "an escrowed copy")
+        says(
+            ran, "does not open", "the passphrase given opens none of its slots", "an escrowed copy"
+        )
     assert not place.exists()
 
 

@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from drtool.model.checked import CheckReport
 from drtool.model.finding import Finding, Severity
-from drtool.model.request import KeyAdd, KeyRemove
+from drtool.model.request import KeyAdd, KeyRemove, RepositoryInit
 from drtool.wiring.parts import opened_repository
 from drtool.wiring.repository import run_repository
 from tests.check.rig import Stack, part
@@ -84,3 +84,31 @@ def test_a_key_of_random_bytes_needs_no_stretching(tmp_path: Path) -> None:
     stack = a_stack(tmp_path, RANDOM)
 
     assert of_slots(stack.check()) == []
+
+
+def test_a_key_file_that_others_may_read_is_told_by_init_add_and_check(tmp_path: Path) -> None:
+    """The trial: mode 0644 was taken without a word."""
+    for name in ("repository", "tree"):
+        (tmp_path / name).mkdir()
+    key = tmp_path / "key"
+    key.write_bytes(RANDOM)
+    key.chmod(0o644)
+    stack = Stack(
+        root=tmp_path,
+        sources=f'  tree: {{kind: files, path: "{tmp_path}/tree"}}\n',
+        key=f"file:{key}",
+    )
+    made = run_repository(RepositoryInit(is_dry_run=False), stack.policy, stack.around)
+    added = run_repository(KeyAdd(f"file:{key}", is_dry_run=False), stack.policy, stack.around)
+
+    def told() -> list[Finding]:
+        looks = part(stack.check(), "repository").looks
+        return [one for look in looks for one in look.findings if one.subject.endswith(str(key))]
+
+    for found in (made.findings, added.findings, told()):
+        [finding] = [one for one in found if one.subject.endswith(str(key))]
+        assert finding.severity is Severity.WARNING
+        assert "0644" in finding.fact
+        assert finding.fix == f"chmod 600 {key}"
+    key.chmod(0o600)
+    assert told() == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 from pathlib import Path
@@ -326,3 +327,19 @@ def test_a_slot_in_use_and_a_missing_slot_are_told_apart(make_postgres: MakePost
             open_wal_stream(third, start=start, timeline=1, slot="absent")
         with pytest.raises(PolicyError):
             create_slot(third, "Bad; DROP")
+
+
+def test_a_session_that_is_ended_while_a_slot_is_looked_at_is_told_in_one_line(
+    make_postgres: MakePostgres,
+) -> None:
+    """The trial: "unexpectedly\\u000a\\u0009This probably means", as libpq breaks its lines."""
+    server = make_postgres()
+    connection = connect(server.dsn(), purpose="test")
+    os.kill(connection.info.backend_pid, signal.SIGKILL)
+    time.sleep(0.5)
+
+    with pytest.raises(SourceUnavailable, match="cannot look at slot") as told:
+        slot_state(connection, "any")
+
+    assert "\n" not in told.value.message
+    assert "\t" not in told.value.message

@@ -263,7 +263,9 @@ def test_a_passphrase_opens_a_repository_and_a_wrong_one_does_not(tmp_path: Path
 
     assert right.returncode == 0
     assert (wrong.returncode, none.returncode) == (1, 1)
-    assert "they take passphrase" in wrong.stderr
+    assert "the key given opens no slot; they take passphrase" in wrong.stderr
+    assert "DRTOOL_KEY" not in wrong.stderr
+    assert "Set DRTOOL_KEY" in none.stderr
 
 
 def test_a_phrase_in_a_key_file_opens_a_repository(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from drtool.sources.postgres.connection import (
     connect_replication,
     place_of,
 )
-from drtool.sources.postgres.refusals import refused
+from drtool.sources.postgres.refusals import one_line, refused
 
 BLOCK_BYTES = 8192
 # Settings by name, and never all: one of somebody's own may hold a password.
@@ -226,7 +226,9 @@ def _with_catalog_facts(facts: ServerFacts, dsn: str, timeout_seconds: float) ->
         return facts
     except psycopg.Error as error:
         place = place_of(dsn)
-        raise SourceUnavailable(f"{place} broke off: {error.sqlstate}: {error}") from error
+        raise SourceUnavailable(
+            f"{place} broke off: {error.sqlstate}: {one_line(str(error))}"
+        ) from error
     return replace(
         facts,
         bootstrap_role=role[0] if role else None,

@@ -12,6 +12,7 @@ import psycopg
 from drtool.errors import PolicyError, SourceUnavailable
 from drtool.model.wal import Lsn
 from drtool.sources.postgres.connection import ReplicationConnection
+from drtool.sources.postgres.refusals import one_line
 
 _NAME = re.compile(r"[a-z0-9_]{1,63}")
 # In a policy, in place of a name.
@@ -110,7 +111,7 @@ def let_go_of_slot(connection: psycopg.Connection, name: str) -> bool:
                 return True
             connection.execute("SELECT pg_terminate_backend(%s), pg_sleep(0.1)", [row[0]])
     except psycopg.Error as error:
-        raise SourceUnavailable(f"cannot drop slot {name}: {error}") from error
+        raise SourceUnavailable(f"cannot drop slot {name}: {one_line(str(error))}") from error
     raise SourceUnavailable(
         f"replication slot {name} is still in use after {_DROP_TRIES} tries to end its session",
         hint="Stop whoever receives (pg_stat_replication) and try again.",
@@ -123,7 +124,7 @@ def drop_slot_by_name(connection: psycopg.Connection, name: str) -> None:
         connection.execute("SELECT pg_drop_replication_slot(%s)", [name])
     except psycopg.Error as error:
         raise SourceUnavailable(
-            f"cannot drop slot {name}: {error}",
+            f"cannot drop slot {name}: {one_line(str(error))}",
             hint="Stop whoever uses it (pg_stat_replication), and try again.",
         ) from error
 
@@ -137,7 +138,7 @@ def slot_state(connection: psycopg.Connection, name: str) -> SlotState | None:
             [name],
         ).fetchone()
     except psycopg.Error as error:
-        raise SourceUnavailable(f"cannot look at slot {name}: {error}") from error
+        raise SourceUnavailable(f"cannot look at slot {name}: {one_line(str(error))}") from error
     if row is None:
         return None
     return SlotState(
