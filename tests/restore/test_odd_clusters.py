@@ -89,6 +89,9 @@ ODD = {
         (
             "ALTER ROLE postgres SET statement_timeout = '1ms'",
             "ALTER ROLE postgres SET lock_timeout = '1ms'",
+            "ALTER ROLE postgres SET idle_session_timeout = '1ms'",
+            "ALTER ROLE postgres SET idle_in_transaction_session_timeout = '1ms'",
+            "ALTER ROLE postgres SET row_security = off",
         ),
         ("ALTER ROLE postgres RESET ALL",),
     ),

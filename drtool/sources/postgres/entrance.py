@@ -28,7 +28,11 @@ _SETTINGS = {
     "role": "none",
     "default_transaction_deferrable": "off",
     "default_transaction_isolation": "read committed",
+    "idle_in_transaction_session_timeout": "0",
+    "idle_session_timeout": "0",
     "local_preload_libraries": "",
+    "row_security": "on",
+    "standard_conforming_strings": "on",
     "jit": "off",
 }
 _SETTINGS_OF_SUPERUSERS = {
