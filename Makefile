@@ -6,6 +6,8 @@ SHELL := /bin/bash
 
 BIN := .venv/bin
 SOURCES := drtool tests
+# Tests start drtool some hundred times. Where PYTHONDONTWRITEBYTECODE is set, as in many containers, each start
+# compiled all of it anew, which took longer than the rest of the command.
 # Four workers on two cores: a third of the tests' time is waiting. The tests of one file stay together,
 # because they share their servers, and tests/conftest.py says which begin first.
 PYTEST_ARGS ?= -n 4 --dist loadfile --no-loadscope-reorder
@@ -23,6 +25,7 @@ test: setup ## everything that must pass before a commit: ruff, mypy, pytest
 	stage() { name=$$1; shift; echo "== $$name"; "$$@" || { echo "== FAILED: $$name ($$*)" >&2; exit 1; }; }; \
 	stage "ruff check" $(BIN)/ruff check $(SOURCES); \
 	stage "ruff format" $(BIN)/ruff format --check $(SOURCES); \
+	stage "compileall" $(BIN)/python -m compileall -q -j 2 $(SOURCES); \
 	types=$$(mktemp); trap 'rm -f $$types' EXIT; \
 	$(BIN)/mypy --strict $(SOURCES) >$$types 2>&1 & typing=$$!; \
 	typed() { local code=0; wait $$typing || code=$$?; cat $$types; return $$code; }; \
